@@ -1,0 +1,1 @@
+"""Images on disk, in every layout users have, turned into labelled batches."""

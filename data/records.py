@@ -1,0 +1,120 @@
+"""What the project knows of an image before it is opened: a Record; and of a set of them: a Manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Label(IntEnum):
+    """The truth about an image. The numbers are those of the released code."""
+
+    REAL = 0
+    FAKE = 1
+
+
+class Table(Protocol):
+    """Rows of a parquet table by number, such as a memory-mapped `datasets.Dataset`."""
+
+    def __getitem__(self, row: int) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One labelled image.
+
+    uri        the file's path, or "<shard>#<row>" for a row of a parquet table
+    label      real or fake
+    generator  what made a fake; for a photograph, the source it came from
+    table      the table that holds the encoded image under "image_data"; None when `uri` is a file
+    row        its row in that table
+    """
+
+    uri: str
+    label: Label
+    generator: str
+    table: Table | None = None
+    row: int = 0
+
+    def read_bytes(self) -> bytes:
+        """The encoded image. Raises OSError when the file cannot be read."""
+        if self.table is None:
+            return Path(self.uri).read_bytes()
+        return bytes(self.table[self.row]["image_data"])
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An ordered set of records with a name that reports quote."""
+
+    name: str
+    records: tuple[Record, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def count(self, label: Label) -> int:
+        return sum(record.label == label for record in self.records)
+
+    def generators(self) -> Counter[tuple[Label, str]]:
+        """Images of each (label, generator)."""
+        return Counter((record.label, record.generator) for record in self.records)
+
+    def file_list_sha256(self) -> str:
+        """Identifies which images, in any order, with which labels."""
+        lines = sorted(f"{record.uri}\t{int(record.label)}" for record in self.records)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def where(self, keep: Callable[[Record], bool]) -> Manifest:
+        return Manifest(self.name, tuple(record for record in self.records if keep(record)))
+
+    def draw(self, count: int, *, seed: int) -> Manifest:
+        """`count` records without replacement (all of them if there are fewer), in their original order.
+
+        The draw depends on the set of uris and the seed, not on the order in which a file system lists them.
+        """
+        if count >= len(self.records):
+            return self
+        by_uri = sorted(range(len(self.records)), key=lambda i: self.records[i].uri)
+        chosen = sorted(random.Random(seed).sample(by_uri, count))
+        return Manifest(self.name, tuple(self.records[i] for i in chosen))
+
+    def split(self, fraction: float, *, seed: int) -> tuple[Manifest, Manifest]:
+        """(rest, part): `part` is `fraction` of each class, at least one image of each when fraction > 0."""
+        if not 0 <= fraction < 1:
+            raise ValueError(f"a validation fraction is at least 0 and below 1, not {fraction}")
+        taken: set[str] = set()
+        for label in Label:
+            of_class = self.where(lambda record, label=label: record.label == label)  # type: ignore[misc]
+            if fraction and len(of_class) > 1:
+                part = of_class.draw(max(1, round(fraction * len(of_class))), seed=seed)
+                taken.update(record.uri for record in part)
+        return self.where(lambda r: r.uri not in taken), self.where(lambda r: r.uri in taken)
+
+
+def require_both_classes(manifest: Manifest) -> None:
+    """Raises ValueError that says which class is missing and what was found."""
+    n_real, n_fake = manifest.count(Label.REAL), manifest.count(Label.FAKE)
+    if not n_real or not n_fake:
+        missing = "real" if not n_real else "fake"
+        raise ValueError(
+            f"{manifest.name}: no {missing} images ({n_real} real, {n_fake} fake); both classes are needed"
+        )
+
+
+def join(name: str, manifests: Iterable[Manifest]) -> Manifest:
+    """One manifest of several; a uri that occurs twice is a user's mistake and raises ValueError."""
+    records = tuple(record for manifest in manifests for record in manifest)
+    twice = [uri for uri, times in Counter(record.uri for record in records).items() if times > 1]
+    if twice:
+        raise ValueError(f"{name}: {len(twice)} images are listed twice, the first is {twice[0]}")
+    return Manifest(name, records)

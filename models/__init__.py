@@ -1,0 +1,1 @@
+"""The detector: vision tower, prototype head, LoRA, and their files."""
