@@ -1,0 +1,42 @@
+"""What every command line of the project does alike: errors in one line, a device by name, a log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command. A user's mistake or a system's refusal is one line on stderr and exit code 2."""
+    logging.basicConfig(format="[%(levelname)s] %(message)s", level=logging.WARNING, stream=sys.stderr)
+    for name in ("cli", "data", "evaluation", "models", "prototype", "training", "__main__"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def pick_device(name: str) -> str:
+    """`auto` is cuda where there is a usable GPU. Asking for cuda without one is a ValueError."""
+    import torch
+
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if available else "cpu"
+    if name not in DEVICES:
+        raise ValueError(f"unknown device {name!r}; choose from {', '.join(DEVICES)}")
+    if name == "cuda" and not available:
+        raise ValueError("--device cuda: this machine or this build of torch has no usable GPU; use --device cpu")
+    return name

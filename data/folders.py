@@ -1,0 +1,190 @@
+"""Folder layouts -> Records: the name of the folder an image lies in tells whether it is real or fake."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data.records import Label, Manifest, Record
+
+logger = logging.getLogger(__name__)
+
+REAL_NAMES = ("0_real", "real", "nature", "natural")
+FAKE_NAMES = ("1_fake", "fake", "ai", "synthetic")
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+
+# What a folder or a manifest may call a split, and what we call it.
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+# Object classes of ProGAN in ForenSynths. Another one is called "train": beside these it is no split.
+_OBJECT_CLASSES = frozenset({"airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "tvmonitor"})
+
+
+def normalise(name: str) -> str:
+    """A folder name as it is compared: lower case, letters and digits only."""
+    return "".join(char for char in name.lower() if char.isalnum())
+
+
+_LABELS = {normalise(name): Label.REAL for name in REAL_NAMES} | {
+    normalise(name): Label.FAKE for name in FAKE_NAMES
+}
+
+
+def title(root: Path) -> str:
+    """The name of a root folder; one named after a split is called after the folder above it."""
+    path = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow a link to another name
+    while normalise(path.name) in SPLITS:
+        path = path.parent
+    return path.name
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFolder:
+    """A folder of images and what the names on the way to it tell.
+
+    path    the class folder; outside of class folders, the folder that directly holds the images
+    label   of the class folder; None outside of class folders
+    split   "train", "val" or "test" when a folder on the way is named so, else None
+    parts   the other folders between the root and `path`, a name that repeats itself once
+    """
+
+    path: Path
+    label: Label | None = None
+    split: str | None = None
+    parts: tuple[str, ...] = ()
+
+    def enter(self, name: str, siblings: frozenset[str]) -> ImageFolder:
+        """What is known inside the sub-folder `name`; `siblings` are the normalised names around it."""
+        plain = normalise(name)
+        path = self.path / name if self.label is None else self.path
+        if self.label is None and plain in _LABELS:
+            return replace(self, path=path, label=_LABELS[plain])
+        if self.split is None and plain in SPLITS and not siblings & _OBJECT_CLASSES:
+            return replace(self, path=path, split=SPLITS[plain])
+        repeats = bool(self.parts) and normalise(self.parts[-1]) == plain
+        if self.label is not None or repeats:
+            return replace(self, path=path)
+        return replace(self, path=path, parts=(*self.parts, name))
+
+
+def find_image_folders(root: Path) -> dict[ImageFolder, list[str]]:
+    """Every class folder below `root` with the images in it, at any depth; and where else images lie.
+
+    Raises ValueError when `root` is missing or no folder.
+    """
+    if not root.exists():
+        raise ValueError(f"{root} does not exist; expected a folder of images")
+    if not root.is_dir():
+        raise ValueError(f"{root} is a file; expected a folder of images")
+    found: dict[ImageFolder, list[str]] = {}
+    for place, images in _walk(str(root), ImageFolder(root), ()):
+        # A class folder is kept without images too, so that callers can tell of it.
+        if images or place.label is not None:
+            found.setdefault(place, []).extend(images)
+    return found
+
+
+def scan_folder(root: Path, *, split: str | None = None) -> Manifest:
+    """All labelled images below `root`, sorted by path.
+
+    The generator of a record is the path of its class folder's parent below `root`, without folders named
+    after a split ("sd15", "stylegan2/face"), or the name of `root` if nothing remains. With `split`, folders
+    of other splits are left out; a folder that belongs to no split is kept.
+
+    Raises ValueError when `root` is missing or a file, when no class folder is found, or none has images.
+    """
+    check_split(split)
+    folders = find_image_folders(root)
+    classes = {folder: images for folder, images in folders.items() if folder.label is not None}
+    if not classes:
+        raise ValueError(
+            f"{root}: no class folder found; looked at every depth for folders named "
+            f"{', '.join(REAL_NAMES)} (real) or {', '.join(FAKE_NAMES)} (fake)"
+        )
+    records = [
+        Record(uri, folder.label, "/".join(folder.parts) or title(root))
+        for folder, images in classes.items()
+        if folder.label is not None and (split is None or folder.split in (None, split))
+        for uri in images
+    ]
+    if not records:
+        of_split = f" of split {split!r}" if split else ""
+        raise ValueError(f"{root}: {len(classes)} class folders found, but no images{of_split} in them")
+    _tell_what_is_left_out(root, folders)
+    return Manifest(title(root), tuple(sorted(records, key=lambda record: record.uri)))
+
+
+def scan_images(path: Path) -> list[Path]:
+    """The image files of an unlabelled folder, at any depth, sorted; a file is itself, whatever its name.
+
+    Raises ValueError when `path` is missing or holds no image.
+    """
+    if path.is_file():
+        return [path]
+    images = sorted(image for folder in find_image_folders(path).values() for image in folder)
+    if not images:
+        raise ValueError(f"{path}: no image files; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return [Path(image) for image in images]
+
+
+def check_split(split: str | None) -> None:
+    """Raises ValueError unless `split` is None, "train", "val" or "test"."""
+    allowed = sorted(set(SPLITS.values()))
+    if split is not None and split not in allowed:
+        raise ValueError(f"unknown split {split!r}; expected one of {', '.join(allowed)}")
+
+
+def _walk(folder: str, place: ImageFolder, above: tuple[str, ...]) -> Iterator[tuple[ImageFolder, list[str]]]:
+    """`folder` and every folder below it. Links are followed, save one back to a folder above."""
+    real_path = os.path.realpath(folder)
+    if real_path in above:
+        return
+    subfolders, images = _list(folder)
+    yield place, images
+    siblings = frozenset(normalise(name) for name in subfolders)
+    for name in subfolders:
+        # A string join: a Path for each of a million images would be slow.
+        below = os.path.join(folder, name)  # noqa: PTH118
+        yield from _walk(below, place.enter(name, siblings), (*above, real_path))
+
+
+def _list(folder: str) -> tuple[list[str], list[str]]:
+    """Names of the sub-folders and paths of the images directly in `folder`, sorted, rubbish left out."""
+    subfolders, images = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            # isdir() also answers for a broken or circular link. A broken link to an image stays an image:
+            # that it cannot be read is for decoding to report.
+            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # noqa: PTH112
+            if is_folder:
+                subfolders.append(entry.name)
+            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+                images.append(entry.path)
+    return sorted(subfolders), sorted(images)
+
+
+def _tell_what_is_left_out(root: Path, folders: dict[ImageFolder, list[str]]) -> None:
+    outside = sorted(str(folder.path) for folder in folders if folder.label is None)
+    empty = sorted(str(folder.path) for folder in folders if not folders[folder])
+    if outside:
+        logger.warning(
+            "%s: images outside of class folders are left out, in %d folders such as %s",
+            root,
+            len(outside),
+            outside[0],
+        )
+    if empty:
+        logger.warning("%s: %d class folders without images, such as %s", root, len(empty), empty[0])

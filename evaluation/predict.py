@@ -1,0 +1,76 @@
+"""A detector and batches -> a row of scores for each image. The only place with inference mode.
+
+Shape suffix: B batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+
+from data.loaders import Batch
+from models.detector import TowerHead
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One scored image. score is P(fake); logit and score are NaN and `error` says why if it was unreadable."""
+
+    uri: str
+    label: int
+    generator: str
+    logit: float
+    score: float
+    width: int
+    height: int
+    error: str = ""
+
+
+@torch.inference_mode()
+def predict(
+    detector: TowerHead, batches: Iterable[Batch], *, device: str, total: int, desc: str = "score"
+) -> list[ScoreRow]:
+    """Scores every image; those that cannot be read are rows with an error."""
+    detector.eval()
+    rows: list[ScoreRow] = []
+    with tqdm(total=total, desc=desc, unit="image", dynamic_ncols=True) as progress:
+        for batch in batches:
+            rows += _score(detector, batch, device)
+            progress.update(len(batch.records) + len(batch.failures))
+    return rows
+
+
+def _score(detector: TowerHead, batch: Batch, device: str) -> list[ScoreRow]:
+    rows = []
+    if batch.records:
+        logit_B = detector(batch.pixels_BCHW.to(device)).logit_B.double().cpu()
+        scored = zip(batch.records, batch.sizes, logit_B.tolist(), logit_B.sigmoid().tolist(), strict=True)
+        for record, (width, height), logit, score in scored:
+            rows.append(ScoreRow(record.uri, int(record.label), record.generator, logit, score, width, height))
+    for failure in batch.failures:
+        record = failure.record
+        rows.append(
+            ScoreRow(record.uri, int(record.label), record.generator, math.nan, math.nan, 0, 0, failure.reason)
+        )
+    return rows
+
+
+def write_scores(path: Path, rows: list[ScoreRow], **columns: list[str]) -> None:
+    """A parquet table, a row an image, with further columns of the same length."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows])
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.tmp")
+    try:
+        pq.write_table(table, scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,101 @@
+"""The two models of the method: a linear head on a frozen tower, and prototype attention on an adapted one.
+
+Shape suffixes: B batch, C channels, H, W pixels, D tower width, E embedding, P prototypes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPVisionModel
+
+from models.adapt import add_lora
+from models.backbone import build_tower
+from models.config import DetectorConfig
+
+
+class Output(NamedTuple):
+    """logit_B: sigmoid gives P(fake). attention_BP: how much each prototype was used; None in stage 1."""
+
+    logit_B: Tensor
+    embedding_BE: Tensor
+    attention_BP: Tensor | None
+
+
+class TowerHead(nn.Module):
+    """What both stages share: pixels -> feature -> unit-length embedding.
+
+    The head computes in float32 even when autocast runs the tower in a shorter type.
+    """
+
+    def __init__(self, tower: CLIPVisionModel, *, embed_dim: int) -> None:
+        super().__init__()
+        self.tower = tower
+        self.project = nn.Linear(tower.config.hidden_size, embed_dim, bias=False)
+        self.classifier = nn.Linear(embed_dim, 1, bias=False)
+
+    def feature(self, pixels_BCHW: Tensor) -> Tensor:
+        """The class token after the last layer norm (`pooler_output`), before any visual projection."""
+        feature_BD: Tensor = self.tower(pixels_BCHW).pooler_output
+        return feature_BD
+
+    def embed(self, feature_BD: Tensor) -> Tensor:
+        with torch.autocast(feature_BD.device.type, enabled=False):
+            return functional.normalize(self.project(feature_BD.float()), dim=-1)
+
+    def head(self, feature_BD: Tensor) -> Output:
+        raise NotImplementedError
+
+    def forward(self, pixels_BCHW: Tensor) -> Output:
+        return self.head(self.feature(pixels_BCHW))
+
+
+class Stage1Detector(TowerHead):
+    """Frozen tower -> projection -> L2 norm -> linear classifier without bias. Two linear layers train."""
+
+    def __init__(self, tower: CLIPVisionModel, *, embed_dim: int = 128) -> None:
+        super().__init__(tower, embed_dim=embed_dim)
+        tower.requires_grad_(False)
+
+    def head(self, feature_BD: Tensor) -> Output:
+        embedding_BE = self.embed(feature_BD)
+        with torch.autocast(feature_BD.device.type, enabled=False):
+            logit_B = self.classifier(embedding_BE).squeeze(-1)
+        return Output(logit_B, embedding_BE, None)
+
+
+class PrototypeDetector(TowerHead):
+    """Every image is re-expressed by cross-attention over fixed prototypes (paper, section on stage 2)."""
+
+    prototypes_PE: Tensor
+
+    def __init__(self, tower: CLIPVisionModel, prototypes_PE: Tensor, *, num_heads: int = 4) -> None:
+        embed_dim = prototypes_PE.shape[1]
+        super().__init__(tower, embed_dim=embed_dim)
+        self.attention = nn.MultiheadAttention(embed_dim, num_heads, batch_first=True)
+        self.register_buffer("prototypes_PE", prototypes_PE.detach().clone().float())
+
+    def head(self, feature_BD: Tensor) -> Output:
+        embedding_BE = self.embed(feature_BD)
+        with torch.autocast(feature_BD.device.type, enabled=False):
+            keys_BPE = self.prototypes_PE.expand(len(embedding_BE), -1, -1)
+            mixture_B1E, attention_B1P = self.attention(embedding_BE.unsqueeze(1), keys_BPE, keys_BPE)
+            logit_B = self.classifier(mixture_B1E.squeeze(1)).squeeze(-1)
+        return Output(logit_B, embedding_BE, attention_B1P.squeeze(1))
+
+
+def build_detector(config: DetectorConfig, tower: CLIPVisionModel | None = None) -> TowerHead:
+    """The modules that `config` describes, around `tower` or one whose weights are still to be loaded.
+
+    With `config.lora`, the tower gets its updates. Prototypes of a new stage-2 detector are zeros: load them.
+    """
+    tower = build_tower(config.tower) if tower is None else tower
+    if config.stage == 1:
+        return Stage1Detector(tower, embed_dim=config.embed_dim)
+    if config.lora is not None:
+        add_lora(tower, config.lora)
+    zeros_PE = torch.zeros(config.num_prototypes, config.embed_dim)
+    return PrototypeDetector(tower, zeros_PE, num_heads=config.num_heads)

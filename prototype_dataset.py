@@ -1,0 +1,189 @@
+"""Which images feed a stage: named mixes of sources below a data root -> Manifest.
+
+python prototype_dataset.py --data-root DIR                     what `auto` finds there, counted
+python prototype_dataset.py --data-root DIR --mix release --out stage1.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import cli
+from data.records import Label, Manifest, Record, join
+from data.sources import open_source
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of one source.
+
+    folders   where it is found below the data root; the first that exists counts
+    label     only this class
+    cap       at most so many images, drawn with the seed
+    cap_each  at most so many of each generator or class folder
+    """
+
+    folders: tuple[str, ...]
+    label: Label | None = None
+    cap: int | None = None
+    cap_each: int | None = None
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Parts for a stage. When `any_part` is set, those that are not there are left out."""
+
+    stages: tuple[int, ...]
+    parts: tuple[Part, ...]
+    any_part: bool = False
+
+
+PROGAN = ("CNNDetection/train", "ForenSynths/train", "progan_train")
+SD14 = (
+    "GenImage/stable_diffusion_v_1_4/imagenet_ai_0419_sdv4",
+    "GenImage/imagenet_ai_0419_sdv4",
+    "stable_diffusion_v_1_4/imagenet_ai_0419_sdv4",
+    "imagenet_ai_0419_sdv4",
+)
+MIDJOURNEY = (
+    "GenImage/Midjourney/imagenet_midjourney",
+    "GenImage/imagenet_midjourney",
+    "Midjourney/imagenet_midjourney",
+    "imagenet_midjourney",
+)
+
+MIXES: dict[str, Mix] = {
+    # One folder that its owner made for stage 1, in any layout.
+    "stage1": Mix((1,), (Part(("stage1",)),)),
+    # Community Forensics in parquet shards: the small set, or parts of it under names that begin alike.
+    "commfor": Mix(
+        (2,),
+        tuple(
+            Part((name,))
+            for name in (
+                "CommunityForensics-Small",
+                "OwensLab/CommunityForensics-Small",
+                "commfor-mini",
+                "commfor-wide",
+                "commfor-modern",
+            )
+        ),
+        any_part=True,
+    ),
+    # Released code: 20 LSUN classes x (150 real + 100 ProGAN), 3,000 ImageNet reals, 2,000 SD 1.4, 2,000 Midjourney.
+    "release": Mix(
+        (1,),
+        (
+            Part(PROGAN, Label.REAL, cap_each=150),
+            Part(PROGAN, Label.FAKE, cap_each=100),
+            Part(SD14, Label.REAL, cap=3000),
+            Part(SD14, Label.FAKE, cap=2000),
+            Part(MIDJOURNEY, Label.FAKE, cap=2000),
+        ),
+    ),
+    # Paper: 2,000 fakes of each of three generators and 6,000 reals, here 2,000 from each one's own reals.
+    "paper": Mix(
+        (1,),
+        tuple(Part(folders, label, cap=2000) for folders in (PROGAN, SD14, MIDJOURNEY) for label in Label),
+    ),
+    # Any root with a `train` folder, such as the demonstration corpus, for both stages.
+    "train": Mix((1, 2), (Part(("train",)),)),
+}
+
+
+def open_mix(root: Path, *, stage: int, mix: str = "auto", seed: int = 0) -> Manifest:
+    """The training images of a mix; `auto` takes the first mix of MIXES that is there.
+
+    Raises ValueError that names the folders that were looked for.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such data folder; give --data-root or set GAPL_DATA_ROOT")
+    if mix != "auto" and mix not in MIXES:
+        raise ValueError(f"unknown mix {mix!r}; choose from auto, {', '.join(MIXES)}")
+    of_stage = {name: each for name, each in MIXES.items() if stage in each.stages}
+    if mix == "auto":
+        found = [name for name, each in of_stage.items() if _is_there(root, each)]
+        if not found:
+            expected = "; ".join(f"{name}: {_folders(each)}" for name, each in of_stage.items())
+            raise ValueError(f"{root}: no images for stage {stage} found; looked for {expected}")
+        mix = found[0]
+    elif not _is_there(root, MIXES[mix]):
+        raise ValueError(f"{root}: mix {mix} is not complete; it needs {_folders(MIXES[mix])}")
+    manifests = [_open_part(root, part, seed=seed) for part in MIXES[mix].parts if _locate(root, part)]
+    return join(f"{mix} of {root.name}", manifests)
+
+
+def _open_part(root: Path, part: Part, *, seed: int) -> Manifest:
+    folder = _locate(root, part)
+    assert folder is not None
+    manifest = open_source(folder, split="train")
+    if part.label is not None:
+        manifest = manifest.where(lambda record: record.label == part.label)
+    if part.cap_each is not None:
+        by_generator: dict[tuple[Label, str], list[Record]] = defaultdict(list)
+        for record in manifest:
+            by_generator[record.label, record.generator].append(record)
+        groups = [Manifest(manifest.name, tuple(records)) for records in by_generator.values()]
+        manifest = join(manifest.name, [group.draw(part.cap_each, seed=seed) for group in groups])
+    return manifest if part.cap is None else manifest.draw(part.cap, seed=seed)
+
+
+def _locate(root: Path, part: Part) -> Path | None:
+    return next((root / folder for folder in part.folders if (root / folder).is_dir()), None)
+
+
+def _is_there(root: Path, mix: Mix) -> bool:
+    located = [_locate(root, part) is not None for part in mix.parts]
+    return any(located) if mix.any_part else all(located)
+
+
+def _folders(mix: Mix) -> str:
+    alternatives = dict.fromkeys(" or ".join(part.folders) for part in mix.parts)
+    return (" or " if mix.any_part else ", ").join(alternatives)
+
+
+def describe(manifest: Manifest) -> str:
+    """One line: counts by class, and how many sources each has."""
+    sources = manifest.generators()
+    n_real = sum(label == Label.REAL for label, _ in sources)
+    return (
+        f"{manifest.name}: {manifest.count(Label.REAL)} real images of {n_real} sources, "
+        f"{manifest.count(Label.FAKE)} fakes of {len(sources) - n_real} generators"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the data sets")
+    parser.add_argument("--mix", default="auto", help=f"auto (first that is there) or {', '.join(MIXES)}")
+    parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="the stage the images are for")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw where a mix caps a source")
+    parser.add_argument("--out", type=Path, help="also write the list as a CSV manifest")
+    args = parser.parse_args()
+    manifest = open_mix(args.data_root, stage=args.stage, mix=args.mix, seed=args.seed)
+    print(describe(manifest))
+    for (label, generator), count in sorted(manifest.generators().items()):
+        print(f"  {label.name.lower()}  {generator:40s} {count:7d}")
+    if args.out:
+        _write_csv(args.out, manifest)
+
+
+def _write_csv(path: Path, manifest: Manifest) -> None:
+    inside_tables = sum(record.table is not None for record in manifest)
+    if inside_tables:
+        raise ValueError(f"--out lists image files; {inside_tables} of these images are rows of parquet shards")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", "label", "generator"])
+        for record in manifest:
+            relative = os.path.relpath(record.uri, path.parent)
+            writer.writerow([relative, int(record.label), record.generator])
+
+
+if __name__ == "__main__":
+    cli.run(main)

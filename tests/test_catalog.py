@@ -1,0 +1,252 @@
+"""Benchmarks on disk: every published layout, folders of one's own, pairing, and what is absent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from data.catalog import CATALOG, Absent, Benchmark, Subset, find_benchmarks
+from data.records import Label
+
+Tree = Callable[..., Path]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """`tree("bench/a/real/1.png", ...)` makes files (never opened here) and returns their root."""
+
+    def build(*paths: str) -> Path:
+        for path in paths:
+            (tmp_path / "root" / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "root" / path).touch()
+        return tmp_path / "root"
+
+    return build
+
+
+def classes(folders: Iterable[str], real: str = "0_real", fake: str = "1_fake") -> list[str]:
+    return [f"{folder}/{name}/1.png" for folder in folders for name in (real, fake)]
+
+
+def only(root: Path, name: str) -> Benchmark:
+    (benchmark,) = find_benchmarks(root, names=[name])
+    assert isinstance(benchmark, Benchmark), benchmark
+    return benchmark
+
+
+def present(root: Path) -> list[Benchmark]:
+    return [benchmark for benchmark in find_benchmarks(root) if isinstance(benchmark, Benchmark)]
+
+
+def counts(benchmark: Benchmark) -> dict[str, tuple[int, int]]:
+    return {s.name: (s.manifest.count(Label.REAL), s.manifest.count(Label.FAKE)) for s in benchmark.subsets}
+
+
+def files(subset: Subset, label: Label, root: Path) -> list[str]:
+    return [Path(r.uri).relative_to(root).as_posix() for r in subset.manifest if r.label is label]
+
+
+def test_forensynths(tree: Tree) -> None:
+    root = tree(
+        *classes(f"CNN_synth_testset/progan/{name}" for name in ("airplane", "train", "tvmonitor")),
+        *classes(["CNN_synth_testset/biggan", "CNN_synth_testset/crn"]),
+    )
+    found = only(root, "ForenSynths")
+    assert counts(found) == {"progan": (3, 3), "biggan": (1, 1)}
+    assert found.missing_subsets == ("stylegan", "stylegan2", "stargan", "gaugan", "cyclegan", "deepfake")
+    assert {r.generator for r in found.images()} == {"progan", "biggan"}
+
+
+def test_only_the_test_split_of_a_published_benchmark_is_scored(tree: Tree) -> None:
+    root = tree(
+        *classes([f"ForenSynths/{split}/progan/car" for split in ("train", "val", "test")]),
+        *classes(["WildRF/train/reddit"]),
+    )
+    found = only(root, "ForenSynths")
+    assert files(found.subsets[0], Label.FAKE, root) == ["ForenSynths/test/progan/car/1_fake/1.png"]
+    (absent,) = find_benchmarks(root, names=["WildRF"])
+    assert absent == Absent("WildRF", "not found: its folder holds no fakes to score of reddit, twitter, facebook")
+
+
+def test_ufd_official_pairs_guided_with_imagenet_and_the_others_with_laion(tree: Tree) -> None:
+    ufd = "diffusion_datasets"
+    root = tree(
+        *(f"{ufd}/{name}/0_real/{name}.png" for name in ("imagenet", "laion")),
+        *(f"{ufd}/{name}/1_fake/1.png" for name in ("guided", "ldm_200", "ldm_200_cfg", "dalle")),
+    )
+    found = only(root, "universalfakedetect")
+    assert found.name == "UFD"
+    assert {s.name: files(s, Label.REAL, root) for s in found.subsets} == {
+        "guided": [f"{ufd}/imagenet/0_real/imagenet.png"],
+        "ldm_200": [f"{ufd}/laion/0_real/laion.png"],
+        "ldm_200_cfg": [f"{ufd}/laion/0_real/laion.png"],
+        "dalle": [f"{ufd}/laion/0_real/laion.png"],
+    }
+    assert all(s.reals_shared for s in found.subsets)
+    assert found.missing_subsets == ("ldm_100", "glide_100_27", "glide_50_27", "glide_100_10")
+    assert len(found.images()) == 2 + 4
+
+
+def test_ufd_repacked_uses_its_own_photographs(tree: Tree) -> None:
+    root = tree(*classes(["UFD/guided", "UFD/glide_50_27"]), "UFD/laion/0_real/2.png")
+    found = only(root, "UFD")
+    assert files(found.subsets[1], Label.REAL, root) == ["UFD/glide_50_27/0_real/1.png"]
+    assert not any(s.reals_shared for s in found.subsets)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "GenImage/stable_diffusion_v_1_5/imagenet_ai_0424_sdv5/val",
+        "genimage/imagenet_ai_0424_sdv5/val",
+        "GenImage/GenImage/stable_diffusion_v_1_5/val",
+        "Gen-Image/SDv1.5",
+    ],
+)
+def test_genimage_in_each_of_its_layouts(tree: Tree, folder: str) -> None:
+    root = tree(*classes([folder, folder.replace("val", "train")], "nature", "ai"))
+    found = only(root, "GenImage")
+    assert counts(found) == {"SDv1.5": (1, 1)}
+    assert files(found.subsets[0], Label.FAKE, root) == [f"{folder}/ai/1.png"]
+    assert len(found.missing_subsets) == 7
+
+
+@pytest.mark.parametrize(
+    "reals", ["synthbuster/real_RAISE_1k/{}.png", "RAISE-1k/tiff/{}.TIF", "synthbuster/RAISEpng/{}.png"]
+)
+def test_synthbuster_matches_the_photographs_by_stem(tree: Tree, reals: str) -> None:
+    root = tree(
+        *(reals.format(stem) for stem in ("r1t", "r2t", "r3t")),
+        *(f"synthbuster/midjourney-v5/{stem}.png" for stem in ("r1t", "r2t")),
+        *(f"synthbuster/dalle2/{stem}.png" for stem in ("r3t", "r9t")),
+    )
+    found = only(root, "SynthBuster")
+    assert counts(found) == {"dalle2": (1, 2), "midjourney-v5": (2, 2)}
+    assert files(found.subsets[0], Label.REAL, root) == [reals.format("r3t")]
+    assert {r.generator for r in found.images() if r.label is Label.REAL} == {"real_RAISE_1k"}
+
+
+def test_synthbuster_with_other_stems_or_class_folders(tree: Tree) -> None:
+    root = tree("SynthBuster/RAISE-1k/a.png", "SynthBuster/RAISE-1k/b.png", "SynthBuster/glide/1.png")
+    assert counts(only(root, "SynthBuster")) == {"glide": (2, 1)}
+    tree(*classes(["SynthBuster/firefly"]), "SynthBuster/firefly/collage.png")
+    assert counts(only(root, "SynthBuster")) == {"firefly": (1, 1), "glide": (2, 1)}
+
+
+@pytest.mark.parametrize(
+    ("folder", "root_is"),
+    [("Chameleon/test", ""), ("Chameleon/Chameleon/test", ""), ("chameleon", ""), ("Chameleon", "Chameleon")],
+)
+def test_chameleon_is_one_subset(tree: Tree, folder: str, root_is: str) -> None:
+    root = tree(*classes([folder])) / root_is
+    found = only(root, "Chameleon")
+    assert counts(found) == {"Chameleon": (1, 1)}
+    assert not found.missing_subsets
+    assert present(root) == [found]
+
+
+@pytest.mark.parametrize(
+    ("name", "folders", "missing"),
+    [
+        ("AIGIBench", ["AIGIBench/test/DALLE-3", "AIGIBench/test/Midjourney-V6"], 23),
+        ("WildRF", ["WildRF/test/reddit", "WildRF/test/Twitter"], 1),
+        ("SynthWildX", ["SynthWildX/dalle3", "SynthWildX/midjourney-v5"], 1),
+    ],
+)
+def test_the_other_layouts(tree: Tree, name: str, folders: list[str], missing: int) -> None:
+    found = only(tree(*classes(folders)), name)
+    assert list(counts(found).values()) == [(1, 1), (1, 1)]
+    assert len(found.missing_subsets) == missing
+
+
+def test_evalgen_is_fakes_only(tree: Tree) -> None:
+    root = tree("EvalGEN/Flux/1.png", "EvalGEN/GoT/1_fake/1.png", "EvalGEN/NOVA/deep/1.png")
+    assert counts(only(root, "EvalGEN")) == {"NOVA": (0, 1), "GoT": (0, 1), "Flux": (0, 1)}
+
+
+def test_an_absent_benchmark_is_a_row(tree: Tree) -> None:
+    root = tree(*classes(["WildRF/test/reddit"]))
+    rows = find_benchmarks(root)
+    assert [row.name for row in rows] == list(CATALOG)
+    assert sum(isinstance(row, Absent) for row in rows) == len(CATALOG) - 1
+    (row,) = find_benchmarks(root, names=["Chameleon"])
+    assert row == Absent("Chameleon", f"not found: no folder Chameleon with images in {root}")
+
+
+def test_class_folders_in_root_or_its_children_make_root_one_benchmark(tree: Tree) -> None:
+    root = tree(*classes(["sd15", "test/flux"]))
+    assert [(b.name, counts(b)) for b in present(root)] == [("root", {"flux": (1, 1), "sd15": (1, 1)})]
+    plain = tree(*classes(["sd15/plain"])) / "sd15" / "plain"
+    assert [(b.name, counts(b)) for b in present(plain)] == [("plain", {"plain": (1, 1)})]
+
+
+def test_deeper_class_folders_make_each_child_a_benchmark(tree: Tree) -> None:
+    root = tree(*classes(["mine/a", "mine/b/c", "yours/d", "WildRF/test/reddit"], "real", "fake"))
+    assert {b.name: counts(b) for b in present(root)} == {
+        "WildRF": {"reddit": (1, 1)},
+        "mine": {"a": (1, 1), "b": (1, 1)},
+        "yours": {"d": (1, 1)},
+    }
+    assert only(root, "Mine").name == "mine"
+
+
+def test_a_split_for_testing_is_preferred_and_training_data_the_last_resort(tree: Tree) -> None:
+    root = tree(*classes(["a/train", "a/val", "a/test", "b/train", "b/val", "c/train"]))
+    (found,) = present(root)
+    assert [files(s, Label.REAL, root) for s in found.subsets] == [
+        ["a/test/0_real/1.png"],
+        ["b/val/0_real/1.png"],
+        ["c/train/0_real/1.png"],
+    ]
+
+
+def test_fakes_alone_are_paired_with_photographs_alone(tree: Tree) -> None:
+    root = tree(
+        "unseen/bsds/0_real/1.png",
+        "unseen/coco/0_real/1.png",
+        "unseen/dalle2/1_fake/1.png",
+        *classes(["unseen/sd15"]),
+    )
+    found = only(root, "unseen")
+    assert counts(found) == {"dalle2": (2, 1), "sd15": (1, 1)}
+    assert [s.reals_shared for s in found.subsets] == [True, False]
+    assert {r.generator for r in found.subsets[0].manifest} == {"bsds", "coco", "dalle2"}
+    assert len(found.images()) == 5
+
+
+def test_one_class_alone_stays_alone(tree: Tree) -> None:
+    root = tree("f/dalle2/1_fake/1.png", "f/sd/1_fake/1.png", "r/coco/0_real/1.png", "r/bsds/0_real/1.png")
+    assert counts(only(root, "f")) == {"dalle2": (0, 1), "sd": (0, 1)}
+    assert counts(only(root, "r")) == {"bsds": (1, 0), "coco": (1, 0)}
+    assert not any(s.reals_shared for b in present(root) for s in b.subsets)
+    root = tree(*classes(["m/both"]), "m/coco/0_real/1.png")
+    assert counts(only(root, "m")) == {"both": (1, 1), "coco": (1, 0)}
+
+
+def test_a_manifest_scores_each_generator_against_all_photographs(tree: Tree) -> None:
+    path = tree("a.png", "b.png", "c.png", "d.png") / "list.csv"
+    path.write_text("filename,label,generator\na.png,0,coco\nb.png,0,bsds\nc.png,1,sd\nd.png,1,flux\n")
+    (found,) = find_benchmarks(path)
+    assert isinstance(found, Benchmark)
+    assert (found.name, counts(found)) == ("list", {"flux": (2, 1), "sd": (2, 1)})
+    assert all(s.reals_shared for s in found.subsets)
+    assert isinstance(find_benchmarks(path, names=["GenImage"])[0], Absent)
+    path.write_text("filename,label\na.png,0\n")
+    assert counts(only(path, "list")) == {"list": (1, 0)}
+
+
+def test_mistakes_are_named(tree: Tree) -> None:
+    root = tree(*classes(["mine/a"]))
+    with pytest.raises(ValueError, match=r"unknown benchmark 'nope'; expected one of ForenSynths.*EvalGEN, mine"):
+        find_benchmarks(root, names=["mine", "nope"])
+    with pytest.raises(ValueError, match="does not exist"):
+        find_benchmarks(root / "nowhere")
+
+
+def test_the_catalog_knows_how_much_to_expect() -> None:
+    subsets = CATALOG["ForenSynths"].subsets
+    assert sum(s.n_real or 0 for s in subsets) + sum(s.n_fake or 0 for s in subsets) == 62_003
+    assert len(CATALOG["AIGIBench"].subsets) == 25
+    assert [len(CATALOG[name].subsets) for name in ("UFD", "GenImage", "SynthBuster")] == [8, 8, 9]

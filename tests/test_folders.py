@@ -1,0 +1,156 @@
+"""Folder layouts: what is found, what is skipped, what it is called, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data.folders import normalise, scan_folder, scan_images, title
+from data.records import Label
+
+MakeImage = Callable[..., Path]
+
+
+@pytest.fixture
+def tree(tmp_path: Path, make_image: MakeImage) -> Callable[..., Path]:
+    """`tree("a/real/1.png", ...)` makes images below one root and returns it."""
+
+    def build(*paths: str) -> Path:
+        for seed, path in enumerate(paths):
+            make_image(tmp_path / "root" / path, seed=seed, size=(8, 8))
+        return tmp_path / "root"
+
+    return build
+
+
+def found(root: Path, *, split: str | None = None) -> list[tuple[str, int, str]]:
+    """(path below root, label, generator) of every record."""
+    return [
+        (Path(r.uri).relative_to(root).as_posix(), int(r.label), r.generator)
+        for r in scan_folder(root, split=split)
+    ]
+
+
+def test_plain_layout_is_called_after_its_root(tree: Callable[..., Path]) -> None:
+    root = tree("real/b.png", "real/a.jpg", "fake/c.webp")
+    assert found(root) == [("fake/c.webp", 1, "root"), ("real/a.jpg", 0, "root"), ("real/b.png", 0, "root")]
+    assert scan_folder(root).name == "root"
+
+
+def test_cnndetection_train_layout(tree: Callable[..., Path]) -> None:
+    root = tree("airplane/0_real/1.png", "airplane/1_fake/1.png", "stylegan2/face/1_fake/2.png")
+    assert found(root) == [
+        ("airplane/0_real/1.png", 0, "airplane"),
+        ("airplane/1_fake/1.png", 1, "airplane"),
+        ("stylegan2/face/1_fake/2.png", 1, "stylegan2/face"),
+    ]
+
+
+def test_genimage_layout_and_its_splits(tree: Callable[..., Path]) -> None:
+    inner = "ADM/imagenet_ai_0508_adm"
+    root = tree(*(f"{inner}/{s}/{c}/n01/1.JPEG" for s in ("train", "val") for c in ("nature", "ai")))
+    assert len(found(root)) == 4
+    assert found(root, split="val") == [
+        (f"{inner}/val/ai/n01/1.JPEG", 1, inner),
+        (f"{inner}/val/nature/n01/1.JPEG", 0, inner),
+    ]
+    with pytest.raises(ValueError, match=r"no images of split 'test'"):
+        scan_folder(root, split="test")
+
+
+def test_a_folder_without_split_belongs_to_every_split(tree: Callable[..., Path]) -> None:
+    root = tree("sd15/train/ai/1.png", "sd15/val/ai/1.png", "gan/1_fake/1.png", "old/fake/testing/1.png")
+    assert [path for path, _, _ in found(root, split="val")] == ["gan/1_fake/1.png", "sd15/val/ai/1.png"]
+    assert "old/fake/testing/1.png" in [path for path, _, _ in found(root, split="test")]
+
+
+def test_the_object_class_called_train_is_no_split(tree: Callable[..., Path]) -> None:
+    names = ("airplane", "train", "tvmonitor")
+    root = tree(*(f"test/progan/{name}/0_real/1.png" for name in names), "train/train/1_fake/1.png")
+    assert [g for _, _, g in found(root, split="test")] == [f"progan/{name}" for name in names]
+    tree("train/car/1_fake/1.png")
+    assert [g for _, _, g in found(root, split="train")] == ["car", "train"]
+
+
+@pytest.mark.parametrize("name", ["0_real", "0real", "Real", "NATURE", "natural"])
+def test_names_of_real_folders(tree: Callable[..., Path], name: str) -> None:
+    assert [label for _, label, _ in found(tree(f"g/{name}/1.png"))] == [Label.REAL]
+
+
+@pytest.mark.parametrize("name", ["1_fake", "1fake", "Fake", "AI", "synthetic"])
+def test_names_of_fake_folders(tree: Callable[..., Path], name: str) -> None:
+    assert [label for _, label, _ in found(tree(f"g/{name}/1.png"))] == [Label.FAKE]
+
+
+def test_doubled_nesting_counts_once(tree: Callable[..., Path]) -> None:
+    root = tree("Chameleon/Chameleon/test/0_real/1.jpg", "Chameleon/Chameleon/test/1_fake/1.jpg")
+    assert {g for _, _, g in found(root)} == {"Chameleon"}
+    assert title(root / "Chameleon" / "Chameleon" / "test") == "Chameleon"
+
+
+def test_rubbish_is_skipped_and_odd_names_are_kept(tree: Callable[..., Path]) -> None:
+    kept = ("real/a.b.png", "real/UPPER.JPG", "real/deep/er/x.TIF", "real/y.bmp", "real/z.gif", "real/w.tiff")
+    root = tree(*kept)
+    image = (root / "real/a.b.png").read_bytes()
+    for name in ("._a.png", ".hidden/b.png", "__MACOSX/c.png", ".DS_Store", "notes.txt", "no_suffix"):
+        (root / "real" / name).parent.mkdir(exist_ok=True)
+        (root / "real" / name).write_bytes(image)
+    assert {path for path, _, _ in found(root)} == set(kept)
+
+
+def test_linked_folders_are_followed_but_not_in_circles(tree: Callable[..., Path]) -> None:
+    root = tree("laion/0_real/1.png", "dalle/1_fake/1.png")
+    (root / "dalle/0_real").symlink_to(root / "laion/0_real")
+    (root / "dalle/1_fake/again").symlink_to(root)
+    (root / "dalle/1_fake/self").symlink_to(root / "dalle/1_fake/self")
+    paths = [path for path, _, _ in found(root)]
+    assert paths == ["dalle/0_real/1.png", "dalle/1_fake/1.png", "laion/0_real/1.png"]
+
+
+def test_a_broken_link_is_left_for_decoding_to_report(tree: Callable[..., Path]) -> None:
+    root = tree("fake/1.png")
+    (root / "fake/2.png").symlink_to(root / "gone.png")
+    assert [path for path, _, _ in found(root)] == ["fake/1.png", "fake/2.png"]
+
+
+def test_what_is_left_out_is_told(tree: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    root = tree("a/real/1.png", "a/stray.png")
+    (root / "a/fake").mkdir()
+    with caplog.at_level(logging.WARNING):
+        scan_folder(root)
+    assert "images outside of class folders" in caplog.text
+    assert "1 class folders without images" in caplog.text
+
+
+def test_mistakes_are_named(tree: Callable[..., Path]) -> None:
+    root = tree("pictures/1.png")
+    with pytest.raises(ValueError, match="nowhere does not exist"):
+        scan_folder(root / "nowhere")
+    with pytest.raises(ValueError, match="is a file"):
+        scan_folder(root / "pictures/1.png")
+    with pytest.raises(ValueError, match=r"no class folder found.*0_real.*synthetic"):
+        scan_folder(root)
+    with pytest.raises(ValueError, match=r"unknown split 'dev'; expected one of test, train, val"):
+        scan_folder(root, split="dev")
+    (root / "real").mkdir()
+    with pytest.raises(ValueError, match="1 class folders found, but no images"):
+        scan_folder(root)
+
+
+def test_scan_images(tree: Callable[..., Path]) -> None:
+    root = tree("b.png", "a/real/2.jpg", "a/1.png")
+    (root / "notes.txt").write_text("no image")
+    assert scan_images(root) == [root / "a/1.png", root / "a/real/2.jpg", root / "b.png"]
+    assert scan_images(root / "notes.txt") == [root / "notes.txt"]
+    with pytest.raises(ValueError, match="does not exist"):
+        scan_images(root / "nowhere")
+    (root / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no image files; expected \.bmp"):
+        scan_images(root / "empty")
+
+
+def test_normalise() -> None:
+    assert normalise("Stable_Diffusion_v-1.4") == "stablediffusionv14"

@@ -1,0 +1,51 @@
+"""AdamW and its schedule for what trains in a detector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from training.recipe import Recipe
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
+    """AdamW over the trainable parameters: those of the tower (LoRA) at lr, the head at lr x head_lr_factor."""
+    tower, head = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (tower if name.startswith("tower.") else head).append(parameter)
+    groups = [{"params": tower, "lr": recipe.lr}, {"params": head, "lr": recipe.lr * recipe.head_lr_factor}]
+    return AdamW([group for group in groups if group["params"]], lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def make_schedule(optimizer: AdamW, recipe: Recipe, *, num_steps: int) -> LambdaLR:
+    """Stepped once a step: linear warm-up, then constant or a cosine down to final_lr_fraction."""
+    return LambdaLR(optimizer, lr_factor(recipe, num_steps=num_steps))
+
+
+def lr_factor(recipe: Recipe, *, num_steps: int) -> Callable[[int], float]:
+    """Step (from 0) -> factor of the peak learning rate."""
+    warmup_steps = round(recipe.warmup_fraction * num_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        if recipe.schedule == "constant":
+            return 1.0
+        progress = (step - warmup_steps) / max(1, num_steps - 1 - warmup_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return recipe.final_lr_fraction + (1 - recipe.final_lr_fraction) * cosine
+
+    return factor
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> float:
+    """The norm of all gradients before clipping; max_norm 0 does not clip."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    norm = torch.nn.utils.clip_grad_norm_(trainable, max_norm if max_norm > 0 else math.inf)
+    return float(norm)

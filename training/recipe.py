@@ -1,0 +1,119 @@
+"""How a stage is trained, as data: the Recipe and the presets of the paper and of the released code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SCHEDULES = ("constant", "cosine")
+KEEPS = ("best", "last")
+NORMALISATIONS = ("backbone", "imagenet")
+
+
+def _option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every number of a training run. The defaults are what paper and release have in common."""
+
+    epochs: int = _option(20, "passes over the training images")
+    max_steps: int = _option(0, "stop after this many optimiser steps; 0: no limit")
+    batch_size: int = _option(32, "images a step")
+    lr: float = _option(1e-4, "peak learning rate of AdamW")
+    head_lr_factor: float = _option(1.0, "learning rate of the layers that start untrained, relative to lr")
+    weight_decay: float = _option(0.01, "of AdamW")
+    schedule: str = _option("constant", "of the learning rate", SCHEDULES)
+    final_lr_fraction: float = _option(0.001, "of lr, where the cosine ends")
+    warmup_fraction: float = _option(0.0, "of all steps, linear from 0")
+    max_grad_norm: float = _option(0.0, "gradients are clipped to this norm; 0: not clipped")
+    val_fraction: float = _option(0.05, "of each class, held out to pick the epoch")
+    stop_accuracy: float = _option(1.0, "validation accuracy that ends training; 1: never")
+    patience: int = _option(0, "epochs without gain in validation accuracy that end training; 0: never")
+    keep: str = _option("last", "the epoch whose weights are saved", KEEPS)
+    train_view: str = _option("crop", "random view of data/transforms.py: crop, crop_flip or release")
+    feature_views: int = _option(
+        0, "stage 1: random views an image, passed through the tower once; 0: every epoch anew"
+    )
+    val_resize_px: int = _option(0, "short side before the centre crop in validation; 0: no resizing")
+    normalisation: str = _option("backbone", "mean and standard deviation of pixels", NORMALISATIONS)
+    sampling: str = _option("shuffle", "shuffle, class or source, see data/loaders.py")
+    precision: str = _option(
+        "fp32", "of the tower (auto: bf16 where it is fast, else fp32); the head computes in fp32", PRECISIONS
+    )
+    lora_rank: int = _option(16, "stage 2: rank of the updates")
+    lora_alpha: int = _option(32, "stage 2: the updates are scaled by alpha / rank")
+    lora_dropout: float = _option(0.1, "stage 2: dropout before the updates")
+    num_workers: int = _option(2, "processes that decode images")
+    seed: int = _option(0, "of everything random")
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            choices, value = item.metadata["choices"], getattr(self, item.name)
+            if choices and value not in choices:
+                raise ValueError(f"{item.name} is one of {', '.join(choices)}, not {value!r}")
+        for name in ("epochs", "batch_size", "lora_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in (
+            "max_steps",
+            "patience",
+            "feature_views",
+            "num_workers",
+            "val_resize_px",
+            "seed",
+            "weight_decay",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if self.lr <= 0:
+            raise ValueError(f"lr must be positive, not {self.lr}")
+        for name in ("warmup_fraction", "val_fraction", "lora_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+
+
+PAPER = Recipe(keep="best")
+RELEASE = Recipe(
+    schedule="cosine",
+    warmup_fraction=0.2,
+    max_grad_norm=1.0,
+    normalisation="imagenet",
+    precision="fp16",
+    val_resize_px=256,
+)
+
+# `small` is for a few thousand images and a processor: views of a frozen tower are computed once, classes and
+# sources are balanced, and bf16 doubles the rate where the processor has it.
+PRESETS: dict[tuple[int, str], Recipe] = {
+    (1, "paper"): PAPER,
+    (2, "paper"): replace(PAPER, stop_accuracy=0.999, patience=3, batch_size=64),
+    (1, "release"): replace(RELEASE, epochs=2),
+    (2, "release"): replace(RELEASE, epochs=10, batch_size=64, val_fraction=0.01, train_view="release"),
+    (1, "small"): Recipe(
+        epochs=40, lr=1e-3, schedule="cosine", feature_views=2, sampling="class", precision="auto"
+    ),
+    (2, "small"): Recipe(
+        epochs=1,
+        batch_size=16,
+        lr=2e-4,
+        head_lr_factor=5.0,
+        schedule="cosine",
+        warmup_fraction=0.1,
+        max_grad_norm=1.0,
+        train_view="crop_flip",
+        sampling="source",
+        precision="auto",
+        val_fraction=0.02,
+    ),
+}
+PRESET_NAMES = tuple(dict.fromkeys(name for _, name in PRESETS))
+
+
+def make_recipe(preset: str, *, stage: int, overrides: dict[str, Any]) -> Recipe:
+    """The preset with some fields replaced. Raises ValueError for an unknown preset or a bad value."""
+    if (stage, preset) not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; choose from {', '.join(PRESET_NAMES)}")
+    return replace(PRESETS[stage, preset], **overrides)
