@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cli
+from data.folders import title
 from data.records import Label, Manifest, Record, join
 from data.sources import open_source
 
@@ -75,7 +76,7 @@ MIXES: dict[str, Mix] = {
         ),
         any_part=True,
     ),
-    # Released code: 20 LSUN classes x (150 real + 100 ProGAN), 3,000 ImageNet reals, 2,000 SD 1.4, 2,000 Midjourney.
+    # Released code: 20 LSUN classes x (150 real + 100 ProGAN), 3,000 ImageNet reals, 2,000 each of two others.
     "release": Mix(
         (1,),
         (
@@ -94,6 +95,29 @@ MIXES: dict[str, Mix] = {
     # Any root with a `train` folder, such as the demonstration corpus, for both stages.
     "train": Mix((1, 2), (Part(("train",)),)),
 }
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that open_data takes."""
+    root = os.environ.get("GAPL_DATA_ROOT") or None
+    parser.add_argument("--data-root", type=Path, default=root, help="folder of the data sets (GAPL_DATA_ROOT)")
+    parser.add_argument(
+        "--mix", default="auto", help=f"of the root: auto (first that is there), {', '.join(MIXES)}"
+    )
+    parser.add_argument(
+        "--data", type=Path, nargs="+", help="instead: folders, parquet shards, CSV or parquet manifests"
+    )
+
+
+def open_data(paths: list[Path] | None, root: Path | None, *, stage: int, mix: str, seed: int) -> Manifest:
+    """The images of all the paths if there are any, else of the mix below the root."""
+    if paths:
+        return join(
+            " + ".join(title(path) for path in paths), [open_source(path, split="train") for path in paths]
+        )
+    if root is None:
+        raise ValueError("no images to train on: give --data-root (or GAPL_DATA_ROOT), or --data")
+    return open_mix(root, stage=stage, mix=mix, seed=seed)
 
 
 def open_mix(root: Path, *, stage: int, mix: str = "auto", seed: int = 0) -> Manifest:

@@ -1,4 +1,4 @@
-"""The project's file format: safetensors with a JSON header, written whole or not at all, read with clear errors."""
+"""The project's file format: safetensors with a JSON header, written whole or not at all, read strictly."""
 
 from __future__ import annotations
 

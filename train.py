@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 import cli
+from data import demo
 from data.loaders import Batch, batches_per_epoch, epoch_order, ordered_batches, train_batches
-from data.records import Manifest, join, require_both_classes
-from data.sources import open_source
+from data.records import Manifest, require_both_classes
 from data.transforms import draw_seed, eval_view, train_view
 from evaluation.metrics import compute_metrics, metrics_of
 from evaluation.predict import predict
@@ -37,20 +37,22 @@ from models.checkpoint import FORMS, Checkpoint, load_checkpoint, package_versio
 from models.config import IMAGENET_MEAN, IMAGENET_STD, DetectorConfig, LoraSpec, PixelSpec
 from models.detector import PrototypeDetector, TowerHead, build_detector
 from prototype.bank import PrototypeBank
-from prototype_dataset import MIXES, describe, open_mix
+from prototype_dataset import add_data_arguments, describe, open_data
 from training.features import compute_features, feature_batches
 from training.loop import DTYPES, Fitted, autocast, fit, resolve_precision
 from training.recipe import PRESET_NAMES, Recipe, make_recipe
-from training.runs import Run
+from training.runs import DETECTOR, Run
 
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
     args = parse_arguments()
+    if args.reuse and (args.out / DETECTOR).exists():
+        return print(f"{args.out / DETECTOR} is there: reused")
     recipe = make_recipe(args.preset, stage=args.stage, overrides=recipe_overrides(args))
     device = cli.pick_device(args.device)
-    manifest = open_training_data(args, seed=recipe.seed)
+    manifest = open_data(args.data, args.data_root, stage=args.stage, mix=args.mix, seed=recipe.seed)
     require_both_classes(manifest)
     training, validation = manifest.split(recipe.val_fraction, seed=recipe.seed)
     print(f"stage {args.stage}, preset {args.preset}: " + ", ".join(f"{k} {v}" for k, v in asdict(recipe).items()))
@@ -63,7 +65,15 @@ def main() -> None:
     start = start_stage1(args, recipe) if args.stage == 1 else start_stage2(args, recipe)
     print_parameters(start.detector)
     run = Run(args.out, overwrite=args.overwrite)
-    data = {"name": manifest.name, "images": len(training), "file_list_sha256": training.file_list_sha256()}
+    data = {
+        "name": manifest.name,
+        "paths": [str(path) for path in args.data or ()],
+        "root": args.data_root and str(args.data_root),
+        "mix": args.mix,
+        "images": len(training),
+        "file_list_sha256": training.file_list_sha256(),
+    }
+    start.notice = demo.notice_of(manifest)
     start.provenance |= {"preset": args.preset, "recipe": asdict(recipe), "data": data}
     run.write_config(
         start.provenance
@@ -93,17 +103,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
     parser.add_argument("--preset", default="paper", help=f"{', '.join(PRESET_NAMES)} (default: paper)")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/stage1 or runs/stage2)")
-    parser.add_argument("--data-root", type=Path, help="folder that holds the data sets, searched for a mix")
-    parser.add_argument("--mix", default="auto", help=f"auto (first that is there) or {', '.join(MIXES)}")
-    parser.add_argument(
-        "--data", type=Path, nargs="+", help="instead: folders, parquet shards, CSV or parquet manifests"
-    )
+    add_data_arguments(parser)
     parser.add_argument("--backbone", default=backbone.DEFAULT, help=f"stage 1: {backbone.HELP}")
     parser.add_argument("--init", type=Path, help="stage 2: detector file of stage 1")
     parser.add_argument("--prototypes", type=Path, help="stage 2: prototype bank of dream_prototype.py")
     parser.add_argument("--form", choices=FORMS, default="adapter", help="what is saved: what trained, or all")
     parser.add_argument("--device", choices=cli.DEVICES, default="auto")
-    parser.add_argument("--overwrite", action="store_true", help="replace a finished run in --out")
+    finished = parser.add_mutually_exclusive_group()
+    finished.add_argument("--overwrite", action="store_true", help="replace a finished run in --out")
+    finished.add_argument("--reuse", action="store_true", help="keep a finished run in --out and train nothing")
     parser.add_argument("--dry-run", action="store_true", help="print recipe, parameter and data counts; exit")
     group = parser.add_argument_group("recipe", "any field of the preset, replaced")
     for item in fields(Recipe):
@@ -120,16 +128,6 @@ def parse_arguments() -> argparse.Namespace:
 def recipe_overrides(args: argparse.Namespace) -> dict[str, Any]:
     given = {item.name: getattr(args, item.name) for item in fields(Recipe)}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def open_training_data(args: argparse.Namespace, *, seed: int) -> Manifest:
-    if args.data:
-        return join(
-            " + ".join(path.name for path in args.data), [open_source(p, split="train") for p in args.data]
-        )
-    if args.data_root is None:
-        raise ValueError("no images to train on: give --data-root (with --mix) or --data")
-    return open_mix(args.data_root, stage=args.stage, mix=args.mix, seed=seed)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -276,8 +274,8 @@ def fit_features(
 
     validate = None
     if len(validation):
-        loader = validation_batches(validation, pixel, recipe)
-        val_ND, validation = features_of(readable(loader, run), validation, "features, validation")
+        val_batches = readable(validation_batches(validation, pixel, recipe), run)
+        val_ND, validation = features_of(val_batches, validation, "features, validation")
         val_labels_N = torch.tensor([int(record.label) for record in validation])
 
         def validate() -> dict[str, Any]:

@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
+from data.records import Manifest
+
 VERSION = 1
 CROP_SIZE_PX = 256
 JPEG_QUALITY = 95
@@ -80,6 +82,16 @@ pixel_shuffle occurs in test only. Results on it say nothing about images of rea
 
 The photographs come with scikit-image and scikit-learn, whose documentation names the sources:
 """
+
+
+MARKER = "demo.json"
+NOTICE = "trained on the demonstration corpus: it proves the road, not a detector"
+
+
+def notice_of(manifest: Manifest) -> str:
+    """NOTICE when an image of the manifest lies in a demonstration corpus, else nothing."""
+    folders = {folder for record in manifest for folder in Path(record.uri).parents}
+    return NOTICE if any((folder / MARKER).is_file() for folder in folders) else ""
 
 
 def read_photograph(file: str) -> NDArray[np.uint8]:
@@ -216,13 +228,13 @@ def _write_corpus(folder: Path, settings: dict[str, int]) -> None:
         images.update({f"{split}/{name}": {"real": pairs, "fake": pairs} for name in UPSAMPLERS[split]})
     (folder / "README.txt").write_text(README + "".join(credits), encoding="ascii")
     facts = {**settings, "images": images, "file_list_sha256": _file_list_sha256(folder)}
-    (folder / "demo.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="ascii")
+    (folder / MARKER).write_text(json.dumps(facts, indent=2) + "\n", encoding="ascii")
 
 
 def _require_same(out: Path, settings: dict[str, int]) -> None:
     """Raises ValueError unless `out` holds the complete corpus of these settings."""
     try:
-        facts: dict[str, Any] = json.loads((out / "demo.json").read_text(encoding="ascii"))
+        facts: dict[str, Any] = json.loads((out / MARKER).read_text(encoding="ascii"))
         found, sha256 = {key: facts[key] for key in settings}, facts["file_list_sha256"]
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
         raise ValueError(f"{out} exists and is not a demonstration corpus; name a new folder") from None
@@ -272,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     out = build_demo(arguments.out, seed=arguments.seed)
     print(f"demonstration corpus, seed {arguments.seed}: {out}")
-    facts = json.loads((out / "demo.json").read_text(encoding="ascii"))
+    facts = json.loads((out / MARKER).read_text(encoding="ascii"))
     for name, count in facts["images"].items():
         print(f"  {name}: {count['real']} real, {count['fake']} fake")
 

@@ -59,10 +59,14 @@ def compute_metrics(labels_N: np.ndarray, scores_N: np.ndarray, *, threshold: fl
 
 
 def mean_metrics(parts: Sequence[Metrics]) -> Metrics:
-    """The unweighted mean of each rate over the parts that define it; counts are summed."""
+    """The unweighted mean of each rate over the parts that have both classes, or over all if none has.
+
+    Counts are summed over all parts. A part with fakes only is a recall: it would flatter a mean accuracy.
+    """
+    averaged = [part for part in parts if part.balanced_accuracy is not None] or parts
     means: dict[str, float | None] = {}
     for name in RATES:
-        values = [value for part in parts if (value := getattr(part, name)) is not None]
+        values = [value for part in averaged if (value := getattr(part, name)) is not None]
         means[name] = float(np.mean(values)) if values else None
     return Metrics(sum(part.n_real for part in parts), sum(part.n_fake for part in parts), **means)
 

@@ -32,6 +32,7 @@ class Checkpoint:
 
     threshold   score from which an image is called fake
     backbone_fingerprint   of the tower without LoRA, see models.backbone.fingerprint
+    notice      what a user must know of its verdicts, or nothing
     provenance  prototypes (method, sources, seed), recipe, training data, seed
     versions    of the packages that made the file
     """
@@ -40,6 +41,7 @@ class Checkpoint:
     config: DetectorConfig
     backbone_fingerprint: str
     threshold: float = 0.5
+    notice: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     form: str = "adapter"
     versions: dict[str, str] = field(default_factory=dict)
@@ -60,6 +62,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "config": config.to_json(),
         "backbone_fingerprint": checkpoint.backbone_fingerprint,
         "threshold": checkpoint.threshold,
+        "notice": checkpoint.notice,
         "provenance": checkpoint.provenance,
         "versions": package_versions(),
     }
@@ -93,15 +96,8 @@ def load_checkpoint(path: Path, *, merge: bool = True, allow_tiny: bool = False)
     detector.load_state_dict(tensors, strict=False)  # the check above was the strict one
     if merge:
         merge_lora(detector.tower)
-    return Checkpoint(
-        detector.eval(),
-        config,
-        header["backbone_fingerprint"],
-        header["threshold"],
-        header["provenance"],
-        header["form"],
-        header["versions"],
-    )
+    kept = ("backbone_fingerprint", "threshold", "notice", "provenance", "form", "versions")
+    return Checkpoint(detector.eval(), config, **{name: header[name] for name in kept})
 
 
 def adapter_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -91,7 +91,7 @@ def fit(
             schedule.step()
             step += 1
             progress.update()
-            progress.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}")
+            progress.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}", refresh=False)
             if step == num_steps:
                 break
         epoch += 1
@@ -100,7 +100,7 @@ def fit(
         metrics = validate()
         run.log(step=step, epoch=epoch, validation=metrics)
         accuracy = float(metrics["accuracy"])
-        progress.set_postfix(epoch=epoch, loss=f"{loss:.3f}", val_accuracy=f"{accuracy:.3f}")
+        progress.set_postfix(epoch=epoch, loss=f"{loss:.3f}", val_accuracy=f"{accuracy:.3f}", refresh=False)
         if best is None or accuracy > best[0]:
             best = (accuracy, epoch, _trainable_state(model))
         if (recipe.stop_accuracy < 1 and accuracy >= recipe.stop_accuracy) or (
@@ -133,7 +133,7 @@ def _step(
     grad_norm = clip_gradients(model, recipe.max_grad_norm)
     scaler.step(optimizer)
     scaler.update()
-    return float(loss), grad_norm
+    return float(loss.detach()), grad_norm
 
 
 def _trainable_state(model: nn.Module) -> dict[str, Tensor]:

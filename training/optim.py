@@ -15,7 +15,8 @@ from training.recipe import Recipe
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
     """AdamW over the trainable parameters: those of the tower (LoRA) at lr, the head at lr x head_lr_factor."""
-    tower, head = [], []
+    tower: list[nn.Parameter] = []
+    head: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (tower if name.startswith("tower.") else head).append(parameter)

@@ -1,0 +1,192 @@
+"""Is an image AI-generated? The public Python API, and its command line.
+
+    python inference.py --model_path runs/stage2/detector.safetensors --image_path assets/test_image.jpg
+
+    [INFO] Loading model from runs/stage2/detector.safetensors...
+    [RESULT] Image: assets/test_image.jpg
+      -> Prediction: Real
+      -> Confidence: 99.1%
+
+    from inference import Detector
+    verdict = Detector.load("runs/stage2/detector.safetensors")("photo.jpg")
+    verdict.score, verdict.label
+
+Shape suffixes: B batch, C channels, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import overload
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import cli
+from data.decode import UnreadableImage, decode_rgb
+from data.folders import scan_images
+from data.transforms import eval_view
+from models.backbone import TINY
+from models.checkpoint import Checkpoint, load_checkpoint
+
+ImageInput = Image.Image | str | Path
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the detector says of one image.
+
+    score      P(fake), in [0, 1]          logit      its log odds
+    label      "fake" or "real"            threshold  the score from which an image is called fake
+    warnings   what to know before relying on it
+    """
+
+    score: float
+    logit: float
+    label: str
+    threshold: float
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def confidence(self) -> float:
+        """Of the predicted class."""
+        return self.score if self.label == "fake" else 1 - self.score
+
+
+class Detector:
+    """A loaded detector. Call it with an image, a path, or a list of either."""
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu") -> None:
+        self.threshold = checkpoint.threshold
+        self._device = device
+        self._model = checkpoint.detector.to(device)
+        self._pixel = checkpoint.config.pixel
+        self._view = eval_view(**asdict(self._pixel))
+        self._warnings: tuple[str, ...] = (checkpoint.notice,) if checkpoint.notice else ()
+        if checkpoint.config.backbone == TINY:
+            self._warnings += ("a random tower, for tests only: this verdict means nothing",)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto", allow_tiny: bool = False) -> Detector:
+        """From a file of train.py. device: auto, cpu or cuda. Raises ValueError, one line, when it cannot."""
+        checked = cli.pick_device(device)
+        return cls(load_checkpoint(Path(path), allow_tiny=allow_tiny), device=checked)
+
+    @overload
+    def __call__(self, image: ImageInput) -> Verdict: ...
+    @overload
+    def __call__(self, image: list[ImageInput]) -> list[Verdict]: ...
+
+    def __call__(self, image: ImageInput | list[ImageInput]) -> Verdict | list[Verdict]:
+        """One verdict for one image; a list for a list, computed as one batch.
+
+        Raises OSError when a file cannot be read, UnreadableImage (a ValueError) when it is not a whole image.
+        """
+        if isinstance(image, Image.Image | str | Path):
+            return self._judge([_open(image)])[0]
+        return self._judge([_open(each) for each in image])
+
+    @torch.inference_mode()
+    def _judge(self, images: list[Image.Image]) -> list[Verdict]:
+        if not images:
+            return []
+        pixels_BCHW = torch.stack([self._view(image) for image in images]).to(self._device)
+        logit_B = self._model(pixels_BCHW).logit_B.double().cpu()
+        scored = zip(images, logit_B.tolist(), logit_B.sigmoid().tolist(), strict=True)
+        return [self._verdict(image, logit, score) for image, logit, score in scored]
+
+    def _verdict(self, image: Image.Image, logit: float, score: float) -> Verdict:
+        warnings = self._warnings
+        if min(image.size) < self._pixel.size_px:
+            how = "padded with black" if self._pixel.small_image == "pad" else "enlarged"
+            size = f"{image.width} x {image.height} px"
+            warnings += (f"smaller than {self._pixel.size_px} px ({size}) and {how}: less certain",)
+        label = "fake" if score >= self.threshold else "real"
+        return Verdict(score, logit, label, self.threshold, warnings)
+
+
+def _open(image: ImageInput) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    return decode_rgb(Path(image).read_bytes())
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Command line
+
+
+def main() -> None:
+    args = parse_arguments()
+    paths = scan_images(args.image_path)
+    if not args.json:
+        print(f"[INFO] Loading model from {args.model_path}...", flush=True)
+    detector = Detector.load(args.model_path, device=args.device, allow_tiny=args.allow_tiny)
+    if args.image_path.is_file():
+        try:
+            show(paths[0], detector(paths[0]), args)
+        except UnreadableImage as error:
+            raise ValueError(f"{paths[0]}: {error}") from error
+        return
+    results = tqdm(judge_all(detector, paths, args.batch_size), total=len(paths), unit="image", disable=None)
+    num_failed = 0
+    for path, verdict in results:
+        num_failed += isinstance(verdict, str)
+        show(path, verdict, args)
+    if num_failed == len(paths):
+        raise ValueError(f"{args.image_path}: none of its {len(paths)} images could be read")
+
+
+def judge_all(detector: Detector, paths: list[Path], batch_size: int) -> Iterator[tuple[Path, Verdict | str]]:
+    """Every path with its verdict, or why it could not be read."""
+    for start in range(0, len(paths), batch_size):
+        results: dict[Path, Verdict | str] = {}
+        images: dict[Path, Image.Image] = {}
+        for path in paths[start : start + batch_size]:
+            try:
+                images[path] = _open(path)
+            except (UnreadableImage, OSError) as error:
+                results[path] = str(error)
+        results |= zip(images, detector(list(images.values())), strict=True)
+        for path in paths[start : start + batch_size]:
+            yield path, results[path]
+
+
+def show(path: Path, verdict: Verdict | str, args: argparse.Namespace) -> None:
+    if args.json:
+        shown = {"error": verdict} if isinstance(verdict, str) else asdict(verdict)
+        line = json.dumps({"path": str(path), **shown, "model": str(args.model_path)})
+    elif isinstance(verdict, str):
+        line = f"[ERROR] Image: {path}\n  -> {verdict}"
+    else:
+        prediction = "Fake (AI-Generated)" if verdict.label == "fake" else "Real"
+        lines = [f"[RESULT] Image: {path}", f"  -> Prediction: {prediction}"]
+        lines += [f"  -> Confidence: {verdict.confidence:.1%}"]
+        line = "\n".join(lines + [f"  -> Warning: {warning}" for warning in verdict.warnings])
+    tqdm.write(line)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_path", "--model-path", type=Path, required=True, help="detector file of train.py")
+    parser.add_argument(
+        "--image_path", "--image-path", type=Path, required=True, help="an image, or a folder of them"
+    )
+    parser.add_argument("--device", choices=cli.DEVICES, default="auto")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line and image, nothing else on stdout"
+    )
+    parser.add_argument("--batch-size", type=int, default=16, help="images a forward pass, for a folder")
+    parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
+    args = parser.parse_args()
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, not {args.batch_size}")
+    return args
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,110 @@
+"""Stage-1 detector + prototype set -> prototype bank.
+
+    python prototype/dream_prototype.py --stage1 runs/stage1/detector.safetensors --data-root DIR \\
+        --method kmeans --num 64 --out runs/prototypes.safetensors
+
+Expected output, one line: saved runs/prototypes.safetensors: 64 kmeans prototypes (32 real, 32 fake) of ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
+
+import cli
+from data.loaders import ordered_batches
+from data.records import Manifest, require_both_classes
+from data.transforms import eval_view
+from models.checkpoint import Checkpoint, load_checkpoint
+from prototype.bank import PrototypeBank
+from prototype.reduce import METHODS, reduce_embeddings
+from prototype_dataset import add_data_arguments, describe, open_data
+from training.features import compute_features
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.out.exists() and args.reuse:
+        return print(f"{args.out} is there: reused")
+    if args.out.exists() and not args.overwrite:
+        raise ValueError(f"{args.out} exists; name another --out, or pass --overwrite to replace it")
+    device = cli.pick_device(args.device)
+    stage1 = load_checkpoint(args.stage1, allow_tiny=True)
+    if stage1.config.stage != 1:
+        raise ValueError(f"--stage1 {args.stage1}: a stage-{stage1.config.stage} detector, not stage 1's")
+    manifest = open_prototype_set(args, stage1)
+    require_both_classes(manifest)
+    print(f"prototypes from {describe(manifest)}", flush=True)
+    bank = extract(stage1, manifest, args, device)
+    bank.save(args.out)
+    n_real = int((bank.labels_P == 0).sum())
+    n_fake = len(bank.labels_P) - n_real
+    print(f"saved {args.out}: {args.method} prototypes, {n_real} real and {n_fake} fake, of {manifest.name}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage1", type=Path, required=True, help="detector file of stage 1")
+    add_data_arguments(parser)
+    parser.add_argument("--same-data", action="store_true", help="instead: the images that stage 1 was trained on")
+    parser.add_argument("--method", choices=tuple(METHODS), default="kmeans")
+    parser.add_argument("--num", type=int, default=64, help="prototypes in all, half of them of each class")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of k-means, and of the draw where a mix caps a source"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="images a forward pass")
+    parser.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
+    parser.add_argument("--device", choices=cli.DEVICES, default="auto")
+    parser.add_argument("--out", type=Path, default=Path("runs/prototypes.safetensors"))
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace --out")
+    existing.add_argument("--reuse", action="store_true", help="keep --out if it is there and do nothing")
+    return parser.parse_args()
+
+
+def open_prototype_set(args: argparse.Namespace, stage1: Checkpoint) -> Manifest:
+    """What the options name, or all that stage 1 was given, its validation part included."""
+    paths, root, mix, seed = args.data, args.data_root, args.mix, args.seed
+    if args.same_data:
+        used = stage1.provenance["data"]
+        paths = [Path(path) for path in used["paths"]]
+        root, mix, seed = used["root"] and Path(used["root"]), used["mix"], stage1.provenance["recipe"]["seed"]
+    return open_data(paths, root, stage=1, mix=mix, seed=seed)
+
+
+def extract(stage1: Checkpoint, manifest: Manifest, args: argparse.Namespace, device: str) -> PrototypeBank:
+    """Embeds every image in the evaluation view and reduces each class."""
+    view = eval_view(**asdict(stage1.config.pixel))
+    loader = ordered_batches(manifest, view, batch_size=args.batch_size, num_workers=args.num_workers)
+    detector = stage1.detector.to(device)
+    embeddings_NE, records = compute_features(
+        lambda pixels_BCHW: detector(pixels_BCHW).embedding_BE,
+        loader,
+        device=device,
+        total=len(manifest),
+        desc="embed",
+    )
+    labels_N = torch.tensor([int(record.label) for record in records])
+    vectors_PE, labels_P = reduce_embeddings(
+        embeddings_NE, labels_N, method=args.method, num_prototypes=args.num, seed=args.seed
+    )
+    provenance = {
+        "method": args.method,
+        "seed": args.seed,
+        "stage1": args.stage1.name,
+        "data": manifest.name,
+        "file_list_sha256": manifest.file_list_sha256(),
+        "images": len(records),
+        "unreadable": len(manifest) - len(records),
+    }
+    return PrototypeBank(vectors_PE, labels_P, provenance)
+
+
+if __name__ == "__main__":
+    cli.run(main)

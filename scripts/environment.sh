@@ -1,0 +1,35 @@
+# Sourced by the other scripts: the environment, where data and results are, and what is trained by default.
+#   PYTHON              makes .venv when there is none (default python3)
+#   GAPL_PIP_INDEX_URL  an index asked besides PyPI, for example one with CPU-only builds of torch
+#   GAPL_DATA_ROOT      folder of the data sets (default: the demonstration corpus, built on first use)
+#   GAPL_RUNS           folder of the results (default: runs; of the demonstration: runs/demo)
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=.venv/bin/python
+
+install() { # requirement files
+    if [ ! -x "$python" ]; then
+        "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+            { echo "error: Python 3.11 or newer is needed; name one in PYTHON" >&2; exit 2; }
+        echo "Making .venv"
+        "${PYTHON:-python3}" -m venv .venv
+    fi
+    local wanted
+    wanted=$(cksum "$@")
+    if ! grep -qsxF "$wanted" .venv/installed.txt; then
+        echo "Installing $* (several GB with PyPI's torch for Linux)"
+        "$python" -m pip install --quiet ${GAPL_PIP_INDEX_URL:+--extra-index-url "$GAPL_PIP_INDEX_URL"} \
+            "${@/#/--requirement=}"
+        echo "$wanted" >>.venv/installed.txt
+    fi
+}
+
+find_data() { # options of the script
+    runs=${GAPL_RUNS:-runs}
+    defaults=()
+    if [ -z "${GAPL_DATA_ROOT:-}" ] && [[ " $*" != *" --data"* ]]; then
+        runs=${GAPL_RUNS:-runs/demo}
+        export GAPL_DATA_ROOT=$runs/corpus
+        defaults=(--preset demo --backbone clip-vit-b16-int8)
+        "$python" -m data.demo --out "$GAPL_DATA_ROOT"
+    fi
+}
