@@ -168,7 +168,8 @@ def start_stage2(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
     assert isinstance(detector, PrototypeDetector)
     detector.project.load_state_dict(first.detector.project.state_dict())
     detector.prototypes_PE.copy_(bank.vectors_PE)
-    provenance = {"prototypes": bank.provenance | {"labels": bank.labels_P.tolist()}}
+    counts = {"num_real": int((bank.labels_P == 0).sum()), "num_fake": int((bank.labels_P == 1).sum())}
+    provenance = {"prototypes": bank.provenance | counts}
     return Checkpoint(detector, config, first.backbone_fingerprint, provenance=provenance)
 
 

@@ -30,7 +30,7 @@ def make_table(
     means: dict[str, Metrics] = {}
     for each in found:
         if isinstance(each, Absent):
-            table.append({"benchmark": each.name, "subset": "-", "note": each.reason})
+            table.append({"benchmark": each.name, "subset": "-", "note": each.reason.partition(":")[0]})
         else:
             rows, means[each.name] = _benchmark_rows(each, scores[each.name], threshold)
             table += rows
