@@ -3,6 +3,8 @@
 #   GAPL_PIP_INDEX_URL  an index asked besides PyPI, for example one with CPU-only builds of torch
 #   GAPL_DATA_ROOT      folder of the data sets (default: the demonstration corpus, built on first use)
 #   GAPL_RUNS           folder of the results (default: runs; of the demonstration: runs/demo)
+#   GAPL_METHOD         of the prototypes: kmeans (default) or pca
+#   GAPL_NUM            how many prototypes (default 64)
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=.venv/bin/python
 
@@ -13,17 +15,18 @@ install() { # requirement files
         echo "Making .venv"
         "${PYTHON:-python3}" -m venv .venv
     fi
-    local wanted
-    wanted=$(cksum "$@")
-    if ! grep -qsxF "$wanted" .venv/installed.txt; then
-        echo "Installing $* (several GB with PyPI's torch for Linux)"
-        "$python" -m pip install --quiet ${GAPL_PIP_INDEX_URL:+--extra-index-url "$GAPL_PIP_INDEX_URL"} \
-            "${@/#/--requirement=}"
-        echo "$wanted" >>.venv/installed.txt
-    fi
+    local file
+    for file in "$@"; do
+        grep -qsxF "$(cksum "$file")" .venv/installed.txt && continue
+        echo "Installing $file"
+        "$python" -m pip install --quiet --requirement "$file" \
+            ${GAPL_PIP_INDEX_URL:+--extra-index-url "$GAPL_PIP_INDEX_URL"}
+        cksum "$file" >>.venv/installed.txt
+    done
 }
 
 find_data() { # options of the script
+    case " $*" in *" --out"*) echo "error: name the folder of the results in GAPL_RUNS, not --out" >&2; exit 2 ;; esac
     runs=${GAPL_RUNS:-runs}
     defaults=()
     if [ -z "${GAPL_DATA_ROOT:-}" ] && [[ " $*" != *" --data"* ]]; then
@@ -32,4 +35,5 @@ find_data() { # options of the script
         defaults=(--preset demo --backbone clip-vit-b16-int8)
         "$python" -m data.demo --out "$GAPL_DATA_ROOT"
     fi
+    bank=$runs/prototypes/${GAPL_METHOD:-kmeans}${GAPL_NUM:-64}.safetensors
 }
