@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +81,10 @@ def load_backbone(name: str) -> Backbone:
         return _int8()
     try:
         return _from_open_clip(name) if name.startswith(OPEN_CLIP) else _from_transformers(name)
-    except (OSError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except ValueError:
+        raise
+    except Exception as error:  # a damaged file can raise whatever its reader meets first
+        reason = textwrap.shorten(str(error), 200) or type(error).__name__
         raise ValueError(f"backbone {name!r} cannot be loaded: {reason} ({OFFLINE_CHOICES})") from error
 
 
@@ -152,7 +155,12 @@ def _from_transformers(name: str) -> Backbone:
     if _looks_like_a_path(name) and not Path(name).is_dir():
         raise ValueError(f"backbone {name!r}: no such folder ({OFFLINE_CHOICES})")
     local = Path(name).is_dir() or not _hub_answers()  # without this, transformers retries for a minute
-    tower = CLIPVisionModel.from_pretrained(name, dtype=torch.float32, local_files_only=local)
+    tower, found = CLIPVisionModel.from_pretrained(
+        name, dtype=torch.float32, local_files_only=local, output_loading_info=True
+    )
+    if found["missing_keys"]:  # transformers fills them with noise and only warns
+        missing = sorted(found["missing_keys"])
+        raise ValueError(f"backbone {name!r}: not a CLIP vision tower; {missing[0]!r} is missing")
     try:
         processor = CLIPImageProcessor.from_pretrained(name, local_files_only=local)
     except OSError:

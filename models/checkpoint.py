@@ -93,7 +93,7 @@ def load_checkpoint(path: Path, *, merge: bool = True, allow_tiny: bool = False)
     else:
         detector = build_detector(config)
         check_names(tensors, detector.state_dict(), source=path)
-    detector.load_state_dict(tensors, strict=False)  # the check above was the strict one
+    detector.load_state_dict(detector.state_dict() | tensors)  # an adapter leaves the tower's own weights
     if merge:
         merge_lora(detector.tower)
     kept = ("backbone_fingerprint", "threshold", "notice", "provenance", "form", "versions")

@@ -83,6 +83,7 @@ def fit(
     progress = tqdm(total=num_steps, desc="train", unit="step", dynamic_ncols=True)
     while step < num_steps:
         model.train()
+        steps_before = step
         for inputs, labels_B in batches(epoch):
             loss, grad_norm = _step(
                 model, forward, inputs.to(device), labels_B.to(device), optimizer, scaler, recipe, device
@@ -94,11 +95,15 @@ def fit(
             progress.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}", refresh=False)
             if step == num_steps:
                 break
+        if step == steps_before:
+            raise ValueError("none of the training images could be read")
         epoch += 1
         if validate is None:
             continue
         metrics = validate()
         run.log(step=step, epoch=epoch, validation=metrics)
+        if metrics["accuracy"] is None:
+            raise ValueError("none of the validation images could be read")
         accuracy = float(metrics["accuracy"])
         progress.set_postfix(epoch=epoch, loss=f"{loss:.3f}", val_accuracy=f"{accuracy:.3f}", refresh=False)
         if best is None or accuracy > best[0]:
@@ -110,7 +115,7 @@ def fit(
     progress.close()
     if best is None or recipe.keep == "last":
         return Fitted(epoch, step, None if best is None else accuracy)
-    model.load_state_dict(best[2], strict=False)  # the trainable part only; the rest has not changed
+    model.load_state_dict(model.state_dict() | best[2])
     return Fitted(best[1], step, best[0])
 
 
