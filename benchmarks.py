@@ -60,7 +60,7 @@ def score(checkpoint: Checkpoint, benchmark: Benchmark, args: argparse.Namespace
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--model_path", "--model-path", type=Path, required=True, help="detector file of train.py")
     parser.add_argument(
         "--data-root", type=Path, default=os.environ.get("GAPL_DATA_ROOT") or None, help="default: GAPL_DATA_ROOT"

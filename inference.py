@@ -171,7 +171,7 @@ def show(path: Path, verdict: Verdict | str, args: argparse.Namespace) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--model_path", "--model-path", type=Path, required=True, help="detector file of train.py")
     parser.add_argument(
         "--image_path", "--image-path", type=Path, required=True, help="an image, or a folder of them"

@@ -182,7 +182,7 @@ def describe(manifest: Manifest) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the data sets")
     parser.add_argument("--mix", default="auto", help=f"auto (first that is there) or {', '.join(MIXES)}")
     parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="the stage the images are for")

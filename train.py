@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
     parser.add_argument("--preset", default="paper", help=f"{', '.join(PRESET_NAMES)} (default: paper)")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/stage1 or runs/stage2)")

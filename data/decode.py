@@ -14,7 +14,7 @@ class UnreadableImage(ValueError):
 
 
 def decode_rgb(encoded: bytes) -> Image.Image:
-    """The first frame, converted by Pillow's `convert("RGB")`, as the released code does; 16-bit grey is scaled."""
+    """The first frame by Pillow's `convert("RGB")`, as the released code does; but 16-bit grey is scaled."""
     try:
         with warnings.catch_warnings():
             # Pillow warns above 89 million pixels and refuses above twice that; its palette advice is no concern.

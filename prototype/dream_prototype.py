@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--stage1", type=Path, required=True, help="detector file of stage 1")
     add_data_arguments(parser)
     parser.add_argument("--same-data", action="store_true", help="instead: the images that stage 1 was trained on")

