@@ -222,7 +222,7 @@ def fit_images(
             yield batch.pixels_BCHW, batch.labels_B
 
     def validate() -> dict[str, Any]:
-        loader = validation_batches(validation, pixel, recipe)
+        loader = readable(validation_batches(validation, pixel, recipe), run)
         with autocast(device, recipe.precision):
             rows = predict(detector, loader, device=device, total=len(validation), desc="validate")
         return asdict(metrics_of(rows))
@@ -306,8 +306,8 @@ def readable(batches: Iterable[Batch], run: Run) -> Iterator[Batch]:
     """The batches without those images that cannot be read, which are named in the run's unreadable.csv."""
     for batch in batches:
         for failure in batch.failures:
-            run.log_unreadable(failure.record.uri, failure.reason)
-            log.warning("left out %s: %s", failure.record.uri, failure.reason)
+            if run.log_unreadable(failure.record.uri, failure.reason):
+                log.warning("left out %s: %s", failure.record.uri, failure.reason)
         if batch.records:
             yield batch
 

@@ -89,14 +89,15 @@ class Manifest:
         return Manifest(self.name, tuple(self.records[i] for i in chosen))
 
     def split(self, fraction: float, *, seed: int) -> tuple[Manifest, Manifest]:
-        """(rest, part): `part` is `fraction` of each class, at least one image of each when fraction > 0."""
+        """(rest, part): `part` is `fraction` of each class, at least one image when fraction > 0, never all."""
         if not 0 <= fraction < 1:
             raise ValueError(f"a validation fraction is at least 0 and below 1, not {fraction}")
         taken: set[str] = set()
         for label in Label:
             of_class = self.where(lambda record, label=label: record.label == label)  # type: ignore[misc]
             if fraction and len(of_class) > 1:
-                part = of_class.draw(max(1, round(fraction * len(of_class))), seed=seed)
+                count = max(1, min(len(of_class) - 1, round(fraction * len(of_class))))
+                part = of_class.draw(count, seed=seed)
                 taken.update(record.uri for record in part)
         return self.where(lambda r: r.uri not in taken), self.where(lambda r: r.uri in taken)
 

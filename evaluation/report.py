@@ -35,7 +35,10 @@ def make_table(
             rows, means[each.name] = _benchmark_rows(each, scores[each.name], threshold)
             table += rows
     if len(means) > 1:
-        table.append(_row("MEAN", MEAN, mean_metrics(list(means.values())), 0, f"of {', '.join(means)}"))
+        averaged = [name for name in means if means[name].balanced_accuracy is not None] or list(means)
+        unreadable = sum(_unreadable(scores[name]) for name in means)
+        note = f"of {', '.join(averaged)}"
+        table.append(_row("MEAN", MEAN, mean_metrics(list(means.values())), unreadable, note))
     return pd.DataFrame(table, columns=list(COLUMNS))
 
 
@@ -73,5 +76,5 @@ def _row(benchmark: str, subset: str, metrics: Metrics, unreadable: int, note: s
     return {"benchmark": benchmark, "subset": subset, **asdict(metrics), "unreadable": unreadable, "note": note}
 
 
-def _unreadable(rows: list[ScoreRow]) -> int:
+def _unreadable(rows: Sequence[ScoreRow]) -> int:
     return sum(bool(row.error) for row in rows)

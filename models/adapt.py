@@ -28,6 +28,11 @@ def add_lora(tower: nn.Module, spec: LoraSpec) -> None:
         raise ValueError(f"LoRA targets {', '.join(spec.targets)}: none is a layer of the tower") from error
 
 
+def has_lora(tower: nn.Module) -> bool:
+    """Whether there are updates that are not merged."""
+    return any(isinstance(module, LoraLayer) for module in tower.modules())
+
+
 def merge_lora(tower: nn.Module) -> None:
     """Adds every update to the weight that it updates and leaves plain linear layers, in place."""
     for path, module in list(tower.named_modules()):

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 import tensorfile
-from models.adapt import merge_lora
+from models.adapt import has_lora, merge_lora
 from models.backbone import TINY, fingerprint, load_backbone
 from models.config import DetectorConfig
 from models.detector import TowerHead, build_detector
@@ -55,6 +55,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.form == "merged":
         merge_lora(detector.tower)
         config = replace(config, lora=None)
+    elif config.lora and not has_lora(detector.tower):
+        raise ValueError("the LoRA of this detector is merged into its tower; it can only be saved as merged")
     state = detector.state_dict()
     names = state if checkpoint.form == "merged" else adapter_names(state)
     header = {

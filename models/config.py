@@ -73,7 +73,8 @@ class DetectorConfig:
     def from_json(cls, data: dict[str, Any]) -> DetectorConfig:
         """Raises ValueError that names a missing or an unknown field."""
         values = dict(data)
-        values["pixel"] = _build(PixelSpec, values.get("pixel") or {}, tuples=("mean", "std"))
+        if values.get("pixel") is not None:
+            values["pixel"] = _build(PixelSpec, values["pixel"], tuples=("mean", "std"))
         if values.get("lora") is not None:
             values["lora"] = _build(LoraSpec, values["lora"], tuples=("targets",))
         return _build(cls, values)

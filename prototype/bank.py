@@ -30,7 +30,7 @@ class PrototypeBank:
 
     def __post_init__(self) -> None:
         vectors_PE, labels_P = self.vectors_PE, self.labels_P
-        if vectors_PE.ndim != 2 or labels_P.shape != vectors_PE.shape[:1]:
+        if vectors_PE.ndim != 2 or labels_P.shape != vectors_PE.shape[:1] or not vectors_PE.numel():
             shapes = f"{tuple(vectors_PE.shape)} and {tuple(labels_P.shape)}"
             raise ValueError(f"a prototype bank is (P, E) vectors and P labels, not {shapes}")
         if not torch.isfinite(vectors_PE).all() or (vectors_PE.norm(dim=1) - 1).abs().max() > 1e-3:
@@ -48,4 +48,7 @@ class PrototypeBank:
         """Raises ValueError when the file is not a prototype bank, OSError when it cannot be read."""
         what, made_by = "a prototype bank", "prototype/dream_prototype.py"
         provenance, tensors = tensorfile.read(path, format=FORMAT, what=what, made_by=made_by)
+        missing = sorted({"vectors", "labels"} - set(tensors))
+        if missing:
+            raise ValueError(f"{path}: tensor {missing[0]!r} is missing")
         return cls(tensors["vectors"], tensors["labels"], provenance)

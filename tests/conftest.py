@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,3 +146,14 @@ def tiny_run(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory, run_cli:
         done = run_cli(main, *arguments)
         assert done.code == 0, done.err
     return TinyRun(tiny_root, stage1 / "detector.safetensors", bank, stage2 / "detector.safetensors")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for a network fails the test."""
+
+    def refuse(*_arguments: object, **_keywords: object) -> None:
+        raise AssertionError("a network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,15 +55,6 @@ def scrambled(model: nn.Module) -> Any:
         for parameter in model.parameters():
             parameter.normal_(0.1, 0.3, generator=generator)
     return model.eval()
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_arguments: object, **_keywords: object) -> None:
-        raise AssertionError("a network was asked for")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 # ---------------------------------------------------------------------------------------------------------

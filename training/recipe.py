@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from data.loaders import SAMPLINGS
+from data.transforms import TRAIN_VIEWS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("constant", "cosine")
@@ -33,13 +37,13 @@ class Recipe:
     stop_accuracy: float = _option(1.0, "validation accuracy that ends training; 1: never")
     patience: int = _option(0, "epochs without gain in validation accuracy that end training; 0: never")
     keep: str = _option("last", "the epoch whose weights are saved", KEEPS)
-    train_view: str = _option("crop", "random view of data/transforms.py: crop, crop_flip or release")
+    train_view: str = _option("crop", "random view, see data/transforms.py", tuple(TRAIN_VIEWS))
     feature_views: int = _option(
         0, "stage 1: random views an image, passed through the tower once; 0: every epoch anew"
     )
     val_resize_px: int = _option(0, "short side before the centre crop in validation; 0: no resizing")
     normalisation: str = _option("backbone", "mean and standard deviation of pixels", NORMALISATIONS)
-    sampling: str = _option("shuffle", "shuffle, class or source, see data/loaders.py")
+    sampling: str = _option("shuffle", "order of an epoch, see data/loaders.py", SAMPLINGS)
     precision: str = _option(
         "fp32", "of the tower (auto: bf16 where it is fast, else fp32); the head computes in fp32", PRECISIONS
     )
@@ -65,10 +69,13 @@ class Recipe:
             "val_resize_px",
             "seed",
             "weight_decay",
+            "max_grad_norm",
+            "head_lr_factor",
+            "final_lr_fraction",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive, not {self.lr}")
         for name in ("warmup_fraction", "val_fraction", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:

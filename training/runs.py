@@ -24,6 +24,7 @@ class Run:
         self.detector = folder / DETECTOR
         self._metrics = folder / "metrics.jsonl"
         self._unreadable = folder / "unreadable.csv"
+        self._named: set[str] = set()
         for left_over in (self.detector, self._metrics, self._unreadable):
             left_over.unlink(missing_ok=True)
 
@@ -34,6 +35,11 @@ class Run:
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
-    def log_unreadable(self, uri: str, reason: str) -> None:
+    def log_unreadable(self, uri: str, reason: str) -> bool:
+        """Names an image once, however many epochs meet it; False when it was named before."""
+        if uri in self._named:
+            return False
+        self._named.add(uri)
         with self._unreadable.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow([uri, reason])
+        return True

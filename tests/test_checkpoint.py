@@ -1,0 +1,305 @@
+"""Detector files: what is saved comes back to the bit, what does not fit is named, nothing is half written."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import tensorfile
+from models import checkpoint as checkpoint_module
+from models.backbone import TINY, Backbone, architecture, fingerprint, load_backbone
+from models.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
+from models.config import DetectorConfig, LoraSpec, PixelSpec
+from models.detector import build_detector
+from prototype.bank import PrototypeBank
+
+PIXEL = PixelSpec(size_px=32, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), small_image="resize")
+
+
+def make_checkpoint(stage: int, *, seed: int = 0) -> Checkpoint:
+    """A detector whose every trained weight is random, LoRA's too."""
+    tower = load_backbone(TINY).tower
+    print_of_tower = fingerprint(tower.state_dict())
+    config = DetectorConfig(stage, TINY, architecture(TINY), PIXEL)
+    if stage == 2:
+        config = replace(config, num_prototypes=6, lora=LoraSpec(rank=2, alpha=3, dropout=0.2))
+    detector = build_detector(config, tower).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in detector.state_dict().items():
+            if not name.startswith("tower.") or ".lora_" in name:
+                tensor.normal_(0, 0.3, generator=generator)
+    provenance = {"recipe": {"lr": 1e-4}, "data": {"paths": ["a", "b"]}}
+    return Checkpoint(detector, config, print_of_tower, 0.4, "a notice", provenance)
+
+
+def logits(checkpoint: Checkpoint) -> Tensor:
+    pixels_BCHW = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        logit_B: Tensor = checkpoint.detector.eval()(pixels_BCHW).logit_B
+    return logit_B
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A stage-2 detector file in the form `adapter`."""
+    path = tmp_path / "detector.safetensors"
+    save_checkpoint(path, make_checkpoint(2))
+    return path
+
+
+def load(path: Path, *, merge: bool = False) -> Checkpoint:
+    return load_checkpoint(path, merge=merge, allow_tiny=True)
+
+
+def rewrite(
+    path: Path,
+    *,
+    tensors: Callable[[dict[str, Tensor]], Any] = len,
+    header: Callable[[dict[str, Any]], Any] = len,
+) -> None:
+    """Changes a detector file: the functions alter the dictionaries that they are given."""
+    found_header, found_tensors = tensorfile.read(path, format=FORMAT, what="", made_by="")
+    tensors(found_tensors)
+    header(found_header)
+    tensorfile.write(path, found_tensors, format=FORMAT, header=found_header)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# There and back
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_logits_come_back_to_the_bit(stage: int, form: str, tmp_path: Path) -> None:
+    original = replace(make_checkpoint(stage), form=form)
+    save_checkpoint(tmp_path / "new folder" / "detector.safetensors", original)
+    loaded = load(tmp_path / "new folder" / "detector.safetensors")
+    expected_B = logits(original)
+    assert expected_B.std() > 1e-4
+    assert torch.equal(logits(loaded), expected_B)
+    assert loaded.config == (replace(original.config, lora=None) if form == "merged" else original.config)
+    assert not loaded.detector.training
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_file_describes_itself(form: str, tmp_path: Path) -> None:
+    original = replace(make_checkpoint(2), form=form)
+    save_checkpoint(tmp_path / "detector.safetensors", original)
+    loaded = load(tmp_path / "detector.safetensors")
+    for name in ("backbone_fingerprint", "threshold", "notice", "provenance", "form"):
+        assert getattr(loaded, name) == getattr(original, name)
+    assert {"python", "torch", "transformers"} <= set(loaded.versions)
+    assert loaded.config.pixel == PIXEL
+
+
+def test_merging_agrees_with_the_adapter(saved: Path) -> None:
+    unmerged_B = logits(load(saved))
+    assert (logits(load(saved, merge=True)) - unmerged_B).abs().max() < 1e-5
+    merged = replace(load(saved), form="merged")
+    save_checkpoint(saved, merged)
+    assert (logits(load(saved)) - unmerged_B).abs().max() < 1e-5
+
+
+def test_merged_file_needs_no_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "merged.safetensors"
+    save_checkpoint(path, replace(make_checkpoint(1), form="merged"))
+    monkeypatch.setattr(checkpoint_module, "load_backbone", lambda name: pytest.fail(f"{name} was loaded"))
+    assert load(path).form == "merged"
+
+
+def test_adapter_is_small_and_without_the_tower(saved: Path) -> None:
+    with safe_open(saved, "pt") as file:
+        sizes = {name: file.get_tensor(name).numel() for name in file.keys()}  # noqa: SIM118, not a dict
+    of_tower = [name for name in sizes if name.startswith("tower.")]
+    assert len(of_tower) == 12
+    assert all(".lora_" in name for name in of_tower)
+    assert "prototypes_PE" in sizes
+    assert saved.stat().st_size < 4 * sum(sizes.values()) + 20_000
+
+
+def test_merged_detector_cannot_be_saved_as_an_adapter(saved: Path) -> None:
+    """Its updates would be lost."""
+    before = saved.read_bytes()
+    with pytest.raises(ValueError, match="only be saved as merged"):
+        save_checkpoint(saved, load(saved, merge=True))
+    assert saved.read_bytes() == before
+
+
+def test_unknown_form_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown form 'whole'; choose from adapter, merged"):
+        save_checkpoint(tmp_path / "detector.safetensors", replace(make_checkpoint(1), form="whole"))
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What does not fit
+
+
+def without(name: str) -> Callable[[dict[str, Any]], object]:
+    return lambda found: found.pop(name)
+
+
+def with_(name: str, value: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda found: found.update({name: value})
+
+
+UPDATE = "tower.encoder.layers.0.self_attn.q_proj.lora_A.default.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("project.weight"), "tensor 'project.weight' is missing$"),
+        (without(UPDATE), f"tensor '{UPDATE}' is missing$"),
+        (with_("extra", torch.zeros(1)), "tensor 'extra' is not part of this detector$"),
+        (with_("classifier.weight", torch.zeros(1, 64)), r"'classifier.weight' has shape \(1, 64\), .*\(1, 128\)"),
+        (
+            with_("prototypes_PE", torch.zeros(5, 128)),
+            r"'prototypes_PE' has shape \(5, 128\), expected \(6, 128\)",
+        ),
+        (lambda found: found.clear(), r"is missing \(and \d+ more\)$"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(
+    saved: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    rewrite(saved, tensors=change)
+    with pytest.raises(ValueError, match=message) as caught:
+        load(saved)
+    assert str(saved) in str(caught.value)
+
+
+def test_merged_file_is_read_as_strictly(tmp_path: Path) -> None:
+    path = tmp_path / "merged.safetensors"
+    save_checkpoint(path, replace(make_checkpoint(2), form="merged"))
+    name = "tower.encoder.layers.1.mlp.fc1.bias"
+    rewrite(path, tensors=without(name))
+    with pytest.raises(ValueError, match=f"tensor '{name}' is missing"):
+        load(path)
+
+
+def test_adapter_of_other_backbone_weights_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = copy.deepcopy(load_backbone(TINY).tower)
+    with torch.no_grad():
+        tower.post_layernorm.bias[3] += 0.1
+    monkeypatch.setattr(checkpoint_module, "load_backbone", lambda name: Backbone(name, tower, PIXEL))
+    with pytest.raises(ValueError, match="belongs to other weights of tiny"):
+        load(saved)
+
+
+def test_tiny_is_refused_unless_allowed(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"detector\.safetensors: trained on the random `tiny` tower"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_("colour", 1), "unknown field 'colour' in DetectorConfig"),
+        (without("stage"), "DetectorConfig: .*'stage'"),
+        (without("pixel"), "DetectorConfig: .*'pixel'"),
+        (lambda config: config["pixel"].update(zoom=2), "unknown field 'zoom' in PixelSpec"),
+        (lambda config: config["pixel"].update(small_image="drop"), "pad or resize, not 'drop'"),
+        (lambda config: config["lora"].update(bias=True), "unknown field 'bias' in LoraSpec"),
+    ],
+)
+def test_config_that_does_not_fit_is_named(
+    saved: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    rewrite(saved, header=lambda header: change(header["config"]))
+    with pytest.raises(ValueError, match=message):
+        load(saved)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "eight bytes": lambda path: path.write_bytes(path.read_bytes()[:8]),
+    "empty": lambda path: path.write_bytes(b""),
+    "noise": lambda path: path.write_bytes(bytes(range(256)) * 8),
+    "text": lambda path: path.write_text("<html>404</html>"),
+    "pickle": lambda path: torch.save({"model": {"fc.weight": torch.zeros(1, 128)}}, path),
+    "other tensors": lambda path: save_file({"a": torch.zeros(2)}, path),
+    "bank": lambda path: PrototypeBank(torch.eye(4), torch.tensor([0, 0, 1, 1])).save(path),
+    "missing": lambda path: path.unlink(),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_file_that_is_no_detector_is_refused_in_one_line(saved: Path, damage: str) -> None:
+    DAMAGE[damage](saved)
+    with pytest.raises(ValueError, match="a detector") as caught:
+        load(saved)
+    assert str(saved) in str(caught.value)
+    assert "train.py" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Whole or not at all
+
+
+@pytest.mark.parametrize(
+    ("interruption", "expected"),
+    [
+        (OSError("No space left on device"), OSError),
+        (SafetensorError("I/O error: no space"), OSError),
+        (RuntimeError("bug"), RuntimeError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+    ids=repr,
+)
+def test_interrupted_write_leaves_the_old_file(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException, expected: type[BaseException]
+) -> None:
+    before = saved.read_bytes()
+
+    def interrupted(_tensors: object, path: Path, _metadata: object) -> None:
+        Path(path).write_bytes(before[:100])
+        raise interruption
+
+    monkeypatch.setattr(tensorfile, "save_file", interrupted)
+    with pytest.raises(expected):
+        save_checkpoint(saved, make_checkpoint(2, seed=1))
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_new_file_replaces_the_old_one(saved: Path) -> None:
+    save_checkpoint(saved, make_checkpoint(2, seed=1))
+    assert torch.equal(logits(load(saved)), logits(make_checkpoint(2, seed=1)))
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_place_that_cannot_be_written_is_an_oserror(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="file"):
+        save_checkpoint(tmp_path / "file" / "detector.safetensors", make_checkpoint(1))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        save_checkpoint(tmp_path / "folder", make_checkpoint(1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind the administrator")
+def test_read_only_folder_is_an_oserror(saved: Path) -> None:
+    before = saved.read_bytes()
+    saved.parent.chmod(0o500)
+    try:
+        with pytest.raises(OSError, match=r"detector\.safetensors"):
+            save_checkpoint(saved, make_checkpoint(2, seed=1))
+    finally:
+        saved.parent.chmod(0o700)
+    assert saved.read_bytes() == before

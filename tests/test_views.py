@@ -1,0 +1,264 @@
+"""Encoded bytes -> RGB image -> pixels: decoding, the evaluation view, the random views."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, features
+from torch import Tensor
+
+from data.decode import UnreadableImage, decode_rgb
+from data.transforms import TRAIN_VIEWS, draw_seed, eval_view, seeded, train_view
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+def noise(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(noise(width, height))
+
+
+def normalised(image_HWC: NDArray[np.uint8]) -> Tensor:
+    """By numpy: what the tower is to see of the image."""
+    scaled_HWC = (image_HWC.astype(np.float64) / 255 - MEAN) / STD
+    return torch.from_numpy(scaled_HWC.transpose(2, 0, 1)).float()
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
+    return a.shape == b.shape and bool((a - b).abs().max() < tolerance)
+
+
+def view(**options: Any) -> Callable[[Image.Image], Tensor]:
+    return eval_view(size_px=32, mean=MEAN, std=STD, **options)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Evaluation view
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (50, 40), (51, 33), (200, 32)])
+def test_centre_is_cut_out_and_normalised(width: int, height: int) -> None:
+    left, top = round((width - 32) / 2), round((height - 32) / 2)
+    expected = normalised(noise(width, height)[top : top + 32, left : left + 32])
+    assert close(view()(picture(width, height)), expected)
+
+
+@pytest.mark.parametrize(("width", "height"), [(20, 24), (20, 60), (1, 1)])
+def test_small_images_are_padded_with_black(width: int, height: int) -> None:
+    pixels_CHW = view()(picture(width, height))
+    kept = min(height, 32)
+    left, top = (32 - width) // 2, (32 - kept) // 2
+    canvas = np.zeros((32, 32, 3), dtype=np.uint8)
+    skipped = max(0, round((height - 32) / 2))
+    canvas[top : top + kept, left : left + width] = noise(width, height)[skipped : skipped + kept]
+    assert close(pixels_CHW, normalised(canvas))
+    assert close(pixels_CHW[:, 0, 0], -torch.tensor(MEAN) / torch.tensor(STD))
+
+
+def enlarged(image: Image.Image, width: int, height: int, left: int, top: int) -> Tensor:
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    return normalised(resized[top : top + 32, left : left + 32])
+
+
+def test_small_images_are_enlarged_if_wanted() -> None:
+    """As Pillow does it, to within the rounding of a grey level."""
+    image = picture(20, 16)
+    pixels_CHW = view(small_image="resize")(image)
+    assert close(pixels_CHW, enlarged(image, 40, 32, 4, 0), tolerance=2 / 255 / min(STD))
+    assert torch.equal(view(small_image="resize")(picture(40, 32)), view()(picture(40, 32)))
+
+
+@pytest.mark.parametrize(("size", "resized"), [((80, 100), (40, 50)), ((20, 30), (40, 60))])
+def test_short_side_is_resized_before_the_crop(size: tuple[int, int], resized: tuple[int, int]) -> None:
+    image = picture(*size)
+    expected = enlarged(image, *resized, (resized[0] - 32) // 2, (resized[1] - 32) // 2)
+    assert close(view(resize_px=40)(image), expected, tolerance=2 / 255 / min(STD))
+
+
+def test_interpolation_is_the_one_named() -> None:
+    image = picture(16, 16)
+    nearest = view(resize_px=32, interpolation="nearest")(image)
+    assert close(nearest, normalised(noise(16, 16).repeat(2, axis=0).repeat(2, axis=1)))
+    assert not close(nearest, view(resize_px=32, interpolation="bilinear")(image), tolerance=0.1)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Random views
+
+
+@pytest.mark.parametrize("size", [(80, 60), (32, 32), (20, 50), (9, 7), (300, 10)])
+@pytest.mark.parametrize("name", TRAIN_VIEWS)
+def test_random_views_have_the_size_of_the_crop(name: str, size: tuple[int, int]) -> None:
+    for seed in range(4):
+        pixels_CHW = seeded(train_view(name, size_px=32, mean=MEAN, std=STD), picture(*size), seed=seed)
+        assert pixels_CHW.shape == (3, 32, 32)
+        assert pixels_CHW.dtype == torch.float32
+        assert torch.isfinite(pixels_CHW).all()
+
+
+def windows_of(image_HWC: NDArray[np.uint8]) -> Tensor:
+    """Every 32 x 32 crop, normalised."""
+    height, width, _ = image_HWC.shape
+    crops = [image_HWC[y : y + 32, x : x + 32] for y in range(height - 31) for x in range(width - 31)]
+    return torch.stack([normalised(crop) for crop in crops])
+
+
+def test_random_crop_is_a_crop_and_reaches_all_of_the_image() -> None:
+    windows = windows_of(noise(35, 34))
+    crop = train_view("crop", size_px=32, mean=MEAN, std=STD)
+    found = set()
+    for seed in range(120):
+        distances = (windows - seeded(crop, picture(35, 34), seed=seed)).abs().amax(dim=(1, 2, 3))
+        assert distances.min() < 1e-5
+        found.add(int(distances.argmin()))
+    assert found == set(range(len(windows)))
+
+
+def test_random_crop_pads_small_images_with_black() -> None:
+    pixels_CHW = seeded(train_view("crop", size_px=32, mean=MEAN, std=STD), picture(10, 40), seed=0)
+    black_C11 = (-torch.tensor(MEAN) / torch.tensor(STD)).view(3, 1, 1)
+    black_columns = ((pixels_CHW - black_C11).abs() < 1e-5).all(dim=0).all(dim=0)
+    assert int(black_columns.sum()) == 22
+
+
+def test_flip_mirrors_half_of_the_time() -> None:
+    view_ = train_view("crop_flip", size_px=32, mean=MEAN, std=STD)
+    upright, mirrored = normalised(noise(32, 32)), normalised(noise(32, 32)[:, ::-1].copy())
+    drawn = [seeded(view_, picture(32, 32), seed=seed) for seed in range(60)]
+    flips = sum(close(pixels_CHW, mirrored) for pixels_CHW in drawn)
+    assert sum(close(pixels_CHW, upright) for pixels_CHW in drawn) == 60 - flips
+    assert 15 < flips < 45
+
+
+def test_views_differ_by_seed_and_recur_with_it() -> None:
+    for name in TRAIN_VIEWS:
+        view_ = train_view(name, size_px=32, mean=MEAN, std=STD)
+        first, again, other = (seeded(view_, picture(64, 64), seed=seed) for seed in (7, 7, 8))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+
+def test_seeded_view_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    seeded(train_view("release", size_px=32, mean=MEAN, std=STD), picture(40, 40), seed=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_unknown_view_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown train view 'zoom'; choose from crop, crop_flip, release"):
+        train_view("zoom", size_px=32, mean=MEAN, std=STD)
+
+
+def test_drawn_seeds_are_far_apart_and_fit_the_generator() -> None:
+    seeds = {draw_seed(*parts) for parts in ((0,), (1,), (0, 0), (0, 1), (1, 0), (11,), (1, 1), (0, 0, 0))}
+    assert len(seeds) == 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert draw_seed(1, 2) == draw_seed(1, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Decoding
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def decoded(image: Image.Image, format: str = "PNG", **options: Any) -> NDArray[np.uint8]:
+    result = decode_rgb(encoded(image, format, **options))
+    assert result.mode == "RGB"
+    return np.asarray(result)
+
+
+def test_alpha_is_dropped() -> None:
+    rgba = np.dstack([noise(8, 6), np.full((6, 8), 100, dtype=np.uint8)])
+    assert np.array_equal(decoded(Image.fromarray(rgba, "RGBA")), noise(8, 6))
+
+
+def test_palette_is_looked_up() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    expected = np.array([[[10, 20, 30], [200, 100, 50]]])
+    assert np.array_equal(decoded(image), expected)
+    assert np.array_equal(decoded(image, "GIF"), expected)
+
+
+def test_grey_is_repeated() -> None:
+    grey = noise(8, 6)[..., 0].copy()
+    assert np.array_equal(decoded(Image.fromarray(grey)), np.dstack([grey] * 3))
+    assert np.array_equal(decoded(Image.fromarray(grey > 99)), np.dstack([(grey > 99) * np.uint8(255)] * 3))
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_and_not_clipped_to_white(format: str) -> None:
+    levels = np.array([[0, 255, 256, 1000, 0x8000, 0xFFFF]], dtype=np.uint16)
+    assert decoded(Image.fromarray(levels), format)[0, :, 0].tolist() == [0, 0, 1, 3, 0x80, 0xFF]
+
+
+def test_cmyk_is_converted() -> None:
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    red, green, blue = decoded(image, "JPEG", quality=100)[8, 8].tolist()
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_usual_formats_are_read_and_their_truncation_is_told(format: str) -> None:
+    whole = encoded(picture(64, 48), format)
+    assert decode_rgb(whole).size == (64, 48)
+    with pytest.raises(UnreadableImage):
+        decode_rgb(whole[: len(whole) // 2])
+
+
+def test_first_frame_of_an_animation() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    assert decoded(frames[0], "GIF", save_all=True, append_images=frames[1:])[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no image, but a text named .png", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]
+)
+def test_what_is_no_image(content: bytes) -> None:
+    with pytest.raises(UnreadableImage) as caught:
+        decode_rgb(content)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(picture(20, 11))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 110)
+    assert decode_rgb(content).size == (20, 11)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 109)
+    with pytest.raises(UnreadableImage, match="too many pixels"):
+        decode_rgb(content)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF"])
+def test_no_damage_gets_past_as_another_error(format: str) -> None:
+    if format == "AVIF" and not features.check("avif"):
+        pytest.skip("this build of Pillow has no AVIF")
+    whole, generator = encoded(picture(24, 24), format), np.random.default_rng(0)
+    refused = 0
+    for _ in range(80):
+        damaged = bytearray(whole)
+        for place in generator.integers(0, len(damaged), 12):
+            damaged[place] = generator.integers(0, 256)
+        try:
+            assert decode_rgb(bytes(damaged)).mode == "RGB"
+        except UnreadableImage:
+            refused += 1
+    assert refused
