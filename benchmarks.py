@@ -33,10 +33,10 @@ def main() -> None:
     if not benchmarks:
         reasons = "; ".join(f"{each.name}: {each.reason}" for each in found if isinstance(each, Absent))
         raise ValueError(f"{args.data_root}: no benchmark found ({reasons})")
-    args.out.mkdir(parents=True, exist_ok=True)
     print(f"[INFO] Loading model from {args.model_path}...", flush=True)
     checkpoint = load_checkpoint(args.model_path, allow_tiny=args.allow_tiny)
     checkpoint.detector.to(device)
+    args.out.mkdir(parents=True, exist_ok=True)  # before the work: it may be refused
 
     scores = {each.name: score(checkpoint, each, args, device) for each in benchmarks}
     every_row = [row for rows in scores.values() for row in rows]

@@ -175,12 +175,18 @@ def test_scores_come_back_from_parquet(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_failed_write_leaves_the_old_scores(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_old_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "scores.parquet"
     write_scores(path, [row("a", 0, 0.25)], benchmark=["X"])
     before = path.read_bytes()
-    with pytest.raises(Exception, match="length"):
-        write_scores(path, [row("a", 0, 0.5)], benchmark=["X", "too many"])
+
+    def interrupted(_table: object, where: Path) -> None:
+        where.write_bytes(before[:10])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", interrupted)
+    with pytest.raises(OSError, match="No space"):
+        write_scores(path, [row("a", 0, 0.5)], benchmark=["X"])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -302,6 +302,16 @@ def test_another_seed_or_epoch_is_another_order_and_other_views(tiny_root: Path,
     assert not any(same)
 
 
+def test_image_that_comes_again_is_seen_in_another_view(tiny_root: Path) -> None:
+    """Within an epoch, where the smaller class repeats, and at the same place of the next epoch."""
+    folders = open_source(tiny_root / "train")
+    real = next(record for record in folders if record.label == Label.REAL)
+    fakes = [record for record in folders if record.label == Label.FAKE][:5]
+    pixels_NCHW = torch.cat([draw(Manifest("few", (real, *fakes)), epoch=epoch)[1] for epoch in (1, 2)])
+    views = [pixels_CHW.numpy().tobytes() for pixels_CHW in pixels_NCHW[::2]]  # reals are at even places
+    assert len(views) == len(set(views)) == 6
+
+
 def test_number_of_batches_is_as_announced(tiny_root: Path) -> None:
     manifest = open_source(tiny_root / "train")
     view = train_view("crop", size_px=24, mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -80,39 +80,38 @@ def fit(
     scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "fp16" and device == "cuda")
     best: tuple[float, int, dict[str, Tensor]] | None = None
     step, epoch = 0, 0
-    progress = tqdm(total=num_steps, desc="train", unit="step", dynamic_ncols=True)
-    while step < num_steps:
-        model.train()
-        steps_before = step
-        for inputs, labels_B in batches(epoch):
-            loss, grad_norm = _step(
-                model, forward, inputs.to(device), labels_B.to(device), optimizer, scaler, recipe, device
-            )
-            run.log(step=step, epoch=epoch + 1, loss=loss, grad_norm=grad_norm, lr=schedule.get_last_lr()[0])
-            schedule.step()
-            step += 1
-            progress.update()
-            progress.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}", refresh=False)
-            if step == num_steps:
+    with tqdm(total=num_steps, desc="train", unit="step", dynamic_ncols=True) as progress:
+        while step < num_steps:
+            model.train()
+            steps_before = step
+            for inputs, labels_B in batches(epoch):
+                loss, grad_norm = _step(
+                    model, forward, inputs.to(device), labels_B.to(device), optimizer, scaler, recipe, device
+                )
+                run.log(step=step, epoch=epoch + 1, loss=loss, grad_norm=grad_norm, lr=schedule.get_last_lr()[0])
+                schedule.step()
+                step += 1
+                progress.update()
+                progress.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}", refresh=False)
+                if step == num_steps:
+                    break
+            if step == steps_before:
+                raise ValueError("none of the training images could be read")
+            epoch += 1
+            if validate is None:
+                continue
+            metrics = validate()
+            run.log(step=step, epoch=epoch, validation=metrics)
+            if metrics["accuracy"] is None:
+                raise ValueError("none of the validation images could be read")
+            accuracy = float(metrics["accuracy"])
+            progress.set_postfix(epoch=epoch, loss=f"{loss:.3f}", val_accuracy=f"{accuracy:.3f}", refresh=False)
+            if best is None or accuracy > best[0]:
+                best = (accuracy, epoch, _trainable_state(model))
+            if (recipe.stop_accuracy < 1 and accuracy >= recipe.stop_accuracy) or (
+                recipe.patience and epoch - best[1] >= recipe.patience
+            ):
                 break
-        if step == steps_before:
-            raise ValueError("none of the training images could be read")
-        epoch += 1
-        if validate is None:
-            continue
-        metrics = validate()
-        run.log(step=step, epoch=epoch, validation=metrics)
-        if metrics["accuracy"] is None:
-            raise ValueError("none of the validation images could be read")
-        accuracy = float(metrics["accuracy"])
-        progress.set_postfix(epoch=epoch, loss=f"{loss:.3f}", val_accuracy=f"{accuracy:.3f}", refresh=False)
-        if best is None or accuracy > best[0]:
-            best = (accuracy, epoch, _trainable_state(model))
-        if (recipe.stop_accuracy < 1 and accuracy >= recipe.stop_accuracy) or (
-            recipe.patience and epoch - best[1] >= recipe.patience
-        ):
-            break
-    progress.close()
     if best is None or recipe.keep == "last":
         return Fitted(epoch, step, None if best is None else accuracy)
     model.load_state_dict(model.state_dict() | best[2])
