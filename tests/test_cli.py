@@ -108,12 +108,12 @@ def judge(run_cli: RunCli, tiny_run: TinyRun, path: Path, *arguments: object) ->
 def test_inference_agrees_with_the_benchmark(
     run_cli: RunCli, tiny_run: TinyRun, scored: tuple[Finished, Path]
 ) -> None:
-    expected = {row["uri"]: row["score"] for row in pq.read_table(scored[1] / "scores.parquet").to_pylist()}
+    expected = {row["uri"]: row["logit"] for row in pq.read_table(scored[1] / "scores.parquet").to_pylist()}
     done = judge(run_cli, tiny_run, tiny_run.root / "bench", "--json", "--batch-size", 7)
     assert done.code == 0, done.err
-    found = {line["path"]: line["score"] for line in map(json.loads, done.out.splitlines())}
+    found = {line["path"]: line["logit"] for line in map(json.loads, done.out.splitlines())}
     assert set(found) == set(expected)
-    assert [found[uri] for uri in expected] == pytest.approx(list(expected.values()), abs=1e-6)
+    assert [found[uri] for uri in expected] == pytest.approx(list(expected.values()), abs=1e-4)
 
 
 def test_one_image(run_cli: RunCli, tiny_run: TinyRun, tiny_root: Path) -> None:
@@ -215,8 +215,10 @@ def test_list_of_the_training_images(run_cli: RunCli, tiny_run: TinyRun, tmp_pat
     listed = tmp_path / "list.csv"
     done = run_cli(prototype_dataset.main, "--data-root", tiny_run.root, "--out", listed)
     assert done.code == 0, done.err
-    assert done.out.startswith("train of root0: 20 real images of 2 sources, 20 fakes of 2 generators\n")
-    assert [line.split() for line in done.out.splitlines()[1:]] == [
+    first, *others = done.out.splitlines()
+    counts = "20 real images of 2 sources, 20 fakes of 2 generators"
+    assert first == f"train of {tiny_run.root.name}: {counts}"
+    assert [line.split() for line in others] == [
         ["real", "alpha", "12"],
         ["real", "beta", "8"],
         ["fake", "alpha", "12"],
@@ -367,7 +369,9 @@ def test_training_refuses(run_cli: RunCli, tiny_root: Path, bad: Path) -> None:
     refuses(run_cli, train.main, cases, bad)
 
 
-@pytest.mark.parametrize("options", [(), ("--feature-views", 0), ("--feature-views", 0, "--val-fraction", 0)])
+@pytest.mark.parametrize(
+    "options", [("--feature-views", 2), ("--feature-views", 0), ("--feature-views", 0, "--val-fraction", 0)]
+)
 def test_training_on_nothing_readable_leaves_no_detector(
     run_cli: RunCli, bad: Path, options: tuple[object, ...]
 ) -> None:

@@ -233,7 +233,8 @@ def test_command_says_what_it_made(run_cli: RunCli, tiny_run: TinyRun, tmp_path:
     out = tmp_path / "bank.safetensors"
     done = dream(run_cli, tiny_run, out, "--data-root", tiny_run.root, "--num", 6, "--method", "pca")
     assert done.code == 0, done.err
-    assert done.out.splitlines()[-1] == f"saved {out}: pca prototypes, 3 real and 3 fake, of train of root0"
+    data = f"train of {tiny_run.root.name}"
+    assert done.out.splitlines()[-1] == f"saved {out}: pca prototypes, 3 real and 3 fake, of {data}"
     bank = PrototypeBank.load(out)
     assert bank.vectors_PE.shape == (6, 128)
     assert (bank.provenance["method"], bank.provenance["images"], bank.provenance["unreadable"]) == ("pca", 40, 0)

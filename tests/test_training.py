@@ -533,7 +533,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     return load_checkpoint(path, merge=False, allow_tiny=True).detector.state_dict()
 
 
-@pytest.mark.parametrize("options", [(), ("--feature-views", 0)], ids=["features", "images"])
+@pytest.mark.parametrize("options", [("--feature-views", 2), ("--feature-views", 0)], ids=["features", "images"])
 def test_same_seed_same_detector_whatever_the_workers(stage1: Train, tmp_path: Path, options: tuple[Any]) -> None:
     for name, extra in (("a", ()), ("b", ("--num-workers", 2)), ("c", ("--seed", 1))):
         done = stage1(tmp_path / name, *options, *extra)
@@ -583,7 +583,9 @@ def test_run_is_written_down(stage1: Train, tmp_path: Path) -> None:
     assert f"saved {tmp_path / DETECTOR} (adapter" in done.out
 
 
-@pytest.mark.parametrize("options", [(), ("--feature-views", 0, "--epochs", 3)], ids=["features", "images"])
+@pytest.mark.parametrize(
+    "options", [("--feature-views", 2), ("--feature-views", 0, "--epochs", 3)], ids=["features", "images"]
+)
 def test_unreadable_images_are_named_once_and_the_run_goes_on(
     stage1: Train, tmp_path: Path, make_image: MakeImage, options: tuple[Any]
 ) -> None:
