@@ -5,6 +5,7 @@ Shape suffixes: C channels, H, W pixels.
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -81,7 +82,7 @@ class RandomState(torch.nn.Module):
         super().__init__()
         margin = side_px // 8
         self.ops: list[Callable[[Tensor], Tensor]] = [
-            v2.JPEG((50, 100)),
+            _RandomJpeg(50, 100),
             _RandomInterpolation(lambda mode: v2.RandomResize(side_px, side_px + margin, mode, antialias=True)),
             v2.RandomCrop(side_px - margin, pad_if_needed=True),
             v2.RandomHorizontalFlip(p=1.0),
@@ -102,6 +103,21 @@ class RandomState(torch.nn.Module):
         for position in torch.randperm(len(drawn)).tolist():
             image_CHW = drawn[position](image_CHW)
         return image_CHW
+
+
+class _RandomJpeg(torch.nn.Module):
+    """JPEG in memory by Pillow, at a quality drawn from a range, both ends included."""
+
+    def __init__(self, lowest: int, highest: int) -> None:
+        super().__init__()
+        self.lowest, self.highest = lowest, highest
+
+    def forward(self, image_CHW: Tensor) -> Tensor:
+        quality = int(torch.randint(self.lowest, self.highest + 1, ()))
+        encoded = io.BytesIO()
+        functional.to_pil_image(image_CHW).save(encoded, "JPEG", quality=quality)
+        with Image.open(encoded) as image:
+            return functional.pil_to_tensor(image)
 
 
 class _RandomInterpolation(torch.nn.Module):

@@ -16,6 +16,7 @@ from typing import Any
 
 import open_clip
 import torch
+import transformers
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from huggingface_hub.utils import get_session
 from open_clip.transformer import VisionTransformer
@@ -155,9 +156,14 @@ def _from_transformers(name: str) -> Backbone:
     if _looks_like_a_path(name) and not Path(name).is_dir():
         raise ValueError(f"backbone {name!r}: no such folder ({OFFLINE_CHOICES})")
     local = Path(name).is_dir() or not _hub_answers()  # without this, transformers retries for a minute
-    loaded: Any = CLIPVisionModel.from_pretrained(
-        name, dtype=torch.float32, local_files_only=local, output_loading_info=True
-    )
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # it reports the text tower's tensors at length; ours are checked
+    try:
+        loaded: Any = CLIPVisionModel.from_pretrained(
+            name, dtype=torch.float32, local_files_only=local, output_loading_info=True
+        )
+    finally:
+        transformers.logging.set_verbosity(verbosity)
     tower: CLIPVisionModel = loaded[0]
     if missing := sorted(loaded[1]["missing_keys"]):  # transformers fills them with noise and only warns
         raise ValueError(f"backbone {name!r}: not a CLIP vision tower; {missing[0]!r} is missing")

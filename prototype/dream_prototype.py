@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 import cli
 from data.loaders import ordered_batches
-from data.records import Manifest, require_both_classes
+from data.records import Label, Manifest, require_both_classes
 from data.transforms import eval_view
 from models.checkpoint import Checkpoint, load_checkpoint
 from prototype.bank import PrototypeBank
-from prototype.reduce import METHODS, reduce_embeddings
+from prototype.reduce import METHODS, check_counts, reduce_embeddings
 from prototype_dataset import add_data_arguments, describe, open_data
 from training.features import compute_features
 
@@ -40,6 +40,9 @@ def main() -> None:
         raise ValueError(f"--stage1 {args.stage1}: a stage-{stage1.config.stage} detector, not stage 1's")
     manifest = open_prototype_set(args, stage1)
     require_both_classes(manifest)
+    # Before the work, though images that cannot be read may still make them too few.
+    check_counts(args.method, args.num, n_real=manifest.count(Label.REAL), n_fake=manifest.count(Label.FAKE))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     print(f"prototypes from {describe(manifest)}", flush=True)
     bank = extract(stage1, manifest, args, device)
     bank.save(args.out)

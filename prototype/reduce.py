@@ -21,25 +21,32 @@ def reduce_embeddings(
 
     Raises ValueError for an unknown method, an odd number, or a class with too few images.
     """
+    counts = [int((labels_N == label).sum()) for label in (0, 1)]
+    check_counts(method, num_prototypes, n_real=counts[0], n_fake=counts[1])
+    reduced = []
+    for label in (0, 1):
+        of_class_NE = embeddings_NE[labels_N == label]
+        vectors_KE = METHODS[method](of_class_NE.double().numpy(), num_prototypes // 2, seed + label)
+        reduced.append(torch.from_numpy(vectors_KE).float())
+    labels_P = torch.arange(2).repeat_interleave(torch.tensor([len(vectors) for vectors in reduced]))
+    return torch.nn.functional.normalize(torch.cat(reduced), dim=1), labels_P
+
+
+def check_counts(method: str, num_prototypes: int, *, n_real: int, n_fake: int) -> None:
+    """Raises ValueError when so many images of each class cannot give the prototypes; says how many are needed."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
     if num_prototypes < 2 or num_prototypes % 2:
         raise ValueError(f"the number of prototypes is even and at least 2, not {num_prototypes}")
     per_class = num_prototypes // 2
-    reduced = []
-    for label, name in enumerate(("real", "fake")):
-        of_class_NE = embeddings_NE[labels_N == label]
-        # Centred data of N images span N - 1 dimensions, so PCA needs one image more than components.
-        needed = {"pca": per_class + 1, "mean": 1, "random": 0}.get(method, per_class)
-        if len(of_class_NE) < needed:
+    # Centred data of N images span N - 1 dimensions, so PCA needs one image more than components.
+    needed = {"pca": per_class + 1, "mean": 1, "random": 0}.get(method, per_class)
+    for name, count in (("real", n_real), ("fake", n_fake)):
+        if count < needed:
             raise ValueError(
-                f"{len(of_class_NE)} {name} images are too few for {per_class} {method} prototypes of that "
-                f"class; at least {needed} are needed"
+                f"{count} {name} images are too few for {per_class} {method} prototypes of that class; "
+                f"at least {needed} are needed"
             )
-        vectors_KE = METHODS[method](of_class_NE.double().numpy(), per_class, seed + label)
-        reduced.append(torch.from_numpy(vectors_KE).float())
-    labels_P = torch.arange(2).repeat_interleave(torch.tensor([len(vectors) for vectors in reduced]))
-    return torch.nn.functional.normalize(torch.cat(reduced), dim=1), labels_P
 
 
 def kmeans(embeddings_NE: np.ndarray, count: int, seed: int) -> np.ndarray:

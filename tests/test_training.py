@@ -443,7 +443,7 @@ def test_training_stops_at_the_wanted_accuracy(tmp_path: Path) -> None:
 def test_training_stops_after_the_wanted_steps(tmp_path: Path) -> None:
     trial = Trial(tmp_path, [0.5, 0.6], max_steps=6)
     assert trial.fitted == Fitted(2, 6, 0.6)
-    assert [entry["step"] for entry in trial.log() if "loss" in entry] == list(range(6))
+    assert [entry["step"] for entry in trial.log() if "loss" in entry] == list(range(1, 7))
 
 
 def test_schedule_spans_the_steps_that_are_taken(tmp_path: Path) -> None:

@@ -73,71 +73,84 @@ def fit(
     validate     metrics with "accuracy"; None without a validation part
     """
     num_steps = recipe.epochs * num_batches
-    if recipe.max_steps:
-        num_steps = min(num_steps, recipe.max_steps)
-    optimizer = make_optimizer(model, recipe)
-    schedule = make_schedule(optimizer, recipe, num_steps=num_steps)
-    scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "fp16" and device == "cuda")
+    num_steps = min(num_steps, recipe.max_steps) if recipe.max_steps else num_steps
+    stepper = Stepper(model, forward, recipe, device, num_steps=num_steps)
     best: tuple[float, int, dict[str, Tensor]] | None = None
-    step, epoch = 0, 0
+    accuracy = None
+    epoch = 0
     with tqdm(total=num_steps, desc="train", unit="step", dynamic_ncols=True) as progress:
-        while step < num_steps:
-            model.train()
-            steps_before = step
-            for inputs, labels_B in batches(epoch):
-                loss, grad_norm = _step(
-                    model, forward, inputs.to(device), labels_B.to(device), optimizer, scaler, recipe, device
-                )
-                run.log(step=step, epoch=epoch + 1, loss=loss, grad_norm=grad_norm, lr=schedule.get_last_lr()[0])
-                schedule.step()
-                step += 1
-                progress.update()
-                progress.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}", refresh=False)
-                if step == num_steps:
-                    break
-            if step == steps_before:
-                raise ValueError("none of the training images could be read")
+        while stepper.step < num_steps:
             epoch += 1
+            _train_epoch(stepper, batches(epoch - 1), epoch, run, progress)
             if validate is None:
                 continue
-            metrics = validate()
-            run.log(step=step, epoch=epoch, validation=metrics)
-            if metrics["accuracy"] is None:
-                raise ValueError("none of the validation images could be read")
-            accuracy = float(metrics["accuracy"])
-            progress.set_postfix(epoch=epoch, loss=f"{loss:.3f}", val_accuracy=f"{accuracy:.3f}", refresh=False)
+            accuracy = _validate(validate, stepper.step, epoch, run, progress)
             if best is None or accuracy > best[0]:
                 best = (accuracy, epoch, _trainable_state(model))
-            if (recipe.stop_accuracy < 1 and accuracy >= recipe.stop_accuracy) or (
-                recipe.patience and epoch - best[1] >= recipe.patience
-            ):
+            reached = recipe.stop_accuracy < 1 and accuracy >= recipe.stop_accuracy
+            if reached or (recipe.patience and epoch - best[1] >= recipe.patience):
                 break
     if best is None or recipe.keep == "last":
-        return Fitted(epoch, step, None if best is None else accuracy)
+        return Fitted(epoch, stepper.step, accuracy)
     model.load_state_dict(model.state_dict() | best[2])
-    return Fitted(best[1], step, best[0])
+    return Fitted(best[1], stepper.step, best[0])
 
 
-def _step(
-    model: nn.Module,
-    forward: Callable[[Tensor], Tensor],
-    inputs: Tensor,
-    labels_B: Tensor,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    recipe: Recipe,
-    device: str,
-) -> tuple[float, float]:
-    with autocast(device, recipe.precision):
-        logit_B = forward(inputs)
-    loss = functional.binary_cross_entropy_with_logits(logit_B.float(), labels_B)
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    scaler.unscale_(optimizer)
-    grad_norm = clip_gradients(model, recipe.max_grad_norm)
-    scaler.step(optimizer)
-    scaler.update()
-    return float(loss.detach()), grad_norm
+class Stepper:
+    """A model with its optimiser, schedule and gradient scaler. `step` counts the steps taken."""
+
+    def __init__(
+        self, model: nn.Module, forward: Callable[[Tensor], Tensor], recipe: Recipe, device: str, *, num_steps: int
+    ) -> None:
+        self.model, self.forward, self.recipe, self.device = model, forward, recipe, device
+        self.num_steps, self.step = num_steps, 0
+        self.optimizer = make_optimizer(model, recipe)
+        self.schedule = make_schedule(self.optimizer, recipe, num_steps=num_steps)
+        self.scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "fp16")
+
+    def take(self, inputs: Tensor, labels_B: Tensor) -> dict[str, float]:
+        """One optimiser step; the loss, the gradient's norm before clipping, the learning rate."""
+        with autocast(self.device, self.recipe.precision):
+            logit_B = self.forward(inputs.to(self.device))
+        loss = functional.binary_cross_entropy_with_logits(logit_B.float(), labels_B.to(self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        grad_norm = clip_gradients(self.model, self.recipe.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        lr = float(self.schedule.get_last_lr()[0])
+        self.schedule.step()
+        self.step += 1
+        return {"loss": float(loss.detach()), "grad_norm": grad_norm, "lr": lr}
+
+
+def _train_epoch(
+    stepper: Stepper, batches: Iterable[tuple[Tensor, Tensor]], epoch: int, run: Run, progress: tqdm[Any]
+) -> None:
+    stepper.model.train()
+    first = stepper.step
+    for inputs, labels_B in batches:
+        taken = stepper.take(inputs, labels_B)
+        run.log(step=stepper.step, epoch=epoch, **taken)
+        progress.set_postfix(epoch=epoch, loss=f"{taken['loss']:.3f}", refresh=False)
+        progress.update()
+        if stepper.step == stepper.num_steps:
+            break
+    if stepper.step == first:
+        raise ValueError("none of the training images could be read")
+
+
+def _validate(
+    validate: Callable[[], dict[str, Any]], step: int, epoch: int, run: Run, progress: tqdm[Any]
+) -> float:
+    metrics = validate()
+    run.log(step=step, epoch=epoch, validation=metrics)
+    if metrics["accuracy"] is None:
+        raise ValueError("none of the validation images could be read")
+    accuracy = float(metrics["accuracy"])
+    progress.set_postfix(epoch=epoch, val_accuracy=f"{accuracy:.3f}", refresh=False)
+    return accuracy
 
 
 def _trainable_state(model: nn.Module) -> dict[str, Tensor]:
