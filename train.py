@@ -104,7 +104,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--preset", default="paper", help=f"{', '.join(PRESET_NAMES)} (default: paper)")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/stage1 or runs/stage2)")
     add_data_arguments(parser)
-    parser.add_argument("--backbone", default=backbone.DEFAULT, help=f"stage 1: {backbone.HELP}")
+    parser.add_argument("--backbone", help=f"{backbone.HELP}; stage 2 has that of stage 1")
     parser.add_argument("--init", type=Path, help="stage 2: detector file of stage 1")
     parser.add_argument("--prototypes", type=Path, help="stage 2: prototype bank of dream_prototype.py")
     parser.add_argument("--form", choices=FORMS, default="adapter", help="what is saved: what trained, or all")
@@ -120,6 +120,8 @@ def parse_arguments() -> argparse.Namespace:
         group.add_argument(option, type=kind, choices=item.metadata["choices"], help=item.metadata["help"])
     args = parser.parse_args()
     args.out = args.out or Path(f"runs/stage{args.stage}")
+    if args.stage == 1 and (args.init or args.prototypes):
+        raise ValueError("--init and --prototypes are for stage 2")
     if args.stage == 2 and not args.dry_run and not (args.init and args.prototypes):
         raise ValueError("--stage 2 needs --init (stage 1's detector.safetensors) and --prototypes (a bank)")
     return args
@@ -135,11 +137,11 @@ def recipe_overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def start_stage1(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
-    source = backbone.load_backbone(args.backbone)
+    source = backbone.load_backbone(args.backbone or backbone.DEFAULT)
     pixel = source.pixel
     if recipe.normalisation == "imagenet":
         pixel = replace(pixel, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    config = DetectorConfig(1, args.backbone, backbone.tower_arguments(source.tower), pixel)
+    config = DetectorConfig(1, source.name, backbone.tower_arguments(source.tower), pixel)
     print_of_tower = backbone.fingerprint(source.tower.state_dict())
     return Checkpoint(build_detector(config, source.tower), config, print_of_tower)
 
@@ -150,6 +152,8 @@ def start_stage2(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
         raise ValueError(
             f"--init {args.init}: a stage-{first.config.stage} detector; stage 2 starts from stage 1's"
         )
+    if args.backbone not in (None, first.config.backbone):
+        raise ValueError(f"--backbone {args.backbone}: stage 1 in {args.init} has {first.config.backbone}")
     if (recipe.normalisation == "imagenet") != (first.config.pixel.mean == IMAGENET_MEAN):
         raise ValueError(
             f"--normalisation {recipe.normalisation}: stage 1 in {args.init} was trained with another; "
@@ -176,7 +180,7 @@ def start_stage2(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
 def dry_detector(args: argparse.Namespace, recipe: Recipe) -> TowerHead:
     """The detector's modules without weights: enough to count."""
     lora = LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)
-    name = args.backbone
+    name = args.backbone or backbone.DEFAULT
     if args.init:
         name = load_checkpoint(args.init, allow_tiny=True).config.backbone
     config = DetectorConfig(

@@ -363,6 +363,8 @@ def test_training_refuses(run_cli: RunCli, tiny_root: Path, bad: Path) -> None:
         (with_("--backbone", "open_clip:x"), "expected open_clip:<model>/<tag or file>"),
         (with_("--overwrite", "--reuse"), "not allowed with argument"),
         (with_("--out", bad / "file" / "run"), f"{bad}/file"),
+        (with_("--init", bad / "file"), "--init and --prototypes are for stage 2"),
+        (with_("--lora-rank", 4), "lora_rank has no effect in stage 1"),
         (["--stage", 2, "--data-root", tiny_root, *out], "--stage 2 needs --init"),
         (["--data-root", tiny_root], "required: --stage"),
     ]

@@ -639,3 +639,11 @@ def test_stages_that_do_not_fit_together_are_refused(stage2: Train, tiny_run: Ti
     ):
         assert re.search(message, done.only_error())
         assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "value"), [(1, "lora_rank", 4), (1, "lora_dropout", 0.0), (2, "feature_views", 2)]
+)
+def test_an_option_of_the_other_stage_is_refused(stage: int, name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} has no effect in stage {stage}"):
+        make_recipe("paper", stage=stage, overrides={name: value})

@@ -130,4 +130,7 @@ def make_recipe(preset: str, *, stage: int, overrides: dict[str, Any]) -> Recipe
     """The preset with some fields replaced. Raises ValueError for an unknown preset or a bad value."""
     if (stage, preset) not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; choose from {', '.join(PRESET_NAMES)}")
+    other_stage = {1: ("lora_rank", "lora_alpha", "lora_dropout"), 2: ("feature_views",)}[stage]
+    if misplaced := [name for name in other_stage if name in overrides]:
+        raise ValueError(f"{misplaced[0]} has no effect in stage {stage}")
     return replace(PRESETS[stage, preset], **overrides)
