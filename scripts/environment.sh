@@ -31,9 +31,9 @@ find_data() { # options of the script
     defaults=()
     if [ -z "${GAPL_DATA_ROOT:-}" ] && [[ " $*" != *" --data"* ]]; then
         runs=${GAPL_RUNS:-runs/demo}
-        export GAPL_DATA_ROOT=$runs/corpus
+        export GAPL_DATA_ROOT=$runs/demo_corpus
         defaults=(--preset demo --backbone clip-vit-b16-int8)
-        "$python" -m data.demo --out "$GAPL_DATA_ROOT"
+        [ -f "$GAPL_DATA_ROOT/demo.json" ] || "$python" -m data.demo --out "$GAPL_DATA_ROOT"
     fi
     bank=$runs/prototypes/${GAPL_METHOD:-kmeans}${GAPL_NUM:-64}.safetensors
 }
