@@ -29,10 +29,12 @@ find_data() { # options of the script
     case " $*" in *" --out"*) echo "error: name the folder of the results in GAPL_RUNS, not --out" >&2; exit 2 ;; esac
     runs=${GAPL_RUNS:-runs}
     defaults=()
+    demo_backbone=()
     if [ -z "${GAPL_DATA_ROOT:-}" ] && [[ " $*" != *" --data"* ]]; then
         runs=${GAPL_RUNS:-runs/demo}
         export GAPL_DATA_ROOT=$runs/demo_corpus
-        defaults=(--preset demo --backbone clip-vit-b16-int8)
+        defaults=(--preset demo)
+        demo_backbone=(--backbone clip-vit-b16-int8)
         [ -f "$GAPL_DATA_ROOT/demo.json" ] || "$python" -m data.demo --out "$GAPL_DATA_ROOT"
     fi
     bank=$runs/prototypes/${GAPL_METHOD:-kmeans}${GAPL_NUM:-64}.safetensors

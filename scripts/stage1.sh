@@ -6,7 +6,8 @@ set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 install requirements.txt
 find_data "$@"
-"$python" train.py --stage 1 --out "$runs/stage1" ${defaults[@]+"${defaults[@]}"} "$@"
+"$python" train.py --stage 1 --out "$runs/stage1" ${defaults[@]+"${defaults[@]}"} \
+    ${demo_backbone[@]+"${demo_backbone[@]}"} "$@"
 case " $* " in *" --dry-run "* | *" --help "* | *" -h "*) exit ;; *" --reuse "*) existing=--reuse ;; esac
 "$python" prototype/dream_prototype.py --stage1 "$runs/stage1/detector.safetensors" --same-data \
     --method "${GAPL_METHOD:-kmeans}" --num "${GAPL_NUM:-64}" --out "$bank" "${existing:---overwrite}"

@@ -103,7 +103,7 @@ def test_overrides_replace_fields_of_the_preset() -> None:
 )
 def test_bad_values_are_refused(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_recipe("paper", stage=1, overrides=overrides)
+        make_recipe("paper", stage=2, overrides=overrides)
 
 
 def test_unknown_preset_is_refused() -> None:
