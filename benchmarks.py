@@ -21,6 +21,7 @@ from data.transforms import eval_view
 from evaluation.predict import ScoreRow, predict, write_scores
 from evaluation.report import make_table, to_text
 from models.checkpoint import Checkpoint, load_checkpoint
+from models.pretrained import MODEL_HELP, find_model
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
         reasons = "; ".join(f"{each.name}: {each.reason}" for each in found if isinstance(each, Absent))
         raise ValueError(f"{args.data_root}: no benchmark found ({reasons})")
     print(f"[INFO] Loading model from {args.model_path}...", flush=True)
-    checkpoint = load_checkpoint(args.model_path, allow_tiny=args.allow_tiny)
+    checkpoint = load_checkpoint(find_model(args.model_path), allow_tiny=args.allow_tiny)
     checkpoint.detector.to(device)
     args.out.mkdir(parents=True, exist_ok=True)  # before the work: it may be refused
 
@@ -61,7 +62,7 @@ def score(checkpoint: Checkpoint, benchmark: Benchmark, args: argparse.Namespace
 
 def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--model_path", "--model-path", type=Path, required=True, help="detector file of train.py")
+    parser.add_argument("--model_path", "--model-path", required=True, help=MODEL_HELP)
     parser.add_argument(
         "--data-root", type=Path, default=os.environ.get("GAPL_DATA_ROOT") or None, help="default: GAPL_DATA_ROOT"
     )
@@ -74,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.data_root is None:
         raise ValueError("no benchmarks to score: give --data-root or set GAPL_DATA_ROOT")
-    args.out = args.out or Path("runs/benchmarks") / (args.model_path.resolve().parent.name)
+    args.out = args.out or Path("runs/benchmarks") / Path(args.model_path).resolve().parent.name
     return args
 
 

@@ -15,8 +15,9 @@ DEVICES = ("auto", "cpu", "cuda")
 class Parser(argparse.ArgumentParser):
     """Shows the module's docstring as it is; a wrong option is one line on stderr and exit code 2."""
 
-    def __init__(self, description: str | None) -> None:
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    def __init__(self, description: str | None = None, *, prog: str | None = None, **options: str) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, prog=prog, formatter_class=formatter, **options)  # type: ignore
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
@@ -25,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[], None]) -> None:
     """Runs a command. A user's mistake or a system's refusal is one line on stderr and exit code 2."""
     logging.basicConfig(format="[%(levelname)s] %(message)s", level=logging.WARNING, stream=sys.stderr)
-    for name in ("cli", "data", "evaluation", "models", "prototype", "training", "__main__"):
+    for name in ("cli", "data", "evaluation", "files", "models", "prototype", "training", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
     try:
         main()

@@ -21,18 +21,19 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 import cli
-from data.decode import UnreadableImage, decode_rgb
+from data.decode import UnreadableImage, decode_image
 from data.folders import scan_images
-from data.transforms import eval_view
-from models.backbone import TINY
-from models.checkpoint import Checkpoint, load_checkpoint
+from files import open_weights
+from models.pretrained import MODEL_HELP, find_model
+
+if TYPE_CHECKING:
+    from models.checkpoint import Checkpoint
 
 ImageInput = Image.Image | str | Path
 
@@ -59,9 +60,16 @@ class Verdict:
 
 
 class Detector:
-    """A loaded detector. Call it with an image, a path, or a list of either."""
+    """A loaded detector. Call it with an image, a path, or a list of either.
+
+    torch is imported when the first is loaded: a wrong option or path is told at once, and the checksums of the
+    file are computed meanwhile.
+    """
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu") -> None:
+        from data.transforms import eval_view
+        from models.backbone import TINY
+
         self.threshold = checkpoint.threshold
         self._device = device
         self._model = checkpoint.detector.to(device)
@@ -73,9 +81,16 @@ class Detector:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", allow_tiny: bool = False) -> Detector:
-        """From a file of train.py. device: auto, cpu or cuda. Raises ValueError, one line, when it cannot."""
+        """From a detector file, ours or the authors', or `owner/name[@revision]` on the model hub.
+
+        device: auto, cpu or cuda. Raises ValueError, one line, when it cannot.
+        """
+        file = open_weights(find_model(str(path)), what="a detector")
         checked = cli.pick_device(device)
-        return cls(load_checkpoint(Path(path), allow_tiny=allow_tiny), device=checked)
+
+        from models.checkpoint import load_checkpoint
+
+        return cls(load_checkpoint(file, allow_tiny=allow_tiny), device=checked)
 
     @overload
     def __call__(self, image: ImageInput) -> Verdict: ...
@@ -91,12 +106,14 @@ class Detector:
             return self._judge([_open(image)])[0]
         return self._judge([_open(each) for each in image])
 
-    @torch.inference_mode()
     def _judge(self, images: list[Image.Image]) -> list[Verdict]:
+        import torch
+
         if not images:
             return []
         pixels_BCHW = torch.stack([self._view(image) for image in images]).to(self._device)
-        logit_B = self._model(pixels_BCHW).logit_B.double().cpu()
+        with torch.inference_mode():
+            logit_B = self._model(pixels_BCHW).logit_B.double().cpu()
         scored = zip(images, logit_B.tolist(), logit_B.sigmoid().tolist(), strict=True)
         return [self._verdict(image, logit, score) for image, logit, score in scored]
 
@@ -111,9 +128,7 @@ class Detector:
 
 
 def _open(image: ImageInput) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    return decode_rgb(Path(image).read_bytes())
+    return image if isinstance(image, Image.Image) else decode_image(Path(image).read_bytes())
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -172,7 +187,7 @@ def show(path: Path, verdict: Verdict | str, args: argparse.Namespace) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--model_path", "--model-path", type=Path, required=True, help="detector file of train.py")
+    parser.add_argument("--model_path", "--model-path", required=True, help=MODEL_HELP)
     parser.add_argument(
         "--image_path", "--image-path", type=Path, required=True, help="an image, or a folder of them"
     )

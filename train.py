@@ -26,16 +26,26 @@ from torch import Tensor
 
 import cli
 from data import demo
+from data.augment import train_view
 from data.loaders import Batch, batches_per_epoch, epoch_order, ordered_batches, train_batches
 from data.records import Manifest, require_both_classes
-from data.transforms import draw_seed, eval_view, train_view
+from data.transforms import draw_seed, eval_view
 from evaluation.metrics import compute_metrics, metrics_of
 from evaluation.predict import predict
 from models import backbone
-from models.adapt import cast_frozen_linears, count_parameters
-from models.checkpoint import FORMS, Checkpoint, load_checkpoint, package_versions, save_checkpoint
+from models.adapt import add_lora, cast_frozen_linears, count_parameters
+from models.checkpoint import (
+    FORMS,
+    Checkpoint,
+    load_checkpoint,
+    package_versions,
+    read_checkpoint,
+    save_checkpoint,
+)
 from models.config import IMAGENET_MEAN, IMAGENET_STD, DetectorConfig, LoraSpec, PixelSpec
 from models.detector import PrototypeDetector, TowerHead, build_detector
+from models.official import PROTOTYPES
+from models.pretrained import find_model
 from prototype.bank import PrototypeBank
 from prototype_dataset import add_data_arguments, describe, open_data
 from training.features import compute_features, feature_batches
@@ -82,14 +92,13 @@ def main() -> None:
     )
 
     train_stage = fit_features if args.stage == 1 and recipe.feature_views else fit_images
+    frozen = frozen_tensors(start.detector)
     fitted = train_stage(start.detector.to(device), start.config.pixel, training, validation, recipe, run, device)
 
     start.detector.cpu()
+    start.detector.load_state_dict(start.detector.state_dict() | frozen, assign=True)
     start.provenance |= asdict(fitted)
-    save_checkpoint(run.detector, start)
-    if args.form == "merged":  # anew from the file, since training may have kept frozen weights in bf16
-        whole = load_checkpoint(run.detector, merge=False, allow_tiny=True)
-        save_checkpoint(run.detector, replace(whole, form="merged"))
+    save_checkpoint(run.detector, replace(start, form=args.form))
     size_mb = run.detector.stat().st_size / 1e6
     print(f"saved {run.detector} ({args.form}, {size_mb:.1f} MB; epoch {fitted.epoch}, {fitted.num_steps} steps)")
 
@@ -104,10 +113,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--preset", default="paper", help=f"{', '.join(PRESET_NAMES)} (default: paper)")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/stage1 or runs/stage2)")
     add_data_arguments(parser)
-    parser.add_argument("--backbone", help=f"{backbone.HELP}; stage 2 has that of stage 1")
-    parser.add_argument("--init", type=Path, help="stage 2: detector file of stage 1")
-    parser.add_argument("--prototypes", type=Path, help="stage 2: prototype bank of dream_prototype.py")
-    parser.add_argument("--form", choices=FORMS, default="adapter", help="what is saved: what trained, or all")
+    parser.add_argument(
+        "--backbone", help=f"{backbone.HELP}; stage 2 has that of stage 1, where the authors' stage1.pt has none"
+    )
+    parser.add_argument(
+        "--init",
+        help="stage 2: detector file of stage 1 or the authors' stage1.pt; or one of stage 2 or the authors' "
+        "checkpoint.pt, to go on from",
+    )
+    parser.add_argument(
+        "--prototypes", type=Path, help="stage 2: bank of dream_prototype.py, or the authors' pca_3type_num64.pt"
+    )
+    parser.add_argument(
+        "--form", choices=FORMS, default="adapter", help="what is saved: what trained, all, or all without LoRA"
+    )
     parser.add_argument("--device", choices=cli.DEVICES, default="auto")
     finished = parser.add_mutually_exclusive_group()
     finished.add_argument("--overwrite", action="store_true", help="replace a finished run in --out")
@@ -122,7 +141,7 @@ def parse_arguments() -> argparse.Namespace:
     args.out = args.out or Path(f"runs/stage{args.stage}")
     if args.stage == 1 and (args.init or args.prototypes):
         raise ValueError("--init and --prototypes are for stage 2")
-    if args.stage == 2 and not args.dry_run and not (args.init and args.prototypes):
+    if args.stage == 2 and not args.dry_run and not args.init:
         raise ValueError("--stage 2 needs --init (stage 1's detector.safetensors) and --prototypes (a bank)")
     return args
 
@@ -141,52 +160,93 @@ def start_stage1(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
     pixel = source.pixel
     if recipe.normalisation == "imagenet":
         pixel = replace(pixel, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    config = DetectorConfig(1, source.name, backbone.tower_arguments(source.tower), pixel)
+    config = DetectorConfig(1, source.name, source.tower.spec, pixel)
     print_of_tower = backbone.fingerprint(source.tower.state_dict())
     return Checkpoint(build_detector(config, source.tower), config, print_of_tower)
 
 
 def start_stage2(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
-    first = load_checkpoint(args.init, allow_tiny=True)
-    if first.config.stage != 1:
+    """From stage 1's projection and a bank; or from a stage-2 detector, which training goes on with."""
+    first = load_checkpoint(
+        find_model(args.init), merge=False, backbone=args.backbone, allow_tiny=True, allow_projection=True
+    )
+    inside = first.form in ("full", "merged", "official")
+    if args.backbone and (inside or (first.form == "adapter" and args.backbone != first.config.backbone)):
+        raise ValueError(f"--backbone {args.backbone}: {args.init} has {first.config.backbone or 'its own tower'}")
+    if first.form == "merged" and args.form == "adapter":
         raise ValueError(
-            f"--init {args.init}: a stage-{first.config.stage} detector; stage 2 starts from stage 1's"
+            f"--init {args.init}: a merged tower is no backbone that an adapter could name; pass --form full"
         )
-    if args.backbone not in (None, first.config.backbone):
-        raise ValueError(f"--backbone {args.backbone}: stage 1 in {args.init} has {first.config.backbone}")
     if (recipe.normalisation == "imagenet") != (first.config.pixel.mean == IMAGENET_MEAN):
         raise ValueError(
             f"--normalisation {recipe.normalisation}: stage 1 in {args.init} was trained with another; "
             "both stages and the prototypes need the same"
         )
+    return continue_stage2(args, recipe, first) if first.config.stage == 2 else begin_stage2(args, recipe, first)
+
+
+def begin_stage2(args: argparse.Namespace, recipe: Recipe, first: Checkpoint) -> Checkpoint:
+    if args.prototypes is None:
+        raise ValueError(
+            f"--init {args.init} is stage 1's: --prototypes (a bank of dream_prototype.py) is needed too"
+        )
+    bank = load_bank(args, first)
+    lora = LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)
+    config = replace(first.config, stage=2, num_prototypes=len(bank.vectors_PE), lora=lora)
+    detector = build_detector(config, first.detector.tower)
+    detector.project.load_state_dict(first.detector.project.state_dict())
+    detector.load_state_dict(detector.state_dict() | {PROTOTYPES: bank.vectors_PE})
+    provenance = {"prototypes": bank.facts()}
+    return Checkpoint(detector, config, first.backbone_fingerprint, provenance=provenance)
+
+
+def continue_stage2(args: argparse.Namespace, recipe: Recipe, first: Checkpoint) -> Checkpoint:
+    """All weights are kept, and the LoRA that they have; --prototypes replaces the bank."""
+    lora = LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)
+    config, detector = first.config, first.detector
+    if config.lora is None:
+        add_lora(detector.tower, lora)
+    elif config.lora != lora:
+        raise ValueError(
+            f"--init {args.init} has LoRA of rank {config.lora.rank}, alpha {config.lora.alpha}, dropout "
+            f"{config.lora.dropout}; the recipe has {lora.rank}, {lora.alpha} and {lora.dropout}"
+        )
+    provenance = {"init": args.init, "prototypes": first.provenance.get("prototypes", {})}
+    if args.prototypes:
+        bank = load_bank(args, first)
+        assert isinstance(detector, PrototypeDetector)
+        detector.prototypes_PE = bank.vectors_PE.clone()
+        provenance["prototypes"] = bank.facts()
+        config = replace(config, num_prototypes=len(bank.vectors_PE))
+    config = replace(config, lora=lora)
+    return Checkpoint(detector, config, first.backbone_fingerprint, first.threshold, first.notice, provenance)
+
+
+def load_bank(args: argparse.Namespace, first: Checkpoint) -> PrototypeBank:
     bank = PrototypeBank.load(args.prototypes)
-    num_prototypes, embed_dim = bank.vectors_PE.shape
+    embed_dim = bank.vectors_PE.shape[1]
     if embed_dim != first.config.embed_dim:
         raise ValueError(
             f"--prototypes {args.prototypes}: vectors of {embed_dim} dimensions, but the embeddings of "
             f"{args.init} have {first.config.embed_dim}"
         )
-    lora = LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)
-    config = replace(first.config, stage=2, num_prototypes=num_prototypes, lora=lora)
-    detector = build_detector(config, first.detector.tower)
-    assert isinstance(detector, PrototypeDetector)
-    detector.project.load_state_dict(first.detector.project.state_dict())
-    detector.prototypes_PE.copy_(bank.vectors_PE)
-    counts = {"num_real": int((bank.labels_P == 0).sum()), "num_fake": int((bank.labels_P == 1).sum())}
-    provenance = {"prototypes": bank.provenance | counts}
-    return Checkpoint(detector, config, first.backbone_fingerprint, provenance=provenance)
+    return bank
 
 
 def dry_detector(args: argparse.Namespace, recipe: Recipe) -> TowerHead:
     """The detector's modules without weights: enough to count."""
     lora = LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)
-    name = args.backbone or backbone.DEFAULT
-    if args.init:
-        name = load_checkpoint(args.init, allow_tiny=True).config.backbone
-    config = DetectorConfig(
-        args.stage, name, backbone.architecture(name), PixelSpec(), num_prototypes=64, lora=lora
-    )
-    return build_detector(config)
+    known = read_checkpoint(find_model(args.init)).config if args.init else None
+    name = args.backbone or (known.backbone if known else backbone.DEFAULT)
+    spec = known.tower if known else backbone.architecture(name)
+    pixel = PixelSpec(size_px=spec.image_size)
+    return build_detector(DetectorConfig(args.stage, name, spec, pixel, num_prototypes=64, lora=lora))
+
+
+def frozen_tensors(detector: TowerHead) -> dict[str, Tensor]:
+    """What training does not change, as it is: meanwhile it may be kept in a shorter type."""
+    trained = {name for name, parameter in detector.named_parameters() if parameter.requires_grad}
+    return {name: tensor for name, tensor in detector.state_dict().items() if name not in trained}
 
 
 def print_parameters(detector: TowerHead) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.decode import UnreadableImage, decode_rgb
+from data.decode import UnreadableImage, decode_image
 from data.records import Label, Manifest, Record
 from data.transforms import View, draw_seed, seeded
 
@@ -53,7 +53,7 @@ class ImageDataset(Dataset[Any]):
         index, seed = self.draws[position]
         record = self.manifest.records[index]
         try:
-            image = decode_rgb(record.read_bytes())
+            image = decode_image(record.read_bytes())
         except (UnreadableImage, OSError) as error:
             return Failure(record, str(error))
         pixels_CHW = self.view(image) if seed is None else seeded(self.view, image, seed=seed)

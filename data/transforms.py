@@ -1,24 +1,30 @@
-"""RGB image -> pixels for the tower. The only code that crops and normalises.
+"""Image -> pixels for the tower, in evaluation. The only code that crops and normalises there.
+
+Written with Pillow and NumPy alone, as the released code's view is, so that a verdict need not wait for
+torchvision to be imported; training's random views are in data/augment.py.
 
 Shape suffixes: C channels, H, W pixels.
 """
 
 from __future__ import annotations
 
-import io
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional
+
+from data.decode import to_rgb
 
 View = Callable[[Image.Image], Tensor]
 
-INTERPOLATIONS = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 
 
 def eval_view(
@@ -29,119 +35,39 @@ def eval_view(
     resize_px: int | None = None,
     interpolation: str = "bicubic",
     small_image: str = "pad",
+    grey16: str = "scale",
 ) -> View:
     """The deterministic view of a PixelSpec: optional resize, centre crop, normalise. Image -> (3, H, W)."""
-    mode = InterpolationMode(interpolation)
-    steps: list[Any] = [v2.PILToTensor()]
-    if resize_px is not None:
-        steps.append(v2.Resize(resize_px, mode, antialias=True))
-    elif small_image == "resize":
-        steps.append(_EnlargeIfSmaller(size_px, mode))
-    return v2.Compose([*steps, v2.CenterCrop(size_px), *_normalise(mean, std)])
+    mean_C11 = torch.tensor(mean).view(3, 1, 1)
+    std_C11 = torch.tensor(std).view(3, 1, 1)
+
+    def view(image: Image.Image) -> Tensor:
+        image = to_rgb(image, grey16=grey16)
+        if resize_px is not None:
+            image = resize_short_side(image, resize_px, interpolation)
+        elif small_image == "resize" and min(image.size) < size_px:
+            image = resize_short_side(image, size_px, interpolation)
+        pixels_HWC = torch.from_numpy(np.array(centre_crop(image, size_px)))
+        return (pixels_HWC.permute(2, 0, 1).contiguous().float() / 255).sub_(mean_C11).div_(std_C11)
+
+    return view
 
 
-def train_view(name: str, *, size_px: int, mean: Sequence[float], std: Sequence[float]) -> View:
-    """A random view by name, for images of any size. It draws from torch's generator. Image -> (3, H, W).
-
-    crop       random crop, black padding when the image is smaller (stage 1; paper)
-    crop_flip  the same, mirrored half of the time
-    release    resize to 8/7 of the crop, the released code's random-state augmentation, random crop (stage 2)
-    """
-    if name not in TRAIN_VIEWS:
-        raise ValueError(f"unknown train view {name!r}; choose from {', '.join(TRAIN_VIEWS)}")
-    return v2.Compose([v2.PILToTensor(), *TRAIN_VIEWS[name](size_px), *_normalise(mean, std)])
+def resize_short_side(image: Image.Image, size_px: int, interpolation: str) -> Image.Image:
+    short, long = sorted(image.size)
+    other = int(size_px * long / short)
+    size = (size_px, other) if image.width <= image.height else (other, size_px)
+    return image.resize(size, RESAMPLING[interpolation])
 
 
-def _normalise(mean: Sequence[float], std: Sequence[float]) -> list[Any]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+def centre_crop(image: Image.Image, size_px: int) -> Image.Image:
+    """A square from the middle; what lies outside a smaller image is black, as in torchvision's CenterCrop."""
 
+    def start(length: int) -> int:
+        return round((length - size_px) / 2) if length >= size_px else -((size_px - length) // 2)
 
-def _random_crop(size_px: int) -> list[Any]:
-    return [v2.RandomCrop(size_px, pad_if_needed=True)]
-
-
-def _random_state(size_px: int) -> list[Any]:
-    resize_px = round(size_px * 8 / 7)  # 256 for a crop of 224
-    return [v2.Resize(resize_px, antialias=True), RandomState(resize_px), *_random_crop(size_px)]
-
-
-TRAIN_VIEWS: dict[str, Callable[[int], list[Any]]] = {
-    "crop": _random_crop,
-    "crop_flip": lambda size_px: [*_random_crop(size_px), v2.RandomHorizontalFlip()],
-    "release": _random_state,
-}
-
-
-class RandomState(torch.nn.Module):
-    """The released stage-2 augmentation: each op is drawn 0 to 2 times, all in random order, on uint8 images.
-
-    The strengths of the release are not published as numbers here; those below keep the picture recognisable.
-    """
-
-    def __init__(self, side_px: int) -> None:
-        super().__init__()
-        margin = side_px // 8
-        self.ops: list[Callable[[Tensor], Tensor]] = [
-            _RandomJpeg(50, 100),
-            _RandomInterpolation(lambda mode: v2.RandomResize(side_px, side_px + margin, mode, antialias=True)),
-            v2.RandomCrop(side_px - margin, pad_if_needed=True),
-            v2.RandomHorizontalFlip(p=1.0),
-            v2.RandomVerticalFlip(p=1.0),
-            _RandomInterpolation(
-                lambda mode: v2.RandomResizedCrop(side_px, (0.6, 1.0), interpolation=mode, antialias=True)
-            ),
-            v2.RandomRotation(15, InterpolationMode.BILINEAR),
-            v2.RandomAffine(0, translate=(0.1, 0.1)),
-            v2.RandomAffine(0, shear=10, interpolation=InterpolationMode.BILINEAR),
-            v2.Pad(margin // 2),
-            v2.RandomErasing(p=1.0, scale=(0.02, 0.1)),
-        ]
-
-    def forward(self, image_CHW: Tensor) -> Tensor:
-        times = torch.randint(0, 3, (len(self.ops),)).tolist()
-        drawn = [op for op, count in zip(self.ops, times, strict=True) for _ in range(count)]
-        for position in torch.randperm(len(drawn)).tolist():
-            image_CHW = drawn[position](image_CHW)
-        return image_CHW
-
-
-class _RandomJpeg(torch.nn.Module):
-    """JPEG in memory by Pillow, at a quality drawn from a range, both ends included."""
-
-    def __init__(self, lowest: int, highest: int) -> None:
-        super().__init__()
-        self.lowest, self.highest = lowest, highest
-
-    def forward(self, image_CHW: Tensor) -> Tensor:
-        quality = int(torch.randint(self.lowest, self.highest + 1, ()))
-        encoded = io.BytesIO()
-        functional.to_pil_image(image_CHW).save(encoded, "JPEG", quality=quality)
-        with Image.open(encoded) as image:
-            return functional.pil_to_tensor(image)
-
-
-class _RandomInterpolation(torch.nn.Module):
-    """One of several resizing ops, drawn anew for each image."""
-
-    def __init__(self, make: Callable[[InterpolationMode], torch.nn.Module]) -> None:
-        super().__init__()
-        self.ops = torch.nn.ModuleList(make(mode) for mode in INTERPOLATIONS)
-
-    def forward(self, image_CHW: Tensor) -> Tensor:
-        chosen = int(torch.randint(len(self.ops), ()))
-        resized: Tensor = self.ops[chosen](image_CHW)
-        return resized
-
-
-class _EnlargeIfSmaller(torch.nn.Module):
-    def __init__(self, size_px: int, mode: InterpolationMode) -> None:
-        super().__init__()
-        self.size_px, self.mode = size_px, mode
-
-    def forward(self, image_CHW: Tensor) -> Tensor:
-        if min(image_CHW.shape[-2:]) >= self.size_px:
-            return image_CHW
-        return functional.resize(image_CHW, [self.size_px], self.mode, antialias=True)
+    left, top = start(image.width), start(image.height)
+    return image.crop((left, top, left + size_px, top + size_px))
 
 
 def seeded(view: View, image: Image.Image, *, seed: int) -> Tensor:

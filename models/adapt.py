@@ -1,13 +1,17 @@
-"""LoRA on a vision tower, by peft: add it, count what trains, merge it into the weights."""
+"""LoRA on a vision tower: added and trained by peft, merged into the weights by one matrix product each."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
+
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 from models.config import LoraSpec
+
+LORA_A, LORA_B = "lora_A.default.weight", "lora_B.default.weight"  # peft's names
+BASE = "base_layer."
 
 
 def add_lora(tower: nn.Module, spec: LoraSpec) -> None:
@@ -15,6 +19,8 @@ def add_lora(tower: nn.Module, spec: LoraSpec) -> None:
 
     The updates start as zero (B = 0), so the tower's output is unchanged until training.
     """
+    from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import, and a verdict needs none of it
+
     tower.requires_grad_(False)
     config = LoraConfig(
         r=spec.rank,
@@ -30,16 +36,56 @@ def add_lora(tower: nn.Module, spec: LoraSpec) -> None:
 
 def has_lora(tower: nn.Module) -> bool:
     """Whether there are updates that are not merged."""
-    return any(isinstance(module, LoraLayer) for module in tower.modules())
+    return any(name.endswith(LORA_A) for name in tower.state_dict())
 
 
-def merge_lora(tower: nn.Module) -> None:
-    """Adds every update to the weight that it updates and leaves plain linear layers, in place."""
-    for path, module in list(tower.named_modules()):
-        if isinstance(module, LoraLayer):
-            module.merge()
-            parent, _, name = path.rpartition(".")
-            setattr(tower.get_submodule(parent), name, module.get_base_layer())
+def is_lora(name: str) -> bool:
+    """Whether a tensor of this name is part of an update."""
+    return ".lora_" in name
+
+
+def base_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tower's own tensors, without LoRA and under their own names, of those of a detector."""
+    named = {name.removeprefix("tower."): value for name, value in state.items() if name.startswith("tower.")}
+    return {name.replace(BASE, ""): value for name, value in named.items() if not is_lora(name)}
+
+
+def name_base(names: Iterable[str], spec: LoraSpec) -> dict[str, str]:
+    """Name without LoRA -> name with it: what an update is added to is called `base_layer` then."""
+    targets = re.compile(rf"(.+\.(?:{'|'.join(map(re.escape, spec.targets))})\.)(weight|bias)")
+    found = {name: targets.fullmatch(name) for name in names}
+    return {name: f"{target[1]}{BASE}{target[2]}" if target else name for name, target in found.items()}
+
+
+def add_lora_shapes(shapes: Mapping[str, torch.Size], spec: LoraSpec) -> dict[str, torch.Size]:
+    """Names and shapes of tensors once the tower has LoRA, from those that it has without."""
+    with_lora = {}
+    for name, based in name_base(shapes, spec).items():
+        with_lora[based] = shape = shapes[name]
+        if based != name and len(shape) == 2:
+            path = name.removesuffix("weight")
+            with_lora[path + LORA_A] = torch.Size((spec.rank, shape[1]))
+            with_lora[path + LORA_B] = torch.Size((shape[0], spec.rank))
+    return with_lora
+
+
+@torch.no_grad()
+def merge_lora(state: Mapping[str, Tensor], spec: LoraSpec, *, in_place: bool = False) -> dict[str, Tensor]:
+    """The tensors without LoRA: every update is added to the weight that it updates, W + alpha/r B A.
+
+    in_place changes the weights of `state` themselves, which saves their copies.
+    """
+    merged = {}
+    for name, tensor in state.items():
+        if is_lora(name):
+            continue
+        plain = name.replace(BASE, "")
+        path = plain.removesuffix("weight")
+        if path + LORA_A in state:
+            add = tensor.addmm_ if in_place else tensor.addmm
+            tensor = add(state[path + LORA_B], state[path + LORA_A], alpha=spec.scale)
+        merged[plain] = tensor
+    return merged
 
 
 def cast_frozen_linears(tower: nn.Module, dtype: torch.dtype) -> None:

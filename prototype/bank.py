@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import tensorfile
+from files import PickleFile, TensorFile, open_weights, tensorfile
+from models.official import PROTOTYPES, read_official
 
 FORMAT = "gapl-prototypes-1"
+WHAT = "a prototype bank, made by prototype/dream_prototype.py or released by the authors"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class PrototypeBank:
         if not torch.equal(labels_P, labels_P.sort().values) or set(labels_P.tolist()) != {0, 1}:
             raise ValueError("prototypes must be of both classes, real (0) first, then fake (1)")
 
+    def facts(self) -> dict[str, Any]:
+        """What a detector's file tells of its prototypes."""
+        num_real = int((self.labels_P == 0).sum())
+        return self.provenance | {"num_real": num_real, "num_fake": len(self.labels_P) - num_real}
+
     def save(self, path: Path) -> None:
         """Writes the bank whole or not at all."""
         tensors = {"vectors": self.vectors_PE, "labels": self.labels_P}
@@ -45,10 +52,31 @@ class PrototypeBank:
 
     @classmethod
     def load(cls, path: Path) -> PrototypeBank:
-        """Raises ValueError when the file is not a prototype bank, OSError when it cannot be read."""
-        what, made_by = "a prototype bank", "prototype/dream_prototype.py"
-        provenance, tensors = tensorfile.read(path, format=FORMAT, what=what, made_by=made_by)
+        """From a bank of ours, or the authors' prototypes (a bare tensor, the first half real).
+
+        Raises ValueError when the file is neither or not sound, OSError when it cannot be read.
+        """
+        file = open_weights(path, what=WHAT)
+        try:
+            return cls._from_official(file) if isinstance(file, PickleFile) else cls._from_ours(file)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; expected {WHAT}") from error
+
+    @classmethod
+    def _from_official(cls, file: PickleFile) -> PrototypeBank:
+        official = read_official(file)
+        if official.kind != "prototypes":
+            raise ValueError(f"{official.described}, but no vectors of length 1")
+        vectors_PE = official.tensors[PROTOTYPES]
+        labels_P = torch.arange(2).repeat_interleave(len(vectors_PE) // 2)
+        return cls(vectors_PE, labels_P, {"method": official.described, "file": file.path.name})
+
+    @classmethod
+    def _from_ours(cls, file: TensorFile) -> PrototypeBank:
+        if file.format != FORMAT:
+            raise ValueError(f"a safetensors file of the format {file.format or 'of others'!r}"[:200])
+        provenance, tensors = file.read()
         missing = sorted({"vectors", "labels"} - set(tensors))
         if missing:
-            raise ValueError(f"{path}: tensor {missing[0]!r} is missing")
+            raise ValueError(f"tensor {missing[0]!r} is missing")
         return cls(tensors["vectors"], tensors["labels"], provenance)

@@ -21,7 +21,9 @@ import cli
 from data.loaders import ordered_batches
 from data.records import Label, Manifest, require_both_classes
 from data.transforms import eval_view
+from models.backbone import HELP
 from models.checkpoint import Checkpoint, load_checkpoint
+from models.pretrained import find_model
 from prototype.bank import PrototypeBank
 from prototype.reduce import METHODS, check_counts, reduce_embeddings
 from prototype_dataset import add_data_arguments, describe, open_data
@@ -35,7 +37,9 @@ def main() -> None:
     if args.out.exists() and not args.overwrite:
         raise ValueError(f"{args.out} exists; name another --out, or pass --overwrite to replace it")
     device = cli.pick_device(args.device)
-    stage1 = load_checkpoint(args.stage1, allow_tiny=True)
+    stage1 = load_checkpoint(
+        find_model(args.stage1), backbone=args.backbone, allow_tiny=True, allow_projection=True
+    )
     if stage1.config.stage != 1:
         raise ValueError(f"--stage1 {args.stage1}: a stage-{stage1.config.stage} detector, not stage 1's")
     manifest = open_prototype_set(args, stage1)
@@ -46,14 +50,14 @@ def main() -> None:
     print(f"prototypes from {describe(manifest)}", flush=True)
     bank = extract(stage1, manifest, args, device)
     bank.save(args.out)
-    n_real = int((bank.labels_P == 0).sum())
-    n_fake = len(bank.labels_P) - n_real
-    print(f"saved {args.out}: {args.method} prototypes, {n_real} real and {n_fake} fake, of {manifest.name}")
+    counts = f"{bank.facts()['num_real']} real and {bank.facts()['num_fake']} fake"
+    print(f"saved {args.out}: {args.method} prototypes, {counts}, of {manifest.name}")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--stage1", type=Path, required=True, help="detector file of stage 1")
+    parser.add_argument("--stage1", required=True, help="detector file of stage 1, or the authors' stage1.pt")
+    parser.add_argument("--backbone", help=f"of the authors' stage1.pt, which has none: {HELP}")
     add_data_arguments(parser)
     parser.add_argument("--same-data", action="store_true", help="instead: the images that stage 1 was trained on")
     parser.add_argument("--method", choices=tuple(METHODS), default="kmeans")
@@ -75,7 +79,11 @@ def open_prototype_set(args: argparse.Namespace, stage1: Checkpoint) -> Manifest
     """What the options name, or all that stage 1 was given, its validation part included."""
     paths, root, mix, seed = args.data, args.data_root, args.mix, args.seed
     if args.same_data:
-        used = stage1.provenance["data"]
+        used = stage1.provenance.get("data")
+        if used is None:
+            raise ValueError(
+                f"--same-data: {args.stage1} does not say what it was trained on; name --data or --data-root"
+            )
         paths = [Path(path) for path in used["paths"]]
         root, mix, seed = used["root"] and Path(used["root"]), used["mix"], stage1.provenance["recipe"]["seed"]
     return open_data(paths, root, stage=1, mix=mix, seed=seed)
@@ -100,7 +108,7 @@ def extract(stage1: Checkpoint, manifest: Manifest, args: argparse.Namespace, de
     provenance = {
         "method": args.method,
         "seed": args.seed,
-        "stage1": args.stage1.name,
+        "stage1": Path(args.stage1).name,
         "data": manifest.name,
         "file_list_sha256": manifest.file_list_sha256(),
         "images": len(records),

@@ -26,7 +26,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
-from transformers import CLIPVisionModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
@@ -39,6 +38,7 @@ from data.transforms import eval_view
 from evaluation.metrics import compute_metrics
 from models.backbone import HELP, load_backbone
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead
+from models.tower import VisionTower
 from prototype.reduce import reduce_embeddings
 from training.features import compute_features
 from training.loop import autocast, resolve_precision
@@ -109,11 +109,11 @@ def join_features(parts: list[Features]) -> Features:
     return Features(torch.cat([p.features_ND for p in parts]), torch.cat([p.labels_N for p in parts]))
 
 
-def frozen(width: int) -> CLIPVisionModel:
+def frozen(width: int) -> VisionTower:
     """Stands where the tower would, for heads that are given features: it has a width and no weights."""
     tower = nn.Module()
-    tower.config = SimpleNamespace(hidden_size=width)  # type: ignore[assignment]
-    return cast(CLIPVisionModel, tower)
+    tower.spec = SimpleNamespace(hidden_size=width)  # type: ignore[assignment]
+    return cast(VisionTower, tower)
 
 
 def with_prototypes(first: TowerHead, stage1: Features, method: str, width: int, *, seed: int) -> TowerHead:

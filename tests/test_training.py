@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 import train
+from data.augment import train_view
 from data.loaders import batches_per_epoch, epoch_order, ordered_batches, train_batches
 from data.records import Label, Manifest, Record
 from data.sources import open_source
-from data.transforms import train_view
 from models.checkpoint import load_checkpoint
 from prototype.bank import PrototypeBank
 from training.features import compute_features, feature_batches

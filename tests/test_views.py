@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from torch import Tensor
 
+from data.augment import TRAIN_VIEWS, train_view
 from data.decode import UnreadableImage, decode_rgb
-from data.transforms import TRAIN_VIEWS, draw_seed, eval_view, seeded, train_view
+from data.transforms import draw_seed, eval_view, seeded
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from data.augment import TRAIN_VIEWS
 from data.loaders import SAMPLINGS
-from data.transforms import TRAIN_VIEWS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("constant", "cosine")
@@ -37,7 +37,7 @@ class Recipe:
     stop_accuracy: float = _option(1.0, "validation accuracy that ends training; 1: never")
     patience: int = _option(0, "epochs without gain in validation accuracy that end training; 0: never")
     keep: str = _option("last", "the epoch whose weights are saved", KEEPS)
-    train_view: str = _option("crop", "random view, see data/transforms.py", tuple(TRAIN_VIEWS))
+    train_view: str = _option("crop", "random view, see data/augment.py", tuple(TRAIN_VIEWS))
     feature_views: int = _option(
         0, "stage 1: random views an image, passed through the tower once; 0: every epoch anew"
     )

@@ -1,0 +1,68 @@
+"""Is a file of weights whole? Checksums of its parts, and JSON that is not trusted."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes of a file and the CRC-32 that they should have."""
+
+    name: str
+    start: int
+    size: int
+    crc32: int
+
+
+class Check:
+    """The checksums of a file's spans, computed in threads from the moment that it is made until it is waited for.
+
+    zlib releases the interpreter's lock, so that this costs little while libraries are imported. A span is taken
+    whole, from mapped memory: every return to the interpreter may wait for its lock.
+    """
+
+    def __init__(self, path: Path, spans: list[Span]) -> None:
+        self._spans = spans
+        with path.open("rb") as file:
+            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes = memoryview(self._mapped)
+        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="checksum")
+        self._found = [self._pool.submit(self._crc32, span) for span in spans]
+
+    def _crc32(self, span: Span) -> int:
+        return zlib.crc32(self._bytes[span.start : span.start + span.size])
+
+    def wait(self) -> None:
+        """Raises ValueError that names the first span whose bytes are not those that were written."""
+        found = [future.result() for future in self._found]
+        self._pool.shutdown()
+        self._bytes.release()
+        self._mapped.close()
+        for span, crc32 in zip(self._spans, found, strict=True):
+            if crc32 != span.crc32:
+                raise ValueError(f"damaged: the checksum of {span.name!r} is not that of its bytes"[:200])
+
+
+def strict_json(text: str) -> Any:
+    """JSON of an untrusted file. Raises ValueError also for a doubled key, NaN, infinity, or endless nesting."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no number")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise ValueError("a key stands twice")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error

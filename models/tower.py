@@ -1,0 +1,173 @@
+"""CLIP's vision transformer up to the class token that the method reads: pixels -> feature.
+
+Its tensors have the names of transformers' CLIPVisionModel, so that weights need no renaming. Written out
+here because everything turns on it, and because a verdict need not wait for transformers to be imported.
+
+Shape suffixes: B batch, C channels, H, W pixels, T tokens (class token first), S some of them, D tower width.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.config import TowerSpec
+
+HEAD_WIDTH = 64
+
+
+class VisionTower(nn.Module):
+    """pixels_BCHW -> feature_BD: the class token after the last layer norm (`pooler_output` in transformers)."""
+
+    def __init__(self, spec: TowerSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embeddings = _Embeddings(spec)
+        self.pre_layrnorm = _layer_norm(spec)  # spelled as OpenAI's release and all its descendants do
+        self.encoder = _Encoder(spec)
+        self.post_layernorm = _layer_norm(spec)
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        class_BD = self.encoder(self.pre_layrnorm(self.embeddings(pixels_BCHW)))
+        feature_BD: Tensor = self.post_layernorm(class_BD)
+        return feature_BD
+
+
+def build_tower(spec: TowerSpec, state: Mapping[str, Tensor]) -> VisionTower:
+    """A tower of the given tensors, which are not copied. Raises RuntimeError for one that does not fit."""
+    with torch.device("meta"):
+        tower = VisionTower(spec)
+    tower.load_state_dict(state, strict=True, assign=True)
+    return tower.eval()
+
+
+def spec_of(state: Mapping[str, Tensor]) -> TowerSpec:
+    """The shape of the tower whose tensors these are. Heads are 64 wide and the rest is as in OpenAI's CLIP.
+
+    Raises ValueError when a tensor that tells the shape is missing, or they do not agree.
+    """
+    try:
+        (width,) = state["embeddings.class_embedding"].shape
+        _, _, patch, _ = state["embeddings.patch_embedding.weight"].shape
+        num_tokens, _ = state["embeddings.position_embedding.weight"].shape
+        intermediate, _ = state["encoder.layers.0.mlp.fc1.weight"].shape
+    except KeyError as error:
+        raise ValueError(f"tensor {error} of the vision tower is missing") from error
+    except ValueError as error:
+        raise ValueError("the shapes of its tensors are not those of a CLIP vision tower") from error
+    side = math.isqrt(num_tokens - 1) if num_tokens else 0
+    if side * side != num_tokens - 1 or width % HEAD_WIDTH:
+        raise ValueError(f"no CLIP vision tower has a width of {width} and {num_tokens} tokens")
+    # A layer has 16 tensors: what is missing is named later, but a file of one tensor is no tower of a thousand.
+    layers = {int(match[1]) for name in state if (match := re.match(r"encoder\.layers\.(\d{1,4})\.", name))}
+    if len(state) < 16 * len(layers) or max(layers) >= len(layers):
+        raise ValueError(f"a layer of its vision tower is missing; tensors of {len(layers)} layers were found")
+    return TowerSpec(
+        width, intermediate, len(layers), width // HEAD_WIDTH, image_size=side * patch, patch_size=patch
+    )
+
+
+class _Embeddings(nn.Module):
+    """Patches as tokens, the class token before them, a learned position for each.
+
+    Positions are a bare weight and no nn.Embedding: its normal_(), as any arithmetic on the device "meta", makes
+    torch import its symbolic machinery, which takes more than a second of every start.
+    """
+
+    def __init__(self, spec: TowerSpec) -> None:
+        super().__init__()
+        width, patch = spec.hidden_size, spec.patch_size
+        self.class_embedding = nn.Parameter(torch.empty(width).uniform_(-0.02, 0.02))
+        self.patch_embedding = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
+        self.position_embedding = _Positions(spec)
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        patches_BTD = self.patch_embedding(pixels_BCHW).flatten(2).transpose(1, 2)
+        class_B1D = self.class_embedding.to(patches_BTD.dtype).expand(len(patches_BTD), 1, -1)
+        return torch.cat([class_B1D, patches_BTD], dim=1) + self.position_embedding.weight
+
+
+class _Positions(nn.Module):
+    def __init__(self, spec: TowerSpec) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(spec.num_tokens, spec.hidden_size).uniform_(-0.02, 0.02))
+
+
+class _Encoder(nn.Module):
+    """Layers on all tokens; the last one computes the class token alone, since no other is read after it."""
+
+    def __init__(self, spec: TowerSpec) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Layer(spec) for _ in range(spec.num_hidden_layers))
+
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            tokens_BTD = layer(tokens_BTD, tokens_BTD)
+        class_B1D: Tensor = self.layers[-1](tokens_BTD[:, :1], tokens_BTD)
+        return class_B1D[:, 0]
+
+
+class _Layer(nn.Module):
+    def __init__(self, spec: TowerSpec) -> None:
+        super().__init__()
+        self.self_attn = _Attention(spec)
+        self.layer_norm1 = _layer_norm(spec)
+        self.mlp = _MLP(spec)
+        self.layer_norm2 = _layer_norm(spec)
+
+    def forward(self, chosen_BSD: Tensor, tokens_BTD: Tensor) -> Tensor:
+        """The new values of the chosen tokens, which see all tokens."""
+        seen_BTD = self.layer_norm1(tokens_BTD)
+        asking_BSD = seen_BTD if chosen_BSD is tokens_BTD else self.layer_norm1(chosen_BSD)
+        chosen_BSD = chosen_BSD + self.self_attn(asking_BSD, seen_BTD)
+        return chosen_BSD + self.mlp(self.layer_norm2(chosen_BSD))
+
+
+class _Attention(nn.Module):
+    """Asking tokens attend to all; queries, keys and values are separate layers, which LoRA needs."""
+
+    def __init__(self, spec: TowerSpec) -> None:
+        super().__init__()
+        self.num_heads = spec.num_attention_heads
+        width = spec.hidden_size
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, asking_BSD: Tensor, tokens_BTD: Tensor) -> Tensor:
+        query, key, value = (
+            project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for project, x in ((self.q_proj, asking_BSD), (self.k_proj, tokens_BTD), (self.v_proj, tokens_BTD))
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        mixed_BSD: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return mixed_BSD
+
+
+class _MLP(nn.Module):
+    def __init__(self, spec: TowerSpec) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(spec.hidden_size, spec.intermediate_size)
+        self.activation = QuickGELU() if spec.hidden_act == "quick_gelu" else nn.GELU()
+        self.fc2 = nn.Linear(spec.intermediate_size, spec.hidden_size)
+
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        mapped_BTD: Tensor = self.fc2(self.activation(self.fc1(tokens_BTD)))
+        return mapped_BTD
+
+
+class QuickGELU(nn.Module):
+    """OpenAI's approximation of GELU, which its weights were trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def _layer_norm(spec: TowerSpec) -> nn.LayerNorm:
+    return nn.LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)

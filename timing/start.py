@@ -1,0 +1,153 @@
+"""From the start of a process to its first verdict: this project beside the released way, on one file.
+
+    python timing/start.py
+    python timing/start.py --checkpoint checkpoint.pt --clip FOLDER --runs 5
+
+The released way: build CLIP from a local folder, wrap it with peft, torch.load the whole file, load_state_dict.
+Without --checkpoint and --clip, random weights of exactly those forms are made in a scratch folder, 3 GB. Each
+way runs in processes of its own, by turns, and once before that counts, so that both find the files in memory.
+What is compared is the median; on a shared machine only the ratios mean something.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
+
+IMAGE = Path(__file__).resolve().parent.parent / "assets" / "test_image.jpg"
+
+
+def ours(checkpoint: Path, clip: Path) -> tuple[float, float]:
+    """(when all was imported, P(fake))"""
+    from inference import Detector
+
+    imported = time.perf_counter()
+    return imported, Detector.load(checkpoint, device="cpu")(IMAGE).score
+
+
+def released(checkpoint: Path, clip: Path) -> tuple[float, float]:
+    """The same by plain transformers, peft and torchvision, as the release's files are meant to be loaded."""
+    import timm  # noqa: F401, the release's models import it
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from PIL import Image
+    from torchvision import transforms
+    from transformers import CLIPModel
+
+    imported = time.perf_counter()
+    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.1, target_modules=["q_proj", "k_proj", "v_proj"])
+    network = torch.nn.ModuleDict(
+        {
+            "feature_extractor": get_peft_model(CLIPModel.from_pretrained(clip), lora).vision_model,
+            "cross_attention": torch.nn.MultiheadAttention(128, 4, batch_first=True),
+            "foren_proj": torch.nn.Linear(1024, 128, bias=False),
+            "fc": torch.nn.Linear(128, 1, bias=False),
+        }
+    )
+    loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    network.load_state_dict(loaded["model"], strict=True)
+    network.eval()
+    view = transforms.Compose(
+        [
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    with torch.no_grad():
+        pixels = view(Image.open(IMAGE).convert("RGB")).unsqueeze(0)
+        embedding = network["foren_proj"](network["feature_extractor"](pixels)["pooler_output"])
+        query = torch.nn.functional.normalize(embedding, dim=1).unsqueeze(1)
+        prototypes = loaded["prototype"].unsqueeze(0)
+        mixture, _ = network["cross_attention"](query, prototypes, prototypes)
+        return imported, network["fc"](mixture.squeeze(1)).sigmoid().item()
+
+
+def child(way: str, checkpoint: Path, clip: Path) -> None:
+    import resource
+
+    start = time.perf_counter()
+    imported, score = {"ours": ours, "released": released}[way](checkpoint, clip)
+    end = time.perf_counter()
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    figures = {"total_s": end - start, "after_imports_s": end - imported, "peak_mb": peak_mb, "score": score}
+    print(json.dumps(figures))
+
+
+def main() -> None:
+
+    import cli
+
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--checkpoint", type=Path, help="in the form of the released checkpoint.pt")
+    parser.add_argument("--clip", type=Path, help="transformers folder of a whole CLIP ViT-L/14")
+    parser.add_argument("--runs", type=int, default=3, help="processes a way")
+    args = parser.parse_args()
+    with TemporaryDirectory() as scratch:
+        checkpoint, clip = args.checkpoint, args.clip
+        if not checkpoint or not clip:
+            made = subprocess.run(
+                [sys.executable, __file__, "make", scratch], check=True, stderr=subprocess.DEVNULL
+            )
+            assert made.returncode == 0
+            checkpoint, clip = checkpoint or Path(scratch) / "checkpoint.pt", clip or Path(scratch) / "clip"
+        turns = [{way: run(way, checkpoint, clip) for way in ("released", "ours")} for _ in range(args.runs + 1)]
+        report({way: [turn[way] for turn in turns[1:]] for way in ("released", "ours")})
+
+
+def run(way: str, checkpoint: Path, clip: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, way, str(checkpoint), str(clip)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def report(runs: dict[str, list[dict[str, float]]]) -> None:
+    print(f"{'':18}{'released':>12}{'ours':>12}{'ratio':>8}")
+    for name in ("total_s", "after_imports_s", "peak_mb"):
+        released_, ours_ = (statistics.median(run[name] for run in runs[way]) for way in ("released", "ours"))
+        print(f"{name:18}{released_:12.2f}{ours_:12.2f}{ours_ / released_:8.3f}")
+    difference = max(abs(a["score"] - b["score"]) for a, b in zip(runs["released"], runs["ours"], strict=True))
+    print(f"largest difference of P(fake): {difference:.1e}")
+
+
+def make(folder: Path) -> None:
+    """Random weights in the forms of checkpoint.pt and of OpenAI's CLIP."""
+    import torch
+    from picklefile import write
+    from transformers import CLIPConfig, CLIPModel
+
+    from models.adapt import add_lora
+    from models.config import VIT_L14, DetectorConfig, LoraSpec
+    from models.detector import PrototypeDetector
+    from models.official import release_pixels, to_official
+    from models.tower import VisionTower
+
+    torch.manual_seed(0)
+    config = DetectorConfig(2, "", VIT_L14, release_pixels(224), num_prototypes=64, lora=LoraSpec())
+    detector = PrototypeDetector(VisionTower(VIT_L14), torch.nn.functional.normalize(torch.randn(64, 128), dim=1))
+    add_lora(detector.tower, LoraSpec())
+    state = {k: v if ".lora_B" not in k else v.normal_(0, 0.01) for k, v in detector.state_dict().items()}
+    write(folder / "checkpoint.pt", to_official(config, state))
+    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    whole = CLIPConfig(vision_config={**vision, "patch_size": 14}, text_config=text, projection_dim=768)
+    CLIPModel(whole).save_pretrained(folder / "clip")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["make"]:
+        make(Path(sys.argv[2]))
+    elif sys.argv[1:2] in (["ours"], ["released"]):
+        child(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        import cli
+
+        cli.run(main)
