@@ -135,9 +135,9 @@ class _Attention(nn.Module):
         super().__init__()
         self.num_heads = spec.num_attention_heads
         width = spec.hidden_size
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)  # in the order in which transformers lists them
         self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, asking_BSD: Tensor, tokens_BTD: Tensor) -> Tensor:
