@@ -70,6 +70,9 @@ def main() -> None:
     if args.dry_run:
         return print_parameters(dry_detector(args, recipe))
 
+    if recipe.precision == "fp16" and device == "cpu" and args.precision is None:
+        log.warning("the preset's fp16 needs a GPU; on this CPU: --precision auto")
+        recipe = replace(recipe, precision="auto")
     recipe = replace(recipe, precision=resolve_precision(recipe.precision, device=device))
     torch.manual_seed(recipe.seed)
     start = start_stage1(args, recipe) if args.stage == 1 else start_stage2(args, recipe)

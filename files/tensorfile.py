@@ -52,7 +52,10 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        scratch.touch()
+        mode = scratch.stat().st_mode  # what the user's umask says; safetensors makes files for their owner alone
         yield scratch
+        scratch.chmod(mode)
         with scratch.open("rb") as file:
             os.fsync(file.fileno())
         scratch.replace(path)
