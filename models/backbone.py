@@ -98,12 +98,14 @@ def _from_transformers(name: str) -> Backbone:
     local = Path(name).is_dir() or not hub_answers()  # without this, transformers retries for a minute
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # it reports the text tower's tensors at length; ours are checked
+    transformers.logging.disable_progress_bar()  # of milliseconds
     try:
         loaded: Any = CLIPVisionModel.from_pretrained(
             name, dtype=torch.float32, local_files_only=local, output_loading_info=True
         )
     finally:
         transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
     if missing := sorted(loaded[1]["missing_keys"]):  # transformers fills them with noise and only warns
         raise ValueError(f"backbone {name!r}: not a CLIP vision tower; {missing[0]!r} is missing")
     spec = TowerSpec(**{field.name: getattr(loaded[0].config, field.name) for field in fields(TowerSpec)})

@@ -3,10 +3,12 @@
     python timing/start.py
     python timing/start.py --checkpoint checkpoint.pt --clip FOLDER --runs 5
 
-The released way: build CLIP from a local folder, wrap it with peft, torch.load the whole file, load_state_dict.
-Without --checkpoint and --clip, random weights of exactly those forms are made in a scratch folder, 3 GB. Each
-way runs in processes of its own, by turns, and once before that counts, so that both find the files in memory.
-What is compared is the median; on a shared machine only the ratios mean something.
+The released way: build CLIP, wrap it with peft, torch.load the whole file, load_state_dict. CLIP comes from a
+local transformers folder ("folder", as on a machine that has downloaded it), or is built from its config and
+filled with random numbers first ("config", as without a hub). Without --checkpoint and --clip, random weights
+of exactly those forms are made in a scratch folder, 3 GB. Each way runs in processes of its own, by turns, and
+once before that counts, so that all find the files in memory. Medians are compared; on a shared machine only
+the ratios mean something.
 """
 
 from __future__ import annotations
@@ -16,36 +18,55 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 IMAGE = Path(__file__).resolve().parent.parent / "assets" / "test_image.jpg"
+CLIP_L14: dict[str, Any] = {
+    "projection_dim": 768,
+    "vision_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+    },
+    "text_config": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+    },
+}
 
 
 def ours(checkpoint: Path, clip: Path) -> tuple[float, float]:
-    """(when all was imported, P(fake))"""
+    """(when all was imported, P(fake)); our own torch import is part of loading."""
     from inference import Detector
 
     imported = time.perf_counter()
     return imported, Detector.load(checkpoint, device="cpu")(IMAGE).score
 
 
-def released(checkpoint: Path, clip: Path) -> tuple[float, float]:
+def released(checkpoint: Path, clip: Path | None) -> tuple[float, float]:
     """The same by plain transformers, peft and torchvision, as the release's files are meant to be loaded."""
     import timm  # noqa: F401, the release's models import it
     import torch
     from peft import LoraConfig, get_peft_model
     from PIL import Image
     from torchvision import transforms
-    from transformers import CLIPModel
+    from transformers import CLIPConfig, CLIPModel
 
     imported = time.perf_counter()
+    whole = CLIPModel.from_pretrained(clip) if clip else CLIPModel(CLIPConfig(**CLIP_L14))
     lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.1, target_modules=["q_proj", "k_proj", "v_proj"])
     network = torch.nn.ModuleDict(
         {
-            "feature_extractor": get_peft_model(CLIPModel.from_pretrained(clip), lora).vision_model,
+            "feature_extractor": get_peft_model(whole, lora).vision_model,
             "cross_attention": torch.nn.MultiheadAttention(128, 4, batch_first=True),
             "foren_proj": torch.nn.Linear(1024, 128, bias=False),
             "fc": torch.nn.Linear(128, 1, bias=False),
@@ -70,19 +91,29 @@ def released(checkpoint: Path, clip: Path) -> tuple[float, float]:
         return imported, network["fc"](mixture.squeeze(1)).sigmoid().item()
 
 
-def child(way: str, checkpoint: Path, clip: Path) -> None:
+WAYS: dict[str, Callable[[Path, Path], tuple[float, float]]] = {
+    "folder": released,
+    "config": lambda checkpoint, clip: released(checkpoint, None),
+    "ours": ours,
+}
+
+
+def measure(way: str, checkpoint: Path, clip: Path) -> None:
+    """In a process of its own: one JSON line."""
     import resource
 
     start = time.perf_counter()
-    imported, score = {"ours": ours, "released": released}[way](checkpoint, clip)
+    imported, score = WAYS[way](checkpoint, clip)
     end = time.perf_counter()
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    figures = {"total_s": end - start, "after_imports_s": end - imported, "peak_mb": peak_mb, "score": score}
-    print(json.dumps(figures))
+    print(
+        json.dumps(
+            {"to_verdict_s": end - start, "imports_s": imported - start, "peak_mb": peak_mb, "score": score}
+        )
+    )
 
 
 def main() -> None:
-
     import cli
 
     parser = cli.Parser(__doc__)
@@ -93,13 +124,10 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         checkpoint, clip = args.checkpoint, args.clip
         if not checkpoint or not clip:
-            made = subprocess.run(
-                [sys.executable, __file__, "make", scratch], check=True, stderr=subprocess.DEVNULL
-            )
-            assert made.returncode == 0
+            subprocess.run([sys.executable, __file__, "make", scratch], check=True, stderr=subprocess.DEVNULL)
             checkpoint, clip = checkpoint or Path(scratch) / "checkpoint.pt", clip or Path(scratch) / "clip"
-        turns = [{way: run(way, checkpoint, clip) for way in ("released", "ours")} for _ in range(args.runs + 1)]
-        report({way: [turn[way] for turn in turns[1:]] for way in ("released", "ours")})
+        turns = [{way: run(way, checkpoint, clip) for way in WAYS} for _ in range(args.runs + 1)]
+        report({way: [turn[way] for turn in turns[1:]] for way in WAYS})
 
 
 def run(way: str, checkpoint: Path, clip: Path) -> dict[str, float]:
@@ -110,43 +138,39 @@ def run(way: str, checkpoint: Path, clip: Path) -> dict[str, float]:
 
 
 def report(runs: dict[str, list[dict[str, float]]]) -> None:
-    print(f"{'':18}{'released':>12}{'ours':>12}{'ratio':>8}")
-    for name in ("total_s", "after_imports_s", "peak_mb"):
-        released_, ours_ = (statistics.median(run[name] for run in runs[way]) for way in ("released", "ours"))
-        print(f"{name:18}{released_:12.2f}{ours_:12.2f}{ours_ / released_:8.3f}")
-    difference = max(abs(a["score"] - b["score"]) for a, b in zip(runs["released"], runs["ours"], strict=True))
-    print(f"largest difference of P(fake): {difference:.1e}")
+    print(f"{'':14}{'folder':>10}{'config':>10}{'ours':>10}{'/ folder':>10}{'/ config':>10}")
+    for name in ("to_verdict_s", "imports_s", "peak_mb"):
+        folder, config, own = (statistics.median(run[name] for run in runs[way]) for way in WAYS)
+        print(f"{name:14}{folder:10.2f}{config:10.2f}{own:10.2f}{own / folder:10.3f}{own / config:10.3f}")
+    print(f"difference of P(fake): {abs(runs['folder'][0]['score'] - runs['ours'][0]['score']):.1e}")
 
 
 def make(folder: Path) -> None:
     """Random weights in the forms of checkpoint.pt and of OpenAI's CLIP."""
     import torch
-    from picklefile import write
     from transformers import CLIPConfig, CLIPModel
 
-    from models.adapt import add_lora
+    from files.picklefile import write
     from models.config import VIT_L14, DetectorConfig, LoraSpec
-    from models.detector import PrototypeDetector
-    from models.official import release_pixels, to_official
+    from models.detector import build_detector
+    from models.official import PROTOTYPES, release_pixels, to_official
     from models.tower import VisionTower
 
     torch.manual_seed(0)
     config = DetectorConfig(2, "", VIT_L14, release_pixels(224), num_prototypes=64, lora=LoraSpec())
-    detector = PrototypeDetector(VisionTower(VIT_L14), torch.nn.functional.normalize(torch.randn(64, 128), dim=1))
-    add_lora(detector.tower, LoraSpec())
-    state = {k: v if ".lora_B" not in k else v.normal_(0, 0.01) for k, v in detector.state_dict().items()}
+    state = build_detector(config, VisionTower(VIT_L14)).state_dict()
+    for name, tensor in state.items():
+        if ".lora_B" in name or name == PROTOTYPES:
+            tensor.normal_(0, 0.01)
     write(folder / "checkpoint.pt", to_official(config, state))
-    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-    text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-    whole = CLIPConfig(vision_config={**vision, "patch_size": 14}, text_config=text, projection_dim=768)
-    CLIPModel(whole).save_pretrained(folder / "clip")
+    CLIPModel(CLIPConfig(**CLIP_L14)).save_pretrained(folder / "clip")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["make"]:
         make(Path(sys.argv[2]))
-    elif sys.argv[1:2] in (["ours"], ["released"]):
-        child(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1:2] and sys.argv[1] in WAYS:
+        measure(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
     else:
         import cli
 
