@@ -40,7 +40,7 @@ def _random_crop(size_px: int) -> list[Any]:
 
 def _random_state(size_px: int) -> list[Any]:
     resize_px = round(size_px * 8 / 7)  # 256 for a crop of 224
-    return [v2.Resize(resize_px, antialias=True), RandomState(resize_px), *_random_crop(size_px)]
+    return [v2.Resize(resize_px, antialias=True), RandomState(size_px), *_random_crop(size_px)]
 
 
 TRAIN_VIEWS: dict[str, Callable[[int], list[Any]]] = {
@@ -53,26 +53,29 @@ TRAIN_VIEWS: dict[str, Callable[[int], list[Any]]] = {
 class RandomState(torch.nn.Module):
     """The released stage-2 augmentation: each op is drawn 0 to 2 times, all in random order, on uint8 images.
 
-    The strengths of the release are not published as numbers here; those below keep the picture recognisable.
+    Ops and strengths are the released code's, but for what only Pillow images can do there: of its six
+    interpolations three are left for the resized crop, and half of its JPEGs are OpenCV's.
     """
 
-    def __init__(self, side_px: int) -> None:
+    def __init__(self, crop_px: int) -> None:
         super().__init__()
-        margin = side_px // 8
+        bilinear = InterpolationMode.BILINEAR
+        largest_px = round(1.228 * crop_px)
         self.ops: list[Callable[[Tensor], Tensor]] = [
-            _RandomJpeg(50, 100),
-            _RandomInterpolation(lambda mode: v2.RandomResize(side_px, side_px + margin, mode, antialias=True)),
-            v2.RandomCrop(side_px - margin, pad_if_needed=True),
-            v2.RandomHorizontalFlip(p=1.0),
-            v2.RandomVerticalFlip(p=1.0),
+            _RandomJpeg(75, 100),
             _RandomInterpolation(
-                lambda mode: v2.RandomResizedCrop(side_px, (0.6, 1.0), interpolation=mode, antialias=True)
+                lambda mode: v2.RandomResize(crop_px + 1, largest_px + 1, mode, antialias=True),
+                (bilinear, InterpolationMode.BICUBIC),
             ),
-            v2.RandomRotation(15, InterpolationMode.BILINEAR),
-            v2.RandomAffine(0, translate=(0.1, 0.1)),
-            v2.RandomAffine(0, shear=10, interpolation=InterpolationMode.BILINEAR),
-            v2.Pad(margin // 2),
-            v2.RandomErasing(p=1.0, scale=(0.02, 0.1)),
+            v2.RandomCrop(crop_px, pad_if_needed=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            _RandomInterpolation(lambda mode: _RandomZoom(crop_px, mode), INTERPOLATIONS),
+            v2.RandomRotation(15, bilinear),
+            v2.RandomAffine(0, translate=(0.1, 0.1), interpolation=bilinear),
+            v2.RandomAffine(0, shear=(-15, 15, -15, 15), interpolation=bilinear),
+            _RandomFrame(0.05),
+            _RandomCutout(),
         ]
 
     def forward(self, image_CHW: Tensor) -> Tensor:
@@ -101,11 +104,50 @@ class _RandomJpeg(torch.nn.Module):
 class _RandomInterpolation(torch.nn.Module):
     """One of several resizing ops, drawn anew for each image."""
 
-    def __init__(self, make: Callable[[InterpolationMode], torch.nn.Module]) -> None:
+    def __init__(
+        self, make: Callable[[InterpolationMode], torch.nn.Module], modes: Sequence[InterpolationMode]
+    ) -> None:
         super().__init__()
-        self.ops = torch.nn.ModuleList(make(mode) for mode in INTERPOLATIONS)
+        self.ops = torch.nn.ModuleList(make(mode) for mode in modes)
 
     def forward(self, image_CHW: Tensor) -> Tensor:
         chosen = int(torch.randint(len(self.ops), ()))
         resized: Tensor = self.ops[chosen](image_CHW)
         return resized
+
+
+class _RandomZoom(v2.RandomResizedCrop):
+    """At least nine tenths of the picture, its short side resized: its proportions stay, unlike torchvision's."""
+
+    def __init__(self, side_px: int, mode: InterpolationMode) -> None:
+        super().__init__(side_px, scale=(0.9, 1.0), ratio=(3 / 4, 4 / 3), interpolation=mode, antialias=True)
+        self.side_px = side_px
+
+    def forward(self, image_CHW: Tensor) -> Tensor:
+        cropped_CHW = functional.crop(image_CHW, **self.make_params([image_CHW]))
+        return functional.resize(cropped_CHW, [self.side_px], self.interpolation, antialias=True)
+
+
+class _RandomFrame(torch.nn.Module):
+    """Borders of one grey, each up to a fraction of the picture's side, in the same number of pixels as before."""
+
+    def __init__(self, fraction: float) -> None:
+        super().__init__()
+        self.fraction = fraction
+
+    def forward(self, image_CHW: Tensor) -> Tensor:
+        height, width = image_CHW.shape[-2:]
+        shares = (self.fraction * torch.rand(4)).tolist()
+        borders = [int(share * side) for share, side in zip(shares, (width, height) * 2, strict=True)]
+        framed_CHW = functional.pad(image_CHW, borders, fill=int(torch.randint(256, ())))
+        return functional.resize(framed_CHW, [height, width], InterpolationMode.BILINEAR, antialias=True)
+
+
+class _RandomCutout(torch.nn.Module):
+    """Half of the time, a small rectangle of one grey."""
+
+    def forward(self, image_CHW: Tensor) -> Tensor:
+        grey = float(torch.randint(256, ()))
+        erase = v2.RandomErasing(0.5, scale=(0.02, 0.06), ratio=(0.3, 3.3), value=grey)
+        erased_CHW: Tensor = erase(image_CHW)
+        return erased_CHW
