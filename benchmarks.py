@@ -21,7 +21,7 @@ from data.transforms import eval_view
 from evaluation.predict import ScoreRow, predict, write_scores
 from evaluation.report import make_table, to_text
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.pretrained import MODEL_HELP, find_model
+from models.hub import MODEL_HELP, find_model
 
 
 def main() -> None:

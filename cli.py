@@ -28,6 +28,7 @@ def run(main: Callable[[], None]) -> None:
     logging.basicConfig(format="[%(levelname)s] %(message)s", level=logging.WARNING, stream=sys.stderr)
     for name in ("cli", "data", "evaluation", "files", "models", "prototype", "training", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     try:
         main()
         sys.stdout.flush()

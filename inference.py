@@ -30,7 +30,8 @@ import cli
 from data.decode import UnreadableImage, decode_image
 from data.folders import scan_images
 from files import open_weights
-from models.pretrained import MODEL_HELP, find_model
+from models.config import DETECTOR_FILE
+from models.hub import MODEL_HELP, find_model
 
 if TYPE_CHECKING:
     from models.checkpoint import Checkpoint
@@ -85,7 +86,7 @@ class Detector:
 
         device: auto, cpu or cuda. Raises ValueError, one line, when it cannot.
         """
-        file = open_weights(find_model(str(path)), what="a detector")
+        file = open_weights(find_model(str(path)), what=DETECTOR_FILE)
         checked = cli.pick_device(device)
 
         from models.checkpoint import load_checkpoint

@@ -44,8 +44,8 @@ from models.checkpoint import (
 )
 from models.config import IMAGENET_MEAN, IMAGENET_STD, DetectorConfig, LoraSpec, PixelSpec
 from models.detector import PrototypeDetector, TowerHead, build_detector
+from models.hub import find_model
 from models.official import PROTOTYPES
-from models.pretrained import find_model
 from prototype.bank import PrototypeBank
 from prototype_dataset import add_data_arguments, describe, open_data
 from training.features import compute_features, feature_batches
@@ -176,10 +176,13 @@ def start_stage2(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
     inside = first.form in ("full", "merged", "official")
     if args.backbone and (inside or (first.form == "adapter" and args.backbone != first.config.backbone)):
         raise ValueError(f"--backbone {args.backbone}: {args.init} has {first.config.backbone or 'its own tower'}")
-    if first.form == "merged" and args.form == "adapter":
+    if args.form == "adapter" and (first.form == "merged" or not first.config.backbone):
+        whose = "merged tower" if first.form == "merged" else "tower without a name"
         raise ValueError(
-            f"--init {args.init}: a merged tower is no backbone that an adapter could name; pass --form full"
+            f"--init {args.init}: a {whose} is no backbone that an adapter could name; pass --form full"
         )
+    if inside and args.form == "adapter":
+        log.warning("to be used, the adapter will need %s; --form full needs nothing else", first.config.backbone)
     if (recipe.normalisation == "imagenet") != (first.config.pixel.mean == IMAGENET_MEAN):
         raise ValueError(
             f"--normalisation {recipe.normalisation}: stage 1 in {args.init} was trained with another; "
@@ -205,14 +208,16 @@ def begin_stage2(args: argparse.Namespace, recipe: Recipe, first: Checkpoint) ->
 
 def continue_stage2(args: argparse.Namespace, recipe: Recipe, first: Checkpoint) -> Checkpoint:
     """All weights are kept, and the LoRA that they have; --prototypes replaces the bank."""
-    lora = LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)
-    config, detector = first.config, first.detector
-    if config.lora is None:
-        add_lora(detector.tower, lora)
-    elif config.lora != lora:
+    config, detector, print_of_tower = first.config, first.detector, first.backbone_fingerprint
+    if config.lora is None:  # merged, and so no longer the tower of that name
+        print_of_tower = backbone.fingerprint(detector.tower.state_dict())
+        config = replace(config, lora=LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout))
+        assert config.lora
+        add_lora(detector.tower, config.lora)
+    elif different := [name for name in ("rank", "alpha", "dropout") if changes(args, config.lora, name)]:
         raise ValueError(
-            f"--init {args.init} has LoRA of rank {config.lora.rank}, alpha {config.lora.alpha}, dropout "
-            f"{config.lora.dropout}; the recipe has {lora.rank}, {lora.alpha} and {lora.dropout}"
+            f"--lora-{different[0]} {getattr(args, f'lora_{different[0]}')}: {args.init} has LoRA of rank "
+            f"{config.lora.rank}, alpha {config.lora.alpha} and dropout {config.lora.dropout}, and it is kept"
         )
     provenance = {"init": args.init, "prototypes": first.provenance.get("prototypes", {})}
     if args.prototypes:
@@ -221,8 +226,13 @@ def continue_stage2(args: argparse.Namespace, recipe: Recipe, first: Checkpoint)
         detector.prototypes_PE = bank.vectors_PE.clone()
         provenance["prototypes"] = bank.facts()
         config = replace(config, num_prototypes=len(bank.vectors_PE))
-    config = replace(config, lora=lora)
-    return Checkpoint(detector, config, first.backbone_fingerprint, first.threshold, first.notice, provenance)
+    return Checkpoint(detector, config, print_of_tower, first.threshold, first.notice, provenance)
+
+
+def changes(args: argparse.Namespace, lora: LoraSpec, name: str) -> bool:
+    """Whether the user, and not the preset, asks for another value than the file's LoRA has."""
+    given = getattr(args, f"lora_{name}")
+    return given is not None and given != getattr(lora, name)
 
 
 def load_bank(args: argparse.Namespace, first: Checkpoint) -> PrototypeBank:

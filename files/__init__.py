@@ -8,6 +8,7 @@ from files.picklefile import PickleFile, is_pickle
 from files.tensorfile import TensorFile
 
 WeightFile = PickleFile | TensorFile
+MAX_REASON = 200  # characters: an untrusted file may have a name, or a number, as long as itself
 
 
 def open_weights(path: Path, *, what: str) -> WeightFile:
@@ -16,8 +17,16 @@ def open_weights(path: Path, *, what: str) -> WeightFile:
     Raises ValueError, one line, when there is no such file or it is not sound; `what` says what was expected.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; expected {what}")
+        kind = "no such file" if not path.exists() else "a folder" if path.is_dir() else "not a regular file"
+        raise ValueError(f"{path}: {kind}; expected {what}")
     try:
         return PickleFile(path) if is_pickle(path) else TensorFile(path)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; expected {what}") from error
+        raise refusal(path, error, what=what) from error
+
+
+def refusal(path: Path, error: ValueError, *, what: str) -> ValueError:
+    """One line, not long, of characters that a terminal shows: path, what is wrong, what was expected."""
+    reason = "".join(char if char.isprintable() else "?" for char in " ".join(str(error).split()))
+    reason = reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 3]}..."
+    return ValueError(f"{path}: {reason}; expected {what}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -48,7 +49,12 @@ class Check:
         self._mapped.close()
         for span, crc32 in zip(self._spans, found, strict=True):
             if crc32 != span.crc32:
-                raise ValueError(f"damaged: the checksum of {span.name!r} is not that of its bytes"[:200])
+                raise ValueError(f"damaged: the checksum of {span.name!r} is not that of its bytes")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def strict_json(text: str) -> Any:
@@ -65,4 +71,6 @@ def strict_json(text: str) -> Any:
     try:
         return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
     except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+        raise ValueError("damaged: its JSON is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"damaged: its JSON cannot be read ({error})") from error

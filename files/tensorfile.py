@@ -20,7 +20,9 @@ from files.integrity import Check, Span, strict_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_HEADER_BYTES = 16 << 20
+MAX_HEADER_BYTES = 1 << 20  # a detector's is 0.2 MB; as objects, JSON takes up to 25 times its bytes
+ALIGNMENT = 8  # of the tensors' bytes in the file
+MAX_SIDES = 8
 DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
 
@@ -31,6 +33,8 @@ def write(path: Path, tensors: dict[str, Tensor], *, format: str, header: dict[s
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(header, sort_keys=True, allow_nan=False)
+    if len(text) > MAX_HEADER_BYTES // 2:
+        raise ValueError(f"{path}: a header of {len(text):,} characters is too long to be written")
     crc32 = {name: zlib.crc32(_bytes_of(tensor)) for name, tensor in tensors.items()}
     metadata = {"format": format, "header": text, "header_crc32": str(zlib.crc32(text.encode()))}
     try:
@@ -102,7 +106,12 @@ def _read_table(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
         if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
             raise ValueError("damaged, or no safetensors file")
         text = file.read(length)
-    table = _object(strict_json(text.decode()), "the header")
+    if length % ALIGNMENT:
+        raise ValueError("damaged: the tensors do not begin where a tensor can")
+    try:
+        table = _object(strict_json(text.decode()), "the header")
+    except UnicodeDecodeError as error:
+        raise ValueError("damaged: its header is no text") from error
     metadata = _object(table.pop("__metadata__", {}), "the metadata")
     if not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("damaged: metadata that is no text")
@@ -121,21 +130,24 @@ def _check_table(table: dict[str, Any], *, num_bytes: int) -> None:
     ends = {}
     for name, entry in table.items():
         match entry:
-            case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if (
-                not rest and all(type(side) is int and side >= 0 for side in shape)
+            case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end], **rest} if (
+                not rest
+                and len(shape) <= MAX_SIDES
+                and all(type(number) is int for number in (begin, end, *shape))
+                and all(0 < side <= num_bytes for side in shape)
             ):
                 pass
             case _:
-                raise ValueError(f"damaged: the entry of tensor {name!r} is not one of a tensor"[:200])
+                raise ValueError(f"damaged: the entry of tensor {name!r} is not one of a tensor")
         if dtype not in DTYPE_BYTES:
-            raise ValueError(f"tensor {name!r} is of type {dtype}; expected one of {', '.join(DTYPE_BYTES)}"[:200])
-        if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
-            raise ValueError(f"damaged: tensor {name!r} has not the bytes that its shape needs"[:200])
+            raise ValueError(f"tensor {name!r} is of type {dtype}; expected one of {', '.join(DTYPE_BYTES)}")
+        if begin % DTYPE_BYTES[dtype] or end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
+            raise ValueError(f"damaged: tensor {name!r} has not the bytes that its type and shape need")
         ends[begin, end] = name
     position = 0
     for begin, end in sorted(ends):
         if begin != position:
-            raise ValueError(f"damaged: tensor {ends[begin, end]!r} overlaps another or leaves a gap"[:200])
+            raise ValueError(f"damaged: tensor {ends[begin, end]!r} overlaps another or leaves a gap")
         position = end
     if position != num_bytes or len(ends) != len(table):
         raise ValueError("damaged: the tensors are not as long as the file")

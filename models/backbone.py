@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from models.config import VIT_B16, VIT_L14, PixelSpec, TowerSpec
-from models.pretrained import WHEEL, WHEEL_MB, hub_answers, hub_offline
+from models.hub import hub_answers, hub_offline
+from models.pretrained import WHEEL, WHEEL_MB
 from models.tower import VisionTower, build_tower
 
 log = logging.getLogger(__name__)

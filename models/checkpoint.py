@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 import cli
-from files import PickleFile, TensorFile, WeightFile, open_weights, tensorfile
+from files import PickleFile, TensorFile, WeightFile, open_weights, refusal, tensorfile
 from models.adapt import add_lora_shapes, base_tower, has_lora, is_lora, merge_lora, name_base
 from models.backbone import DEFAULT, TINY, fingerprint, load_backbone
-from models.config import DetectorConfig
+from models.config import DETECTOR_FILE, DetectorConfig
 from models.detector import TowerHead, build_detector
 from models.official import LABELS, THRESHOLD, Official, check_values, read_official, release_pixels
 
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 FORMAT = "gapl-detector-1"
 FORMS = ("adapter", "full", "merged")
-WHAT = "a detector, made by train.py or released by the authors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PACKAGES = ("torch", "torchvision", "transformers", "peft", "safetensors", "numpy", "pillow")
 
@@ -179,11 +178,11 @@ def load_checkpoint(
 
 def read_checkpoint(source: Path | WeightFile) -> Stored:
     """What a detector file holds, every tensor of it named, shaped, typed and finite as it should be."""
-    file = open_weights(source, what=WHAT) if isinstance(source, Path) else source
+    file = open_weights(source, what=DETECTOR_FILE) if isinstance(source, Path) else source
     try:
         return _stored_official(read_official(file)) if isinstance(file, PickleFile) else _stored(file)
     except ValueError as error:
-        raise ValueError(f"{file.path}: {error}; expected {WHAT}") from error
+        raise refusal(file.path, error, what=DETECTOR_FILE) from error
 
 
 def _stored_official(official: Official) -> Stored:
@@ -201,7 +200,7 @@ def _stored_official(official: Official) -> Stored:
 
 def _stored(file: TensorFile) -> Stored:
     if file.format != FORMAT:
-        raise ValueError(f"a safetensors file of the format {file.format or 'of others'!r}"[:200])
+        raise ValueError(f"a safetensors file of the format {file.format or 'of others'!r}")
     header, tensors = file.read()
     match header:
         case {
@@ -214,13 +213,13 @@ def _stored(file: TensorFile) -> Stored:
             "notice": str(notice),
             "provenance": dict(provenance),
             "versions": dict(versions),
-        } if form in FORMS and dtype in DTYPES:
+        } if form in FORMS and dtype in DTYPES and notice.isprintable():
             pass
         case _:
             raise ValueError("its header is not that of a detector: a field is missing or of another type")
     if labels != LABELS:
-        raise ValueError(f"its labels are {labels!r}; a detector's are {LABELS}"[:200])
-    if not 0 <= threshold <= 1:
+        raise ValueError(f"its labels are {labels!r}; a detector's are {LABELS}")
+    if isinstance(threshold, bool) or not 0 <= threshold <= 1:
         raise ValueError(f"its threshold is {threshold}; a score is between 0 and 1")
     config = DetectorConfig.from_json(config_json)
     check_shapes(tensors, expected_shapes(config, form))
@@ -237,9 +236,17 @@ def _stored(file: TensorFile) -> Stored:
 
 
 def expected_shapes(config: DetectorConfig, form: str) -> dict[str, torch.Size]:
-    """Names and shapes of the tensors that a file of that form and config has."""
-    state = build_detector(replace(config, lora=None)).state_dict()
-    shapes = {name: tensor.shape for name, tensor in state.items()}
+    """Names and shapes of the tensors that a file of that form and config has.
+
+    All layers are alike: one is built, so that a file that claims a thousand costs no more than one of two.
+    """
+    one_layer = replace(config, lora=None, tower=replace(config.tower, num_hidden_layers=1))
+    layers = range(config.tower.num_hidden_layers)
+    shapes = {
+        name.replace(".layers.0.", f".layers.{layer}."): tensor.shape
+        for name, tensor in build_detector(one_layer).state_dict().items()
+        for layer in (layers if ".layers.0." in name else (0,))
+    }
     if config.lora is not None:
         shapes = add_lora_shapes(shapes, config.lora)
     return {name: shapes[name] for name in adapter_names(shapes)} if form == "adapter" else shapes

@@ -15,8 +15,12 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-MAX_SIZE = 1 << 20  # of anything that is counted; more is a mistake or an attack
+DETECTOR_FILE = "a detector, made by train.py or released by the authors"  # what a message says was expected
+
+MAX_SIZE = 1 << 16  # of anything that is counted; more is a mistake or an attack
 MAX_LAYERS = 1000
+MAX_TARGETS = 100
+MAX_NAME = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class LoraSpec:
 
     def __post_init__(self) -> None:
         _check_positive(self, "rank", "alpha")
+        if not 0 < len(self.targets) <= MAX_TARGETS or not all(map(_is_name, self.targets)):
+            raise ValueError(f"LoRA's targets are 1 to {MAX_TARGETS} names of layers")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"LoRA's dropout is in [0, 1), not {self.dropout}")
 
@@ -123,6 +129,8 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         if self.stage not in (1, 2):
             raise ValueError(f"stage is 1 or 2, not {self.stage}")
+        if not _is_name(self.backbone):
+            raise ValueError(f"backbone is a line of at most {MAX_NAME} characters, not {self.backbone!r}")
         _check_positive(self, "embed_dim", "num_heads")
         if not 0 <= self.num_prototypes <= MAX_SIZE:
             raise ValueError(f"num_prototypes is at most {MAX_SIZE} and not negative, not {self.num_prototypes}")
@@ -163,7 +171,7 @@ def build_spec(cls: Any, data: Any, *, nested: dict[str, Callable[[Any], Any]] |
             continue
         values[name] = value = tuple(value) if isinstance(value, list) else value
         if not _is_a(value, hints[name]):
-            raise ValueError(f"{cls.__name__}: {name} cannot be {value!r}"[:200])
+            raise ValueError(f"{cls.__name__}: {name} cannot be {value!r}")
     try:
         return cls(**values)
     except TypeError as error:
@@ -177,7 +185,16 @@ def _is_a(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_is_a(item, alternatives[0]) for item in value)
     if alternatives:
         return any(_is_a(value, each) for each in alternatives)
-    return isinstance(value, (int, float) if hint is float else hint) and not isinstance(value, bool)
+    if isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, int | float) and abs(value) <= MAX_SIZE
+    return isinstance(value, hint)
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text can be shown: it may come from an untrusted file."""
+    return len(text) <= MAX_NAME and text.isprintable()
 
 
 def _check_positive(spec: Any, *names: str) -> None:

@@ -14,7 +14,6 @@ Shape suffixes: P prototypes, E embedding.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -26,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import cli
+from files.integrity import sha256_of
 from files.picklefile import PickleFile, is_pickle, write
 from models.adapt import base_tower, is_lora
 from models.backbone import load_backbone
@@ -82,7 +82,7 @@ def convert(args: argparse.Namespace) -> None:
         return write(args.out, to_official(whole.config, whole.detector.state_dict()))
     if args.form == "adapter" and whole.form != "adapter":
         whole.config = replace(whole.config, backbone=name_backbone(whole, args))
-    whole.provenance.setdefault("converted", {"from": whole.form, "sha256": sha256(args.file)})
+    whole.provenance.setdefault("converted", {"from": whole.form, "sha256": sha256_of(args.file)})
     save_checkpoint(args.out, replace(whole, form=args.form), dtype=args.dtype)
 
 
@@ -140,7 +140,7 @@ def facts(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         "file": str(path),
         "bytes": path.stat().st_size,
-        "sha256": sha256(path),
+        "sha256": sha256_of(path),
         "form": stored.form,
         "what": stored.described,
         "tensors": len(tensors),
@@ -186,11 +186,6 @@ def prototype_facts(prototypes_PE: Tensor, provenance: dict[str, Any]) -> dict[s
 def is_orthonormal(rows_PE: Tensor) -> bool:
     """Whether rows are of length 1 and at right angles, to float32's precision."""
     return bool((rows_PE @ rows_PE.T - torch.eye(len(rows_PE), dtype=rows_PE.dtype)).abs().max() < 1e-5)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def lines_of(found: dict[str, Any]) -> Iterator[str]:

@@ -43,7 +43,7 @@ MODULES = {
 }
 PROTOTYPES = "prototypes_PE"
 LABELS = {"real": 0, "fake": 1}
-LABEL_MAPS = ("class_to_idx", "label_map", "labels", "label2id")
+LABEL_MAPS = ("class_to_idx", "label_map", "labels", "label2id", "classes", "idx_to_class", "id2label")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _from_dictionary(data: dict[Any, Any]) -> Official:
         str(name) for name in data if model is not data and name not in ("model", "prototype", "propVec")
     )
     if ignored:
-        log.info("not needed and left out: %s", ", ".join(ignored)[:200])
+        log.info("not needed and left out: %s", ", ".join(filter(str.isprintable, ignored))[:200])
     if set(tensors) == {"project.weight"}:
         return Official("projection", "stage 1 of the released trainer", tensors)
     names = [name for name in ("prototype", "propVec") if isinstance(data.get(name), Tensor)]
@@ -116,12 +116,12 @@ def _our_names(model: dict[Any, Tensor]) -> dict[str, Tensor]:
         module, _, rest = name.partition(".")
         rest = rest.removeprefix("vision_model.") if module == "feature_extractor" else rest
         if module not in MODULES or not rest:
-            raise ValueError(f"tensor {key!r} is not part of a GAPL detector"[:200])
+            raise ValueError(f"tensor {key!r} is not part of a GAPL detector")
         if rest == "embeddings.position_ids":  # 0, 1, 2, ...: older versions of transformers save them
             continue
         ours = f"{MODULES[module]}.{rest}"
         if ours in tensors:
-            raise ValueError(f"two tensors stand for {name!r}"[:200])
+            raise ValueError(f"two tensors stand for {name!r}")
         tensors[ours] = _plain(str(key), tensor)
     return tensors
 
@@ -130,20 +130,24 @@ def _config_of(tensors: Mapping[str, Tensor]) -> DetectorConfig:
     """What the shapes tell, and the rest as the release has it."""
     of_tower = {name.removeprefix("tower."): value for name, value in tensors.items() if name.startswith("tower.")}
     tower = spec_of(of_tower)
-    rank = len(of_tower.get(f"encoder.layers.0.self_attn.q_proj.{LORA_A}", ()))
-    if "project.weight" not in tensors or not rank:
-        missing = "its LoRA" if not rank else "tensor 'foren_proj.weight'"
-        raise ValueError(f"{missing} is missing")
+    rank = _num_rows("its LoRA", of_tower.get(f"encoder.layers.0.self_attn.q_proj.{LORA_A}"))
+    embed_dim = _num_rows("tensor 'foren_proj.weight'", tensors.get("project.weight"))
     return DetectorConfig(
         stage=2,
         backbone=CLIP_L14 if tower == VIT_L14 else "",
         tower=tower,
         pixel=release_pixels(tower.image_size),
-        embed_dim=len(tensors["project.weight"]),
+        embed_dim=embed_dim,
         num_heads=NUM_HEADS,
         num_prototypes=len(tensors[PROTOTYPES]),
         lora=LoraSpec(rank=rank, alpha=LORA_SCALE * rank),
     )
+
+
+def _num_rows(what: str, tensor: Tensor | None) -> int:
+    if tensor is None or tensor.ndim != 2:
+        raise ValueError(f"{what} is missing, or no matrix")
+    return len(tensor)
 
 
 def release_pixels(size_px: int) -> PixelSpec:
@@ -182,14 +186,18 @@ def _view(pixel: PixelSpec) -> tuple[Any, ...]:
 
 def _check_label_maps(data: dict[Any, Any]) -> None:
     """A file that says which class is which must say what the method says: 0 is real, 1 is fake."""
-    for name in LABEL_MAPS:
-        labels = data.get(name)
-        if isinstance(labels, dict) and any(
-            label in str(key).lower() and value != number
-            for key, value in labels.items()
-            for label, number in LABELS.items()
-        ):
-            raise ValueError(f"{name} is {labels!r}; the method's labels are real 0, fake 1"[:200])
+    for map_name in LABEL_MAPS:
+        labels = data.get(map_name)
+        labels = dict(enumerate(labels)) if isinstance(labels, list | tuple) else labels
+        for key, value in labels.items() if isinstance(labels, dict) else ():
+            _check_label(map_name, *((value, key) if isinstance(key, int) else (key, value)))
+
+
+def _check_label(map_name: str, label: Any, number: Any) -> None:
+    for name, expected in LABELS.items():
+        if isinstance(label, str) and name in label.lower() and number not in (expected, str(expected)):
+            shown = number if isinstance(number, int | str) else f"a {type(number).__name__}"
+            raise ValueError(f"{map_name} says {label!r} is {shown}; the method's labels are real 0, fake 1")
 
 
 def _halves(prototypes_PE: Tensor) -> Tensor:
@@ -201,7 +209,7 @@ def _halves(prototypes_PE: Tensor) -> Tensor:
 
 def _plain(name: str, tensor: Tensor) -> Tensor:
     if tensor.dtype != torch.float32:
-        raise ValueError(f"tensor {name!r} is of type {tensor.dtype}; expected torch.float32"[:200])
+        raise ValueError(f"tensor {name!r} is of type {tensor.dtype}; expected torch.float32")
     return tensor.detach().contiguous()
 
 

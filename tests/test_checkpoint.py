@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-import tensorfile
+from files import TensorFile, tensorfile
 from models import checkpoint as checkpoint_module
+from models.adapt import merge_lora
 from models.backbone import TINY, Backbone, architecture, fingerprint, load_backbone
-from models.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
-from models.config import DetectorConfig, LoraSpec, PixelSpec
+from models.checkpoint import FORMAT, FORMS, Checkpoint, load_checkpoint, save_checkpoint
+from models.config import DETECTOR_FILE, DetectorConfig, LoraSpec, PixelSpec
 from models.detector import build_detector
 from prototype.bank import PrototypeBank
 
@@ -50,6 +52,14 @@ def logits(checkpoint: Checkpoint) -> Tensor:
     return logit_B
 
 
+def merged(checkpoint: Checkpoint) -> Checkpoint:
+    """The same network without LoRA, in memory."""
+    config = replace(checkpoint.config, lora=None)
+    detector = build_detector(config, load_backbone(TINY).tower)
+    detector.load_state_dict(merge_lora(checkpoint.detector.state_dict(), checkpoint.config.lora or LoraSpec()))
+    return replace(checkpoint, detector=detector, config=config)
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A stage-2 detector file in the form `adapter`."""
@@ -69,7 +79,7 @@ def rewrite(
     header: Callable[[dict[str, Any]], Any] = len,
 ) -> None:
     """Changes a detector file: the functions alter the dictionaries that they are given."""
-    found_header, found_tensors = tensorfile.read(path, format=FORMAT, what="", made_by="")
+    found_header, found_tensors = TensorFile(path).read()
     tensors(found_tensors)
     header(found_header)
     tensorfile.write(path, found_tensors, format=FORMAT, header=found_header)
@@ -79,20 +89,20 @@ def rewrite(
 # There and back
 
 
-@pytest.mark.parametrize("form", ["adapter", "merged"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("stage", [1, 2])
 def test_logits_come_back_to_the_bit(stage: int, form: str, tmp_path: Path) -> None:
     original = replace(make_checkpoint(stage), form=form)
     save_checkpoint(tmp_path / "new folder" / "detector.safetensors", original)
     loaded = load(tmp_path / "new folder" / "detector.safetensors")
-    expected_B = logits(original)
+    expected_B = logits(merged(original) if form == "merged" else original)
     assert expected_B.std() > 1e-4
     assert torch.equal(logits(loaded), expected_B)
     assert loaded.config == (replace(original.config, lora=None) if form == "merged" else original.config)
     assert not loaded.detector.training
 
 
-@pytest.mark.parametrize("form", ["adapter", "merged"])
+@pytest.mark.parametrize("form", FORMS)
 def test_file_describes_itself(form: str, tmp_path: Path) -> None:
     original = replace(make_checkpoint(2), form=form)
     save_checkpoint(tmp_path / "detector.safetensors", original)
@@ -111,11 +121,61 @@ def test_merging_agrees_with_the_adapter(saved: Path) -> None:
     assert (logits(load(saved)) - unmerged_B).abs().max() < 1e-5
 
 
-def test_merged_file_needs_no_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "merged.safetensors"
-    save_checkpoint(path, replace(make_checkpoint(1), form="merged"))
+def test_full_file_holds_every_tensor_to_the_bit(tmp_path: Path) -> None:
+    """LoRA stays apart from the weights that it updates, so that training can go on."""
+    original = replace(make_checkpoint(2), form="full")
+    save_checkpoint(tmp_path / "full.safetensors", original)
+    found, expected = load(tmp_path / "full.safetensors").detector.state_dict(), original.detector.state_dict()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_merged_tower_in_a_short_type_is_half_as_large_and_close(dtype: str, tmp_path: Path) -> None:
+    original = replace(make_checkpoint(2), form="merged")
+    long, short, again = (tmp_path / f"{name}.safetensors" for name in ("long", "short", "again"))
+    save_checkpoint(long, original)
+    save_checkpoint(short, original, dtype=dtype)
+    tensors = TensorFile(short).read()[1]
+    of_tower = {name for name in tensors if name.startswith("tower.")}
+    assert {name for name, tensor in tensors.items() if tensor.dtype == getattr(torch, dtype)} == of_tower
+    saved_bytes = 2 * sum(tensors[name].numel() for name in of_tower)
+    assert abs(long.stat().st_size - short.stat().st_size - saved_bytes) < 100
+    loaded = load(short)
+    assert {tensor.dtype for tensor in loaded.detector.state_dict().values()} == {torch.float32}
+    difference_B = (logits(loaded) - logits(original)).abs()
+    assert 0 < difference_B.max() < 0.05 * logits(original).abs().max()
+    save_checkpoint(again, loaded, dtype=dtype)
+    again_tensors = TensorFile(again).read()[1]
+    assert all(torch.equal(again_tensors[name], tensor) for name, tensor in tensors.items())
+
+
+def test_weight_beyond_float16_is_refused_and_fits_bfloat16(tmp_path: Path) -> None:
+    large, path = replace(make_checkpoint(1), form="merged"), tmp_path / "merged.safetensors"
+    large.detector.tower.post_layernorm.bias.data[3] = 70_000
+    with pytest.raises(ValueError, match=r"tensor 'tower\.post_layernorm\.bias' has values that are not finite"):
+        save_checkpoint(path, large, dtype="float16")
+    assert not list(tmp_path.iterdir())
+    save_checkpoint(path, large, dtype="bfloat16")
+    assert load(path).detector.tower.post_layernorm.bias[3] == pytest.approx(70_000, rel=0.01)
+
+
+@pytest.mark.parametrize(("form", "dtype"), [("adapter", "bfloat16"), ("full", "float16"), ("merged", "float64")])
+def test_only_a_merged_tower_can_be_short(form: str, dtype: str, tmp_path: Path) -> None:
+    message = f"a {form} file cannot be of type {dtype}; only a merged one can be float32, bfloat16, float16"
+    with pytest.raises(ValueError, match=message):
+        save_checkpoint(tmp_path / "detector.safetensors", replace(make_checkpoint(1), form=form), dtype=dtype)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["full", "merged"])
+def test_full_and_merged_files_need_no_backbone(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "detector.safetensors"
+    save_checkpoint(path, replace(make_checkpoint(2), form=form))
     monkeypatch.setattr(checkpoint_module, "load_backbone", lambda name: pytest.fail(f"{name} was loaded"))
-    assert load(path).form == "merged"
+    assert load(path).form == form
 
 
 def test_adapter_is_small_and_without_the_tower(saved: Path) -> None:
@@ -128,16 +188,26 @@ def test_adapter_is_small_and_without_the_tower(saved: Path) -> None:
     assert saved.stat().st_size < 4 * sum(sizes.values()) + 20_000
 
 
-def test_merged_detector_cannot_be_saved_as_an_adapter(saved: Path) -> None:
+@pytest.mark.parametrize("form", ["adapter", "full"])
+def test_merged_detector_can_only_be_saved_as_merged(saved: Path, form: str) -> None:
     """Its updates would be lost."""
     before = saved.read_bytes()
     with pytest.raises(ValueError, match="only be saved as merged"):
-        save_checkpoint(saved, load(saved, merge=True))
+        save_checkpoint(saved, replace(load(saved, merge=True), form=form))
     assert saved.read_bytes() == before
 
 
+def test_adapter_of_a_tower_without_a_name_is_refused(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(1)
+    checkpoint.config = replace(checkpoint.config, backbone="")
+    with pytest.raises(ValueError, match="this detector names none; save it as full or merged"):
+        save_checkpoint(tmp_path / "detector.safetensors", checkpoint)
+    save_checkpoint(tmp_path / "detector.safetensors", replace(checkpoint, form="full"))
+    assert torch.equal(logits(load(tmp_path / "detector.safetensors")), logits(checkpoint))
+
+
 def test_unknown_form_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown form 'whole'; choose from adapter, merged"):
+    with pytest.raises(ValueError, match="unknown form 'whole'; choose from adapter, full, merged"):
         save_checkpoint(tmp_path / "detector.safetensors", replace(make_checkpoint(1), form="whole"))
     assert not list(tmp_path.iterdir())
 
@@ -160,29 +230,30 @@ UPDATE = "tower.encoder.layers.0.self_attn.q_proj.lora_A.default.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("project.weight"), "tensor 'project.weight' is missing$"),
-        (without(UPDATE), f"tensor '{UPDATE}' is missing$"),
-        (with_("extra", torch.zeros(1)), "tensor 'extra' is not part of this detector$"),
+        (without("project.weight"), "tensor 'project.weight' is missing"),
+        (without(UPDATE), f"tensor '{UPDATE}' is missing"),
+        (with_("extra", torch.zeros(1)), "tensor 'extra' is not part of this detector"),
         (with_("classifier.weight", torch.zeros(1, 64)), r"'classifier.weight' has shape \(1, 64\), .*\(1, 128\)"),
         (
             with_("prototypes_PE", torch.zeros(5, 128)),
             r"'prototypes_PE' has shape \(5, 128\), expected \(6, 128\)",
         ),
-        (lambda found: found.clear(), r"is missing \(and \d+ more\)$"),
+        (lambda found: found.clear(), r"is missing \(and \d+ more\)"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(
     saved: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     rewrite(saved, tensors=change)
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match=f"{message}; expected {DETECTOR_FILE}$") as caught:
         load(saved)
     assert str(saved) in str(caught.value)
 
 
-def test_merged_file_is_read_as_strictly(tmp_path: Path) -> None:
-    path = tmp_path / "merged.safetensors"
-    save_checkpoint(path, replace(make_checkpoint(2), form="merged"))
+@pytest.mark.parametrize("form", ["full", "merged"])
+def test_file_with_its_tower_is_read_as_strictly(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "detector.safetensors"
+    save_checkpoint(path, replace(make_checkpoint(2), form=form))
     name = "tower.encoder.layers.1.mlp.fc1.bias"
     rewrite(path, tensors=without(name))
     with pytest.raises(ValueError, match=f"tensor '{name}' is missing"):
@@ -218,6 +289,25 @@ def test_config_that_does_not_fit_is_named(
     saved: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     rewrite(saved, header=lambda header: change(header["config"]))
+    with pytest.raises(ValueError, match=message):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_("labels", {"real": 1, "fake": 0}), "its labels are .*; a detector's are "),
+        (with_("threshold", 1.5), r"its threshold is 1\.5; a score is between 0 and 1"),
+        (with_("dtype", "bfloat16"), "is of type torch.float32; expected torch.bfloat16"),
+        (with_("form", "full"), "is missing"),
+        (with_("form", "whole"), "its header is not that of a detector"),
+        (without("labels"), "its header is not that of a detector"),
+    ],
+)
+def test_header_that_does_not_fit_is_named(
+    saved: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    rewrite(saved, header=change)
     with pytest.raises(ValueError, match=message):
         load(saved)
 
@@ -269,7 +359,7 @@ def test_interrupted_write_leaves_the_old_file(
         Path(path).write_bytes(before[:100])
         raise interruption
 
-    monkeypatch.setattr(tensorfile, "save_file", interrupted)
+    monkeypatch.setattr(safetensors.torch, "save_file", interrupted)
     with pytest.raises(expected):
         save_checkpoint(saved, make_checkpoint(2, seed=1))
     assert saved.read_bytes() == before

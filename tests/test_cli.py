@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ import prototype_dataset
 import train
 from data.decode import UnreadableImage
 from inference import Detector, Verdict
-from models.checkpoint import load_checkpoint
+from models.checkpoint import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from tests.conftest import Finished, MakeImage, RunCli, TinyRun
@@ -247,8 +248,36 @@ def test_command_as_a_file_from_another_folder(tiny_run: TinyRun, tiny_root: Pat
         *(PROJECT / "inference.py", "--model_path", tiny_run.stage2, "--image_path", image, "--allow-tiny"),
         cwd=tmp_path,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    described = f"[INFO] {tiny_run.stage2}: adapter file of a stage-2 detector on tiny\n"
+    assert (done.returncode, done.stderr) == (0, described)
     assert "  -> Prediction: Real" in done.stdout.splitlines()
+
+
+START = """
+import sys
+import inference
+
+print("torch" in sys.modules)
+print(inference.Detector.load(sys.argv[1], device="cpu", allow_tiny=True)(sys.argv[2]).score)
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+@pytest.mark.parametrize("form", ["full", "merged"])
+def test_verdict_waits_for_no_library_that_it_does_not_need(
+    form: str, tiny_run: TinyRun, tiny_root: Path, tmp_path: Path
+) -> None:
+    """Each of them takes seconds to import; torch is imported while the file is checked, not before."""
+    detector, image = tmp_path / "detector.safetensors", tiny_root / "train/alpha/1_fake/0.png"
+    save_checkpoint(detector, replace(load_checkpoint(tiny_run.stage2, merge=False, allow_tiny=True), form=form))
+    done = run_file("-c", START, detector, image, cwd=PROJECT)
+    assert done.returncode == 0, done.stderr
+    before, score, imported = done.stdout.splitlines()
+    assert before == "False"
+    assert float(score) == pytest.approx(Detector.load(tiny_run.stage2, allow_tiny=True)(image).score, abs=1e-5)
+    assert "torch" in imported.split()
+    heavy = {"transformers", "torchvision", "peft", "open_clip", "onnx", "sklearn", "pandas", "scipy"}
+    assert not heavy & set(imported.split())
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -320,10 +349,10 @@ def test_inference_refuses(run_cli: RunCli, tiny_run: TinyRun, tiny_root: Path, 
         (["--model_path", tiny_run.stage2, "--image_path", image], "trained on the random `tiny` tower"),
         (["--model_path", tiny_run.stage2], "required: --image_path"),
         (by(bad / "gone.safetensors"), "no such file; expected a detector, made by train.py"),
-        (by(bad / "truncated.safetensors"), "damaged, or not a detector"),
-        (by(bad / "checkpoint.pt"), "damaged, or not a detector"),
-        (by(tiny_run.bank), "not a detector"),
-        (by(bad / "empty"), "no such file"),
+        (by(bad / "truncated.safetensors"), "damaged, or no safetensors file; expected a detector, made by"),
+        (by(bad / "checkpoint.pt"), "its prototypes are missing"),
+        (by(tiny_run.bank), "of the format 'gapl-prototypes-1'; expected a detector"),
+        (by(bad / "empty"), "a folder; expected a detector, made by train.py"),
     ]
     refuses(run_cli, inference.main, cases, bad)
 
@@ -394,8 +423,8 @@ def test_benchmarks_refuse(run_cli: RunCli, tiny_run: TinyRun, tiny_root: Path, 
         (on(bad / "empty"), f"{bad}/empty: no benchmark found"),
         (on(tiny_root, "--benchmarks", "GenImage,Nothing"), "unknown benchmark 'Nothing'; expected one of"),
         (on(tiny_root, "--benchmarks", "UFD"), "no benchmark found (UFD: not found"),
-        (on(tiny_root, model=bad / "truncated.safetensors"), "damaged, or not a detector"),
-        (on(tiny_root, model=tiny_run.bank), "not a detector"),
+        (on(tiny_root, model=bad / "truncated.safetensors"), "damaged, or no safetensors file; expected a"),
+        (on(tiny_root, model=tiny_run.bank), "of the format 'gapl-prototypes-1'; expected a detector"),
         (on(tiny_root, "--out", bad / "file"), f"{bad}/file"),
         (on(tiny_root, "--out", bad / "file" / "run"), f"{bad}/file"),
         (on(tiny_root, "--device", "cuda"), "--device cuda: this machine"),
@@ -416,7 +445,7 @@ def test_list_of_images_refuses(run_cli: RunCli, tiny_root: Path, bad: Path) -> 
     refuses(run_cli, prototype_dataset.main, cases, bad)
 
 
-def test_refusal_as_a_file_is_one_line_alone(tiny_run: TinyRun, bad: Path) -> None:
+def test_refusal_as_a_file_is_one_line_after_the_log(tiny_run: TinyRun, bad: Path) -> None:
     done = run_file(
         *(PROJECT / "inference.py", "--model_path", tiny_run.stage2, "--image_path", bad / "text.png"),
         "--allow-tiny",
@@ -424,7 +453,8 @@ def test_refusal_as_a_file_is_one_line_alone(tiny_run: TinyRun, bad: Path) -> No
     )
     assert done.returncode == 2
     message = "not an image, or of a format that Pillow does not know"
-    assert done.stderr == f"error: {bad}/text.png: {message}\n"
+    described = f"[INFO] {tiny_run.stage2}: adapter file of a stage-2 detector on tiny\n"
+    assert done.stderr == f"{described}error: {bad}/text.png: {message}\n"
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def embed_by_hand(detector: TowerHead, feature_BD: Tensor) -> NDArray[np.float64
 
 def test_stage1_logit(stage1: Stage1Detector, pixels: Tensor) -> None:
     output = stage1(pixels)
-    embedding_BE = embed_by_hand(stage1, stage1.tower(pixels).pooler_output)
+    embedding_BE = embed_by_hand(stage1, stage1.tower(pixels))
     assert np.abs(array(output.embedding_BE) - embedding_BE).max() < 1e-5
     assert np.abs(array(output.logit_B) - embedding_BE @ array(stage1.classifier.weight)[0]).max() < 1e-5
     assert output.logit_B.shape == (5,)
@@ -139,7 +139,7 @@ def test_head_stays_in_float32_under_autocast(stage1: Stage1Detector, stage2: Pr
 
 
 def test_parameters_of_the_published_model() -> None:
-    published = DetectorConfig(2, DEFAULT, architecture(DEFAULT), PIXEL, num_prototypes=64, lora=LoraSpec())
+    published = DetectorConfig(2, DEFAULT, architecture(DEFAULT), PixelSpec(), num_prototypes=64, lora=LoraSpec())
     detector = build_detector(published)
     assert count_parameters(detector) == (305_736_320, 2_556_544)
     assert isinstance(detector, PrototypeDetector)
@@ -204,7 +204,7 @@ def test_prototypes_are_the_detectors_own_copy() -> None:
 
 @torch.inference_mode()
 def test_fresh_lora_changes_nothing(pixels: Tensor) -> None:
-    plain = load_backbone(TINY).tower(pixels).pooler_output
+    plain = load_backbone(TINY).tower(pixels)
     adapted = build_detector(config(2, lora=LoraSpec(rank=4)), load_backbone(TINY).tower)
     assert len(lora_layers(adapted)) == 6
     for training in (False, True):
@@ -218,19 +218,30 @@ def test_merged_lora_gives_the_same_logits(stage2: PrototypeDetector, pixels: Te
     set_updates(stage2)
     unmerged_B = stage2(pixels).logit_B
     assert (unmerged_B - before_B).abs().max() > 1e-3
-    merge_lora(stage2.tower)
-    assert (stage2(pixels).logit_B - unmerged_B).abs().max() < 1e-5
-    assert not lora_layers(stage2)
-    assert set(stage2.tower.state_dict()) == set(load_backbone(TINY).tower.state_dict())
+    merged = build_detector(config(2), load_backbone(TINY).tower).eval()
+    merged.load_state_dict(merge_lora(stage2.state_dict(), LoraSpec()), strict=True)
+    assert (merged(pixels).logit_B - unmerged_B).abs().max() < 1e-5
+    assert not lora_layers(merged)
 
 
 def test_update_is_scaled_by_alpha_over_rank(stage2: PrototypeDetector) -> None:
     set_updates(stage2)
-    attention = stage2.tower.encoder.layers[0].self_attn
-    update = attention.q_proj.lora_B["default"].weight @ attention.q_proj.lora_A["default"].weight * (32 / 16)
-    expected = attention.q_proj.get_base_layer().weight + update
-    merge_lora(stage2.tower)
-    assert (attention.q_proj.weight - expected).abs().max() < 1e-6
+    before = {name: tensor.clone() for name, tensor in stage2.state_dict().items()}
+    projection = stage2.tower.encoder.layers[0].self_attn.q_proj
+    update = projection.lora_B["default"].weight @ projection.lora_A["default"].weight * (32 / 16)
+    expected = projection.get_base_layer().weight + update
+    name = "tower.encoder.layers.0.self_attn.q_proj.weight"
+    assert (merge_lora(stage2.state_dict(), LoraSpec())[name] - expected).abs().max() < 1e-6
+    assert all(torch.equal(tensor, before[name]) for name, tensor in stage2.state_dict().items())
+
+
+def test_lora_can_be_merged_without_a_copy_of_the_weights(stage2: PrototypeDetector) -> None:
+    set_updates(stage2)
+    apart = merge_lora(stage2.state_dict(), LoraSpec())
+    places = {tensor.data_ptr() for tensor in stage2.state_dict().values()}
+    merged = merge_lora(stage2.state_dict(), LoraSpec(), in_place=True)
+    assert {tensor.data_ptr() for tensor in merged.values()} <= places
+    assert all(torch.equal(merged[name], tensor) for name, tensor in apart.items())
 
 
 def test_lora_drops_out_in_training_only(stage2: PrototypeDetector, pixels: Tensor) -> None:

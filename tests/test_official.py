@@ -554,7 +554,7 @@ def test_fast_track_from_the_released_files(
 def test_training_goes_on_from_the_released_checkpoint(
     checkpoint: Path, train_root: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
-    options = ("--preset", "release", "--init", checkpoint, "--lora-rank", RANK, "--lora-alpha", 2 * RANK)
+    options = ("--preset", "release", "--init", checkpoint)
     common = ("--stage", 2, "--data-root", train_root, "--out", tmp_path / "run", "--form", "full", "--lr", 1e-5)
     done = run_cli(train.main, *common, *options, *QUICK)
     assert done.code == 0, done.err
@@ -564,8 +564,8 @@ def test_training_goes_on_from_the_released_checkpoint(
     assert changed
     assert all(not name.startswith("tower.") or ".lora_" in name for name in changed)
     assert max((before[name] - after[name]).abs().max() for name in changed) < 1e-4
-    done = run_cli(train.main, *common, "--preset", "release", "--init", checkpoint, *QUICK, "--overwrite")
-    assert "LoRA of rank 4" in done.only_error()
+    done = run_cli(train.main, *common, *options, *QUICK, "--overwrite", "--lora-rank", 16)
+    assert "--lora-rank 16: " in done.only_error()
 
 
 def test_prototypes_from_the_released_projection(

@@ -21,7 +21,11 @@ from data.augment import train_view
 from data.loaders import batches_per_epoch, epoch_order, ordered_batches, train_batches
 from data.records import Label, Manifest, Record
 from data.sources import open_source
-from models.checkpoint import load_checkpoint
+from files import TensorFile
+from models.adapt import base_tower, is_lora, merge_lora
+from models.backbone import TINY, fingerprint, load_backbone
+from models.checkpoint import FORMS, load_checkpoint, save_checkpoint
+from models.config import LoraSpec
 from prototype.bank import PrototypeBank
 from training.features import compute_features, feature_batches
 from training.loop import Fitted, fit, resolve_precision
@@ -509,10 +513,10 @@ def stage1(run_cli: RunCli, tiny_root: Path) -> Train:
 def stage2(run_cli: RunCli, tiny_run: TinyRun) -> Train:
     """`stage2(out, *arguments)` trains stage 2 for an epoch from what `tiny_run` left."""
 
-    def run(out: Path, *arguments: object, init: Path = tiny_run.stage1, bank: Path = tiny_run.bank) -> Any:
-        start = ("--stage", 2, "--preset", "small", "--init", init, "--prototypes", bank, "--out", out)
+    def run(out: Path, *arguments: object, init: Path = tiny_run.stage1, bank: Path | None = tiny_run.bank) -> Any:
+        start = ("--stage", 2, "--preset", "small", "--init", init, "--out", out)
         common = ("--data-root", tiny_run.root, "--epochs", 1, "--num-workers", 0)
-        return run_cli(train.main, *start, *common, *arguments)
+        return run_cli(train.main, *start, *common, *(("--prototypes", bank) if bank else ()), *arguments)
 
     return run
 
@@ -564,11 +568,109 @@ def test_stage2_trains_lora_and_leaves_the_tower(stage2: Train, tmp_path: Path) 
 
 
 def test_short_types_in_training_leave_no_trace_in_the_file(stage2: Train, tmp_path: Path) -> None:
-    done = stage2(tmp_path, "--precision", "bf16", "--form", "merged")
+    """What is frozen is the backbone's to the bit; merging adds the update and nothing else."""
+    options = ("--precision", "bf16", "--lr", 0.01)
+    for form in FORMS:
+        done = stage2(tmp_path / form, *options, "--form", form)
+        assert done.code == 0, done.err
+    files = {form: TensorFile(tmp_path / form / DETECTOR).read()[1] for form in FORMS}
+    assert {value.dtype for tensors in files.values() for value in tensors.values()} == {torch.float32}
+    backbone = load_backbone(TINY).tower.state_dict()
+    assert all(torch.equal(value, backbone[name]) for name, value in base_tower(files["full"]).items())
+    assert set(base_tower(files["full"])) == set(backbone)
+    assert all(torch.equal(value, files["full"][name]) for name, value in files["adapter"].items())
+    merged = merge_lora(files["full"], LoraSpec())
+    assert set(merged) == set(files["merged"])
+    assert all(torch.equal(value, merged[name]) for name, value in files["merged"].items())
+    changed = {
+        name for name, value in base_tower(files["merged"]).items() if not torch.equal(value, backbone[name])
+    }
+    assert changed == {
+        f"encoder.layers.{layer}.self_attn.{part}_proj.weight" for layer in (0, 1) for part in "qkv"
+    }
+
+
+@pytest.fixture
+def go_on(run_cli: RunCli, tiny_run: TinyRun, tmp_path: Path) -> Train:
+    """`go_on(form, *arguments)` trains on for a step, into tmp_path/run, from `tiny_run`'s detector in that form.
+
+    Other keywords change its config.
+    """
+
+    def run(form: str, *arguments: object, **changed: Any) -> Any:
+        init = tmp_path / f"{form}.safetensors"
+        loaded = load_checkpoint(tiny_run.stage2, merge=False, allow_tiny=True)
+        config = replace(loaded.config, **changed)
+        save_checkpoint(init, replace(loaded, form=form, config=config, threshold=0.3))
+        start = ("--stage", 2, "--preset", "paper", "--init", init, "--out", tmp_path / "run")
+        common = ("--data-root", tiny_run.root, "--max-steps", 1, "--batch-size", 8, "--num-workers", 0)
+        return run_cli(train.main, *start, *common, *arguments)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("init", "saved"),
+    [("adapter", "adapter"), ("adapter", "merged"), ("full", "adapter"), ("full", "full"), ("merged", "full")],
+)
+def test_training_goes_on_from_a_stage2_detector(go_on: Train, tmp_path: Path, init: str, saved: str) -> None:
+    done = go_on(init, "--form", saved, "--lr", 1e-9)
     assert done.code == 0, done.err
-    assert {value.dtype for value in tensors_of(tmp_path / DETECTOR).values()} == {torch.float32}
-    tower = tensors_of(tmp_path / DETECTOR)["tower.encoder.layers.0.mlp.fc1.weight"]
-    assert not torch.equal(tower, tower.bfloat16().float())
+    before = load_checkpoint(tmp_path / f"{init}.safetensors", merge=False, allow_tiny=True)
+    after = load_checkpoint(tmp_path / "run" / DETECTOR, merge=False, allow_tiny=True)
+    assert after.threshold == 0.3
+    assert after.provenance["init"] == str(tmp_path / f"{init}.safetensors")
+    assert after.provenance["prototypes"] == before.provenance["prototypes"]
+    assert after.config.lora == (None if saved == "merged" else LoraSpec())
+    found, expected = after.detector.state_dict(), before.detector.state_dict()
+    assert torch.equal(found["prototypes_PE"], expected["prototypes_PE"])
+    if saved != "merged":
+        started, base = base_tower(expected), base_tower(found)
+        assert all(torch.equal(base[name], started[name]) for name in started)
+    found, expected = merge_lora(found, LoraSpec()), merge_lora(expected, LoraSpec())
+    assert set(found) == set(expected)
+    assert all(torch.allclose(found[name], expected[name], rtol=0, atol=1e-6) for name in expected)
+
+
+@pytest.mark.parametrize("init", FORMS)
+def test_going_on_trains_what_stage2_trains(go_on: Train, tmp_path: Path, init: str) -> None:
+    assert go_on(init, "--form", "full", "--lr", 0.01).code == 0
+    before, after = tensors_of(tmp_path / f"{init}.safetensors"), tensors_of(tmp_path / "run" / DETECTOR)
+    changed = {name for name in after if name not in before or not torch.equal(after[name], before[name])}
+    assert {name.split(".")[0] for name in changed} == {"tower", "project", "attention", "classifier"}
+    of_tower = {name for name in changed if name.startswith("tower.")}
+    assert of_tower <= {name for name in after if is_lora(name) or "base_layer" in name}
+    assert all(torch.equal(base_tower(after)[name], value) for name, value in base_tower(before).items())
+
+
+def test_going_on_can_change_the_prototypes(go_on: Train, tmp_path: Path) -> None:
+    bank = PrototypeBank(torch.eye(128)[:4], torch.tensor([0, 0, 0, 1]), {"method": "by hand"})
+    bank.save(tmp_path / "bank.safetensors")
+    assert go_on("full", "--prototypes", tmp_path / "bank.safetensors").code == 0
+    after = load_checkpoint(tmp_path / "run" / DETECTOR, allow_tiny=True)
+    assert torch.equal(after.detector.prototypes_PE, bank.vectors_PE)
+    assert after.provenance["prototypes"] == {"method": "by hand", "num_real": 3, "num_fake": 1}
+
+
+def test_fingerprint_of_a_merged_tower_is_its_own(go_on: Train, tmp_path: Path) -> None:
+    """It is not the named backbone any more, and no adapter on it may claim to be."""
+    assert go_on("merged", "--form", "full").code == 0
+    after = load_checkpoint(tmp_path / "run" / DETECTOR, merge=False, allow_tiny=True)
+    assert after.backbone_fingerprint == fingerprint(base_tower(after.detector.state_dict()))
+    assert after.backbone_fingerprint != fingerprint(load_backbone(TINY).tower.state_dict())
+
+
+def test_going_on_as_it_cannot_be_is_refused(go_on: Train, tmp_path: Path) -> None:
+    for done, message in (
+        (go_on("merged"), "a merged tower is no backbone that an adapter could name; pass --form full"),
+        (go_on("full", backbone=""), "a tower without a name is no backbone that an adapter could name"),
+        (go_on("full", "--backbone", "tiny"), "--backbone tiny: .* has tiny"),
+        (go_on("adapter", "--backbone", "other"), "backbone 'other' cannot be loaded"),
+        (go_on("full", "--lora-rank", 4), "has LoRA of rank 16, alpha 32, .*; the recipe has 4, 32 and 0.1"),
+        (go_on("full", "--normalisation", "imagenet"), "was trained with another"),
+    ):
+        assert re.search(message, done.only_error())
+        assert not (tmp_path / "run").exists()
 
 
 def test_run_is_written_down(stage1: Train, tmp_path: Path) -> None:
@@ -630,11 +732,12 @@ def test_stages_that_do_not_fit_together_are_refused(stage2: Train, tiny_run: Ti
     PrototypeBank(torch.eye(64)[:4], torch.tensor([0, 0, 1, 1])).save(narrow)
     out = tmp_path / "run"
     for done, message in (
-        (stage2(out, init=tiny_run.stage2), "a stage-2 detector; stage 2 starts from stage 1's"),
-        (stage2(out, init=tiny_run.bank), "not a detector"),
-        (stage2(out, init=tmp_path / "gone"), "no such file"),
+        (stage2(out, init=tiny_run.stage2), "has LoRA of rank 16, .* dropout 0.1; the recipe has 16, 32 and 0.0"),
+        (stage2(out, init=tiny_run.bank), "of the format 'gapl-prototypes-1'; expected a detector"),
+        (stage2(out, init=tmp_path / "gone"), "no such file; expected a detector"),
+        (stage2(out, bank=None), "is stage 1's: --prototypes .* is needed too"),
         (stage2(out, bank=narrow), "vectors of 64 dimensions, but the embeddings of"),
-        (stage2(out, bank=tiny_run.stage1), "not a prototype bank"),
+        (stage2(out, bank=tiny_run.stage1), "of the format 'gapl-detector-1'; expected a prototype bank"),
         (stage2(out, "--normalisation", "imagenet"), "stage 1 in .* was trained with another"),
     ):
         assert re.search(message, done.only_error())
