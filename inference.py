@@ -17,8 +17,9 @@ Shape suffixes: B batch, C channels, H, W pixels.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -87,10 +88,8 @@ class Detector:
         device: auto, cpu or cuda. Raises ValueError, one line, when it cannot.
         """
         file = open_weights(find_model(str(path)), what=DETECTOR_FILE)
-        checked = cli.pick_device(device)
-
-        from models.checkpoint import load_checkpoint
-
+        load_checkpoint = _import_loader()
+        checked = cli.pick_device(device)  # before the weights are read: there may be no such device
         return cls(load_checkpoint(file, allow_tiny=allow_tiny), device=checked)
 
     @overload
@@ -126,6 +125,18 @@ class Detector:
             warnings += (f"smaller than {self._pixel.size_px} px ({size}) and {how}: less certain",)
         label = "fake" if score >= self.threshold else "real"
         return Verdict(score, logit, label, self.threshold, warnings)
+
+
+def _import_loader() -> Callable[..., Checkpoint]:
+    """That of models.checkpoint, and torch with it. Nothing imported is garbage, and looking for it takes time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        from models.checkpoint import load_checkpoint
+    finally:
+        if collecting:
+            gc.enable()
+    return load_checkpoint
 
 
 def _open(image: ImageInput) -> Image.Image:

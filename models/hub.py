@@ -32,8 +32,9 @@ MODEL_HELP = (
 def find_model(name: str) -> Path:
     """The file that a user names: a path, a run's folder, or `owner/name[@revision]` on the model hub.
 
-    A repository of the hub is downloaded once; it holds `detector.safetensors`, or `checkpoint.pt` as the authors' does, whose sha256
-    is checked. Raises ValueError, one line, when there is neither such a file nor a hub that has it.
+    A repository of the hub is downloaded once; it holds `detector.safetensors`, or `checkpoint.pt` as the
+    authors' does, whose sha256 is checked. Raises ValueError, one line, when there is neither such a file nor a
+    hub that has it.
     """
     if (Path(name) / OUR_FILE).is_file():
         return Path(name) / OUR_FILE
