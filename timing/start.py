@@ -132,7 +132,9 @@ def main() -> None:
 
 def run(way: str, checkpoint: Path, clip: Path) -> dict[str, float]:
     command = [sys.executable, __file__, way, str(checkpoint), str(clip)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"the way `{way}` failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
