@@ -7,7 +7,9 @@ import json
 import mmap
 import os
 import zlib
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,25 +33,31 @@ class Check:
     """
 
     def __init__(self, path: Path, spans: list[Span]) -> None:
-        self._spans = spans
         with path.open("rb") as file:
             self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._bytes = memoryview(self._mapped)
+        self._waiting = deque(spans)
+        self._damaged: list[Span] = []
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="checksum")
-        self._found = [self._pool.submit(self._crc32, span) for span in spans]
+        self._workers = [self._pool.submit(self._work) for _ in range(os.cpu_count() or 1)]
 
-    def _crc32(self, span: Span) -> int:
-        return zlib.crc32(self._bytes[span.start : span.start + span.size])
+    def _work(self) -> None:
+        with suppress(IndexError):  # no span is left
+            while True:
+                span = self._waiting.popleft()
+                if zlib.crc32(self._bytes[span.start : span.start + span.size]) != span.crc32:
+                    self._damaged.append(span)
 
     def wait(self) -> None:
         """Raises ValueError that names the first span whose bytes are not those that were written."""
-        found = [future.result() for future in self._found]
+        for worker in self._workers:
+            worker.result()
         self._pool.shutdown()
         self._bytes.release()
         self._mapped.close()
-        for span, crc32 in zip(self._spans, found, strict=True):
-            if crc32 != span.crc32:
-                raise ValueError(f"damaged: the checksum of {span.name!r} is not that of its bytes")
+        if self._damaged:
+            first = min(self._damaged, key=lambda span: span.start)
+            raise ValueError(f"damaged: the checksum of {first.name!r} is not that of its bytes")
 
 
 def sha256_of(path: Path) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import pickletools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 MAX_OPCODES = 150_000  # a detector's pickle has 17,000, with its optimizer's state 74,000
 MAX_SIDES = 8
+PROTOCOL = 2  # torch.save's
 DICTIONARY = "collections OrderedDict"
 TENSOR, PARAMETER = "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
 STORAGE_BYTES = {"Float": 4, "Double": 8, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2}
@@ -49,7 +50,7 @@ def check_pickle(pickled: bytes, record_bytes: Mapping[str, int]) -> None:
     """Raises ValueError, one line, for any pickle but one of torch.save. record_bytes: storage's key -> size."""
     try:
         _follow(pickled, record_bytes)
-    except (LookupError, OverflowError, MemoryError, UnicodeError) as error:
+    except (LookupError, OverflowError, MemoryError) as error:
         raise ValueError("damaged: its pickle cannot be read") from error
 
 
@@ -58,11 +59,8 @@ def _follow(pickled: bytes, record_bytes: Mapping[str, int]) -> None:
     stack: list[Any] = []
     below: list[list[Any]] = []  # stacks that wait, one for every open MARK
     memo: dict[int, Any] = {}
-    argument: Any
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
-        if number == MAX_OPCODES:
-            raise ValueError(f"its pickle has more than {MAX_OPCODES:,} opcodes, which no detector's has")
-        match opcode.name:
+    for opcode, argument in _opcodes(pickled):
+        match opcode:
             case "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]
             case "BINGET" | "LONG_BINGET":
@@ -100,12 +98,25 @@ def _follow(pickled: bytes, record_bytes: Mapping[str, int]) -> None:
                 if not isinstance(instance, dict) or not isinstance(state, dict) or set(state) != {"_metadata"}:
                     raise ValueError("its pickle builds an object that torch.save never writes")
                 stack.append(instance)
-            case "PROTO" if argument == 2:
-                pass
-            case "STOP" if len(stack) == 1 and not below:
-                pass
+            case "PROTO":
+                if argument != PROTOCOL:
+                    raise ValueError(f"its pickle is of protocol {argument}; torch.save's is {PROTOCOL}")
+            case "STOP":
+                if len(stack) != 1 or below:
+                    raise LookupError
             case name:
                 raise ValueError(f"its pickle has {name}, which torch.save never writes: it could run code")
+
+
+def _opcodes(pickled: bytes) -> Iterator[tuple[str, Any]]:
+    """(name, argument) of each."""
+    try:
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+            if number == MAX_OPCODES:
+                raise ValueError(f"it has more than {MAX_OPCODES:,} opcodes, which no detector's has")
+            yield opcode.name, argument
+    except ValueError as error:
+        raise ValueError(f"damaged: its pickle cannot be read ({error})") from error
 
 
 def _pop(stack: list[Any], count: int) -> list[Any]:

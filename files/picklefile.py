@@ -64,7 +64,7 @@ class PickleFile:
                 with zipfile.ZipFile(file) as archive:
                     records = list(_records(archive, file))
                     _check_content(archive)
-            except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OverflowError) as error:
+            except (zipfile.BadZipFile, UnicodeError, RuntimeError, EOFError, OverflowError) as error:
                 raise ValueError(f"damaged, or no file of torch.save ({error})") from error
         self._check = Check(path, records)
 
@@ -147,11 +147,12 @@ def _extent(info: zipfile.ZipInfo, file: BinaryIO) -> tuple[int, int]:
 def _check_content(archive: zipfile.ZipFile) -> None:
     """One folder, a record a name, and a pickle that asks for tensors of these records only."""
     sizes = {info.filename: info.file_size for info in archive.infolist()}
+    if len(sizes) != len(archive.infolist()):
+        raise ValueError("damaged: two records of its zip archive have one name")
     folder = next(iter(sizes), "").partition("/")[0]
-    pickle = f"{folder}/data.pkl"
-    if len(sizes) != len(archive.infolist()) or not all(name.startswith(f"{folder}/") for name in sizes):
-        raise ValueError(NO_TORCH_SAVE)
-    if pickle not in sizes or f"{folder}/constants.pkl" in sizes:  # the latter is TorchScript's
+    pickle, of_torchscript = f"{folder}/data.pkl", f"{folder}/constants.pkl"
+    in_folder = all(name.startswith(f"{folder}/") for name in sizes)
+    if not in_folder or pickle not in sizes or of_torchscript in sizes:
         raise ValueError(NO_TORCH_SAVE)
     if sizes[pickle] > MAX_PICKLE_BYTES:
         raise ValueError(f"its pickle is of {sizes[pickle]:,} bytes; a detector's is below {MAX_PICKLE_BYTES:,}")
