@@ -114,6 +114,8 @@ class Detector:
         pixels_BCHW = torch.stack([self._view(image) for image in images]).to(self._device)
         with torch.inference_mode():
             logit_B = self._model(pixels_BCHW).logit_B.double().cpu()
+        if not logit_B.isfinite().all():
+            raise ValueError("the detector's score is not a number: its weights are those of no working detector")
         scored = zip(images, logit_B.tolist(), logit_B.sigmoid().tolist(), strict=True)
         return [self._verdict(image, logit, score) for image, logit, score in scored]
 

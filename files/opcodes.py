@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_OPCODES = 150_000  # a detector's pickle has 17,000, with its optimizer's state 74,000
+MAX_TENSORS = 4  # of a record; a parameter is two
 MAX_SIDES = 8
 PROTOCOL = 2  # torch.save's
 DICTIONARY = "collections OrderedDict"
@@ -59,6 +60,7 @@ def _follow(pickled: bytes, record_bytes: Mapping[str, int]) -> None:
     stack: list[Any] = []
     below: list[list[Any]] = []  # stacks that wait, one for every open MARK
     memo: dict[int, Any] = {}
+    num_tensors = 0
     for opcode, argument in _opcodes(pickled):
         match opcode:
             case "BINPUT" | "LONG_BINPUT":
@@ -92,7 +94,13 @@ def _follow(pickled: bytes, record_bytes: Mapping[str, int]) -> None:
                 stack.append(_storage(stack.pop(), record_bytes))
             case "REDUCE":
                 function, arguments = _pop(stack, 2)
-                stack.append(_called(function, arguments))
+                made = _called(function, arguments)
+                num_tensors += isinstance(made, _Tensor)
+                if num_tensors > MAX_TENSORS * len(record_bytes):
+                    raise ValueError(
+                        f"its pickle asks for {num_tensors:,} tensors of {len(record_bytes):,} records"
+                    )
+                stack.append(made)
             case "BUILD":
                 instance, state = _pop(stack, 2)
                 if not isinstance(instance, dict) or not isinstance(state, dict) or set(state) != {"_metadata"}:

@@ -20,26 +20,25 @@ from files.integrity import Check, Span, strict_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_HEADER_BYTES = 1 << 20  # a detector's is 0.2 MB; as objects, JSON takes up to 25 times its bytes
+MAX_HEADER_BYTES = 1 << 19  # a detector's is 0.2 MB; as objects, JSON takes up to 25 times its bytes
 ALIGNMENT = 8  # of the tensors' bytes in the file
 MAX_SIDES = 8
 DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
 
 def write(path: Path, tensors: dict[str, Tensor], *, format: str, header: dict[str, Any]) -> None:
-    """Replaces `path` only once the new file is complete and on disk. Raises OSError when that fails."""
+    """Replaces `path` only once the new file is complete, sound and on disk; else OSError or ValueError."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(header, sort_keys=True, allow_nan=False)
-    if len(text) > MAX_HEADER_BYTES // 2:
-        raise ValueError(f"{path}: a header of {len(text):,} characters is too long to be written")
     crc32 = {name: zlib.crc32(_bytes_of(tensor)) for name, tensor in tensors.items()}
     metadata = {"format": format, "header": text, "header_crc32": str(zlib.crc32(text.encode()))}
     try:
         with replacing(path) as scratch:
             save_file(tensors, scratch, metadata | {"crc32": json.dumps(crc32)})
+            _read_table(scratch)  # nothing is written that would not be read: an empty tensor, a long header
     except SafetensorError as error:  # how the library reports a full disk or a read-only folder
         raise OSError(f"{path} cannot be written: {error}") from error
 

@@ -248,7 +248,8 @@ def expected_shapes(config: DetectorConfig, form: str) -> dict[str, torch.Size]:
         for layer in (layers if ".layers.0." in name else (0,))
     }
     if config.lora is not None:
-        shapes = add_lora_shapes(shapes, config.lora)
+        of_tower = {name: shape for name, shape in shapes.items() if name.startswith("tower.")}
+        shapes = {name: shapes[name] for name in shapes.keys() - of_tower} | add_lora_shapes(of_tower, config.lora)
     return {name: shapes[name] for name in adapter_names(shapes)} if form == "adapter" else shapes
 
 

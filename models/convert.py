@@ -171,7 +171,11 @@ def read_prototypes(path: Path) -> Stored | None:
 
 def prototype_facts(prototypes_PE: Tensor, provenance: dict[str, Any]) -> dict[str, Any]:
     """How many of each class, their lengths, and how far each class is from orthonormal rows."""
-    num_real = provenance.get("prototypes", {}).get("num_real", len(prototypes_PE) // 2)
+    match provenance.get("prototypes"):
+        case {"num_real": int(num_real)}:
+            pass
+        case _:  # the authors' files do not say: the first half
+            num_real = len(prototypes_PE) // 2
     real, fake = prototypes_PE[:num_real].double(), prototypes_PE[num_real:].double()
     lengths_P = prototypes_PE.double().norm(dim=1)
     return {
@@ -185,7 +189,7 @@ def prototype_facts(prototypes_PE: Tensor, provenance: dict[str, Any]) -> dict[s
 
 def is_orthonormal(rows_PE: Tensor) -> bool:
     """Whether rows are of length 1 and at right angles, to float32's precision."""
-    return bool((rows_PE @ rows_PE.T - torch.eye(len(rows_PE), dtype=rows_PE.dtype)).abs().max() < 1e-5)
+    return torch.allclose(rows_PE @ rows_PE.T, torch.eye(len(rows_PE), dtype=rows_PE.dtype), rtol=0, atol=1e-5)
 
 
 def lines_of(found: dict[str, Any]) -> Iterator[str]:

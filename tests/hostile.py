@@ -344,14 +344,14 @@ def _tables(base: str, content: bytes) -> Made:
         yield "hostile JSON as the table", base, _join(json_text, content[start:])
     for json_text in _hostile_json(long=False):
         yield "hostile JSON as the table", base, _join(f'{{"{first}": {json_text}, {text[1:]}', content[start:])
-    many = {f"t{i}": {"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]} for i in range(12_000)}
+    many = {f"t{i}": {"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]} for i in range(5_000)}
     metadata = {**table["__metadata__"], "crc32": json.dumps(dict.fromkeys(many, 0))}
     yield "many tensors", base, _join({**many, "__metadata__": metadata}, bytes(4 * len(many)))
 
 
 def _hostile_json(*, long: bool) -> list[str]:
     """long: also those that are as long as a header may be, or longer."""
-    mega = (1 << 20) - 200
+    longest = tensorfile.MAX_HEADER_BYTES - 200
     texts = [
         "[" * 100_000,
         "[" * 50_000 + "]" * 50_000,
@@ -360,10 +360,10 @@ def _hostile_json(*, long: bool) -> list[str]:
         "NaN",
         '{"a": Infinity}',
         "9" * 100_000,
-        f"[{'[],' * (mega // 3 - 1)}[]]",
-        f"[{'{},' * (mega // 3 - 1)}[]]",
-        f"[{'[0],' * (mega // 4 - 1)}[]]",
-        f'{{"a": "{"x" * (mega - 100)}\U0001f600"}}',
+        f"[{'[],' * (longest // 3 - 1)}[]]",
+        f"[{'{},' * (longest // 3 - 1)}[]]",
+        f"[{'[0],' * (longest // 4 - 1)}[]]",
+        f'{{"a": "{"x" * (longest - 100)}\U0001f600"}}',
         "[" + "[]," * 500_000 + "[]]",
         "[1, 2]",
         '"text"',
@@ -371,7 +371,7 @@ def _hostile_json(*, long: bool) -> list[str]:
         "\x00",
         "{" * 10,
     ]
-    return [text for text in texts if long or len(text) < mega // 2]
+    return [text for text in texts if long or len(text) < longest // 2]
 
 
 def _headers(data: dict[str, bytes]) -> Made:
@@ -882,4 +882,7 @@ def _archives(data: dict[str, bytes]) -> Made:
         yield "zip: many records", "stage1", start + bytes(100) + listed + end
         end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 1, 1, len(listed), len(start) + 100, 0)
         yield "zip: many records", "stage1", start + bytes(100) + listed + end
-    yield "zip: many records", "stage1", crafted(SOUND, {f"data/{i}": b"" for i in range(1, 8100)})
+    records = {f"data/{i}": b"" for i in range(1, 4950)}
+    again = REBUILD + b"q\x00" + SOUND[len(REBUILD) : -1] + b"q\x01R" + b"h\x00h\x01R" * 19_000
+    yield "zip: many records", "stage1", crafted(_tuple(again), records)
+    yield "zip: many records", "stage1", crafted(SOUND, {f"data/{i}": b"" for i in range(1, 5100)})

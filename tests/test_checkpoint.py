@@ -20,7 +20,7 @@ from files import TensorFile, tensorfile
 from models import checkpoint as checkpoint_module
 from models.adapt import merge_lora
 from models.backbone import TINY, Backbone, architecture, fingerprint, load_backbone
-from models.checkpoint import FORMAT, FORMS, Checkpoint, load_checkpoint, save_checkpoint
+from models.checkpoint import FORMAT, FORMS, Checkpoint, expected_shapes, load_checkpoint, save_checkpoint
 from models.config import DETECTOR_FILE, DetectorConfig, LoraSpec, PixelSpec
 from models.detector import build_detector
 from prototype.bank import PrototypeBank
@@ -210,6 +210,14 @@ def test_unknown_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown form 'whole'; choose from adapter, full, merged"):
         save_checkpoint(tmp_path / "detector.safetensors", replace(make_checkpoint(1), form="whole"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("targets", [(), ("q_proj", "k_proj", "v_proj"), ("out_proj", "fc1")])
+def test_expected_shapes_are_those_of_the_modules(targets: tuple[str, ...]) -> None:
+    lora = LoraSpec(rank=2, targets=targets) if targets else None
+    config = DetectorConfig(2, TINY, architecture(TINY), PIXEL, num_prototypes=6, lora=lora)
+    built = build_detector(config).state_dict()
+    assert expected_shapes(config, "full") == {name: tensor.shape for name, tensor in built.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------

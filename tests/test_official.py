@@ -491,6 +491,14 @@ def test_values_whose_sum_overflows_are_finite(checkpoint: Path, tmp_path: Path)
     assert read_checkpoint(tmp_path / "checkpoint.pt").form == "official"
 
 
+def test_score_that_is_no_number_is_an_error(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["model"]["foren_proj.weight"].fill_(3e38)
+    torch.save(saved, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="score is not a number"):
+        scores(tmp_path / "checkpoint.pt", images[:1])
+
+
 @pytest.mark.parametrize("kind", ["stage1", "prototypes"])
 def test_files_without_a_verdict_say_what_they_are_for(
     kind: str, request: pytest.FixtureRequest, run_cli: RunCli, images: list[Path]
