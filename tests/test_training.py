@@ -666,7 +666,10 @@ def test_going_on_as_it_cannot_be_is_refused(go_on: Train, tmp_path: Path) -> No
         (go_on("full", backbone=""), "a tower without a name is no backbone that an adapter could name"),
         (go_on("full", "--backbone", "tiny"), "--backbone tiny: .* has tiny"),
         (go_on("adapter", "--backbone", "other"), "backbone 'other' cannot be loaded"),
-        (go_on("full", "--lora-rank", 4), "has LoRA of rank 16, alpha 32, .*; the recipe has 4, 32 and 0.1"),
+        (
+            go_on("full", "--lora-rank", 4),
+            "--lora-rank 4: .* has LoRA of rank 16, alpha 32 and dropout 0.1, and it is kept",
+        ),
         (go_on("full", "--normalisation", "imagenet"), "was trained with another"),
     ):
         assert re.search(message, done.only_error())
@@ -732,7 +735,10 @@ def test_stages_that_do_not_fit_together_are_refused(stage2: Train, tiny_run: Ti
     PrototypeBank(torch.eye(64)[:4], torch.tensor([0, 0, 1, 1])).save(narrow)
     out = tmp_path / "run"
     for done, message in (
-        (stage2(out, init=tiny_run.stage2), "has LoRA of rank 16, .* dropout 0.1; the recipe has 16, 32 and 0.0"),
+        (
+            stage2(out, "--lora-dropout", 0.2, init=tiny_run.stage2),
+            "--lora-dropout 0.2: .* dropout 0.1, and it is kept",
+        ),
         (stage2(out, init=tiny_run.bank), "of the format 'gapl-prototypes-1'; expected a detector"),
         (stage2(out, init=tmp_path / "gone"), "no such file; expected a detector"),
         (stage2(out, bank=None), "is stage 1's: --prototypes .* is needed too"),
