@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,7 +32,9 @@ from models.adapt import base_tower, is_lora
 from models.backbone import load_backbone
 from models.checkpoint import DTYPES, FORMS, Checkpoint, Stored, load_checkpoint, read_checkpoint, save_checkpoint
 from models.config import DetectorConfig
-from models.official import read_official, to_official
+from models.official import THRESHOLD, read_official, to_official
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -79,11 +82,23 @@ def convert(args: argparse.Namespace) -> None:
             f"{args.file}: its LoRA is merged and cannot be taken out again; only --form merged is left"
         )
     if args.form == "official":
+        warn_of_losses(whole)
         return write(args.out, to_official(whole.config, whole.detector.state_dict()))
     if args.form == "adapter" and whole.form != "adapter":
         whole.config = replace(whole.config, backbone=name_backbone(whole, args))
     whole.provenance.setdefault("converted", {"from": whole.form, "sha256": sha256_of(args.file)})
     save_checkpoint(args.out, replace(whole, form=args.form), dtype=args.dtype)
+
+
+def warn_of_losses(whole: Checkpoint) -> None:
+    """Scores survive in the authors' form; what else a user may rely on does not all."""
+    lost = {
+        f"the threshold {whole.threshold}": whole.threshold != THRESHOLD,
+        f"the notice {whole.notice!r}": bool(whole.notice),
+        "the scaling of 16-bit grey": whole.config.pixel.grey16 != "clip",
+    }
+    if named := [name for name, is_lost in lost.items() if is_lost]:
+        log.warning("the authors' form does not hold %s", ", ".join(named))
 
 
 def name_backbone(whole: Checkpoint, args: argparse.Namespace) -> str:

@@ -26,12 +26,12 @@ from torch import Tensor
 
 from files.picklefile import PickleFile
 from models.adapt import LORA_A, base_tower
+from models.backbone import DEFAULT
 from models.config import IMAGENET_MEAN, IMAGENET_STD, VIT_L14, DetectorConfig, LoraSpec, PixelSpec
 from models.tower import spec_of
 
 log = logging.getLogger(__name__)
 
-CLIP_L14 = "openai/clip-vit-large-patch14"
 NUM_HEADS = 4
 LORA_SCALE = 2  # alpha / r
 THRESHOLD = 0.5
@@ -117,7 +117,9 @@ def _our_names(model: dict[Any, Tensor]) -> dict[str, Tensor]:
         rest = rest.removeprefix("vision_model.") if module == "feature_extractor" else rest
         if module not in MODULES or not rest:
             raise ValueError(f"tensor {key!r} is not part of a GAPL detector")
-        if rest == "embeddings.position_ids":  # 0, 1, 2, ...: older versions of transformers save them
+        if rest == "embeddings.position_ids":  # older versions of transformers save them
+            if not torch.equal(tensor.flatten(), torch.arange(tensor.numel())):
+                raise ValueError(f"tensor {key!r} is not 0, 1, 2, ... as in every CLIP")
             continue
         ours = f"{MODULES[module]}.{rest}"
         if ours in tensors:
@@ -134,7 +136,7 @@ def _config_of(tensors: Mapping[str, Tensor]) -> DetectorConfig:
     embed_dim = _num_rows("tensor 'foren_proj.weight'", tensors.get("project.weight"))
     return DetectorConfig(
         stage=2,
-        backbone=CLIP_L14 if tower == VIT_L14 else "",
+        backbone=DEFAULT if tower == VIT_L14 else "",
         tower=tower,
         pixel=release_pixels(tower.image_size),
         embed_dim=embed_dim,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import train
 from inference import Detector
 from models import convert
 from models.adapt import add_lora_shapes
-from models.checkpoint import expected_shapes, load_checkpoint, read_checkpoint
+from models.checkpoint import expected_shapes, load_checkpoint, read_checkpoint, save_checkpoint
 from models.config import VIT_L14, DetectorConfig, LoraSpec
 from models.official import release_pixels
 from prototype import dream_prototype
@@ -348,6 +349,20 @@ def test_adapter_of_another_backbone_is_refused(
     assert "--save-backbone" in run_cli(convert.main, "convert", checkpoint, out, "--form", "adapter").only_error()
 
 
+def test_what_the_authors_form_cannot_hold_is_named(
+    checkpoint: Path, tmp_path: Path, run_cli: RunCli, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = load_checkpoint(checkpoint, merge=False)
+    save_checkpoint(
+        tmp_path / "full.safetensors", replace(whole, form="full", threshold=0.4, notice="a demonstration")
+    )
+    done = run_cli(
+        convert.main, "convert", tmp_path / "full.safetensors", tmp_path / "back.pt", "--form", "official"
+    )
+    assert done.code == 0
+    assert "does not hold the threshold 0.4, the notice 'a demonstration'" in caplog.text
+
+
 def test_merged_file_cannot_be_unmerged(checkpoint: Path, tmp_path: Path, run_cli: RunCli) -> None:
     merged = tmp_path / "merged.safetensors"
     assert run_cli(convert.main, "convert", checkpoint, merged, "--form", "merged").code == 0
@@ -447,6 +462,12 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "misshaped": (
         lambda saved: saved["model"].update({"foren_proj.weight": torch.zeros(128, 64)}),
         r"'project.weight' has shape \(128, 64\), expected \(128, 128\)",
+    ),
+    "positions": (
+        lambda saved: saved["model"].update(
+            {"feature_extractor.embeddings.position_ids": torch.arange(50).flip(0).expand(1, -1)}
+        ),
+        r"position_ids' is not 0, 1, 2",
     ),
     "twice": (
         lambda saved: saved["model"].update({"module.fc.weight": torch.zeros(1, 128)}),
