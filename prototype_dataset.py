@@ -15,8 +15,12 @@ from pathlib import Path
 
 import cli
 from data.folders import title
+from data.holdout import count_sources
 from data.records import Label, Manifest, Record, join
-from data.sources import open_source
+from data.shards import ShardIndex, join_indexes
+from data.sources import open_index, open_source
+
+STREAM_FROM_BYTES = 8 << 30  # smaller sets of shards are copied to a cache, from where any image is read at once
 
 
 @dataclass(frozen=True)
@@ -105,19 +109,36 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--mix", default="auto", help=f"of the root: auto (first that is there), {', '.join(MIXES)}"
     )
     parser.add_argument(
-        "--data", type=Path, nargs="+", help="instead: folders, parquet shards, CSV or parquet manifests"
+        "--data",
+        nargs="+",
+        help="instead: folders, CSV or parquet manifests, parquet shards (also of a server, such as "
+        "hf://datasets/OwensLab/CommunityForensics-Small), a plan of `python -m data.plan`",
     )
 
 
-def open_data(paths: list[Path] | None, root: Path | None, *, stage: int, mix: str, seed: int) -> Manifest:
+def open_data(paths: list[str] | None, root: Path | None, *, stage: int, mix: str, seed: int) -> Manifest:
     """The images of all the paths if there are any, else of the mix below the root."""
     if paths:
         return join(
-            " + ".join(title(path) for path in paths), [open_source(path, split="train") for path in paths]
+            " + ".join(title(Path(path)) for path in paths), [open_source(path, split="train") for path in paths]
         )
     if root is None:
         raise ValueError("no images to train on: give --data-root (or GAPL_DATA_ROOT), or --data")
     return open_mix(root, stage=stage, mix=mix, seed=seed)
+
+
+def open_shards(paths: list[str] | None, root: Path | None, *, stage: int, mix: str) -> ShardIndex | None:
+    """The rows of all the shards that open_data would take the images from; None when it takes others too."""
+    if not paths:
+        if root is None or not root.is_dir():
+            return None
+        parts = MIXES[_pick_mix(root, stage=stage, mix=mix)].parts
+        if any(part != Part(part.folders) for part in parts):
+            return None  # a part that is capped or of one class
+        paths = [str(folder) for part in parts if (folder := _locate(root, part))]
+    indexes = [open_index(path) for path in paths]
+    found = [index for index in indexes if index is not None]
+    return join_indexes(" + ".join(index.name for index in found), found) if len(found) == len(indexes) else None
 
 
 def open_mix(root: Path, *, stage: int, mix: str = "auto", seed: int = 0) -> Manifest:
@@ -125,6 +146,12 @@ def open_mix(root: Path, *, stage: int, mix: str = "auto", seed: int = 0) -> Man
 
     Raises ValueError that names the folders that were looked for.
     """
+    mix = _pick_mix(root, stage=stage, mix=mix)
+    manifests = [_open_part(root, part, seed=seed) for part in MIXES[mix].parts if _locate(root, part)]
+    return join(f"{mix} of {root.name}", manifests)
+
+
+def _pick_mix(root: Path, *, stage: int, mix: str) -> str:
     if not root.is_dir():
         raise ValueError(f"{root}: no such data folder; give --data-root or set GAPL_DATA_ROOT")
     if mix != "auto" and mix not in MIXES:
@@ -135,11 +162,10 @@ def open_mix(root: Path, *, stage: int, mix: str = "auto", seed: int = 0) -> Man
         if not found:
             expected = "; ".join(f"{name}: {_folders(each)}" for name, each in of_stage.items())
             raise ValueError(f"{root}: no images for stage {stage} found; looked for {expected}")
-        mix = found[0]
-    elif not _is_there(root, MIXES[mix]):
+        return found[0]
+    if not _is_there(root, MIXES[mix]):
         raise ValueError(f"{root}: mix {mix} is not complete; it needs {_folders(MIXES[mix])}")
-    manifests = [_open_part(root, part, seed=seed) for part in MIXES[mix].parts if _locate(root, part)]
-    return join(f"{mix} of {root.name}", manifests)
+    return mix
 
 
 def _open_part(root: Path, part: Part, *, seed: int) -> Manifest:
@@ -171,13 +197,13 @@ def _folders(mix: Mix) -> str:
     return (" or " if mix.any_part else ", ").join(alternatives)
 
 
-def describe(manifest: Manifest) -> str:
+def describe(images: Manifest | ShardIndex) -> str:
     """One line: counts by class, and how many sources each has."""
-    sources = manifest.generators()
+    sources = count_sources(images)
     n_real = sum(label == Label.REAL for label, _ in sources)
     return (
-        f"{manifest.name}: {manifest.count(Label.REAL)} real images of {n_real} sources, "
-        f"{manifest.count(Label.FAKE)} fakes of {len(sources) - n_real} generators"
+        f"{images.name}: {images.count(Label.REAL)} real images of {n_real} sources, "
+        f"{images.count(Label.FAKE)} fakes of {len(sources) - n_real} generators"
     )
 
 

@@ -5,53 +5,48 @@
         --out runs/prototypes.safetensors
     python train.py --stage 2 --preset small --init runs/stage1/detector.safetensors \\
         --prototypes runs/prototypes.safetensors --data-root DIR --out runs/stage2
+    torchrun --nproc-per-node 8 train.py --stage 2 ...        the same on 8 processes
 
 Stage 1 fits a projection and a classifier on a frozen CLIP tower. Stage 2 adds LoRA and the attention over
-prototypes. The folder of the run then holds config.json, metrics.jsonl and detector.safetensors.
+prototypes. The folder of the run then holds config.json, metrics.jsonl, curves.png and detector.safetensors.
 
-Shape suffixes: B batch, C channels, H, W pixels, D tower width, N images.
+A run that was stopped (Ctrl-C, SIGTERM, kill -9) is continued by the same command, exactly: on a CPU the result is
+the same to the last bit.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 import cli
 from data import demo
-from data.augment import train_view
-from data.loaders import Batch, batches_per_epoch, epoch_order, ordered_batches, train_batches
+from data.holdout import Split, split_index, split_manifest
 from data.records import Manifest, require_both_classes
-from data.transforms import draw_seed, eval_view
-from evaluation.metrics import compute_metrics, metrics_of
-from evaluation.predict import predict
+from data.shards import ShardIndex
+from data.transforms import draw_seed
 from models import backbone
-from models.adapt import add_lora, cast_frozen_linears, count_parameters
-from models.checkpoint import (
-    FORMS,
-    Checkpoint,
-    load_checkpoint,
-    package_versions,
-    read_checkpoint,
-    save_checkpoint,
-)
-from models.config import IMAGENET_MEAN, IMAGENET_STD, DetectorConfig, LoraSpec, PixelSpec
-from models.detector import PrototypeDetector, TowerHead, build_detector
-from models.hub import find_model
-from models.official import PROTOTYPES
-from prototype.bank import PrototypeBank
-from prototype_dataset import add_data_arguments, describe, open_data
-from training.features import compute_features, feature_batches
-from training.loop import DTYPES, Fitted, autocast, fit, resolve_precision
+from models.checkpoint import FORMS, package_versions, save_checkpoint
+from models.pretrained import cache_dir
+from prototype_dataset import STREAM_FROM_BYTES, add_data_arguments, describe, open_data, open_shards
+from training.interrupt import Interrupted
+from training.loop import Saving
+from training.precision import resolve_precision
+from training.processes import TRACKERS, start_processes
 from training.recipe import PRESET_NAMES, Recipe, make_recipe
 from training.runs import DETECTOR, Run
+from training.stages import Bench, fit_features, fit_images
+from training.start import dry_detector, frozen_tensors, print_parameters, start_stage1, start_stage2
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
 
@@ -62,52 +57,171 @@ def main() -> None:
         return print(f"{args.out / DETECTOR} is there: reused")
     recipe = make_recipe(args.preset, stage=args.stage, overrides=recipe_overrides(args))
     device = cli.pick_device(args.device)
-    manifest = open_data(args.data, args.data_root, stage=args.stage, mix=args.mix, seed=recipe.seed)
-    require_both_classes(manifest)
-    training, validation = manifest.split(recipe.val_fraction, seed=recipe.seed)
-    print(f"stage {args.stage}, preset {args.preset}: " + ", ".join(f"{k} {v}" for k, v in asdict(recipe).items()))
-    print(f"training on {describe(training)}; validation on {len(validation)} images")
     if args.dry_run:
+        split = split_images(open_images(args, recipe), args, recipe)
+        print_plan(args, recipe, split)
         return print_parameters(dry_detector(args, recipe))
-
     if recipe.precision == "fp16" and device == "cpu" and args.precision is None:
         log.warning("the preset's fp16 needs a GPU; on this CPU: --precision auto")
         recipe = replace(recipe, precision="auto")
     recipe = replace(recipe, precision=resolve_precision(recipe.precision, device=device))
+    trackers = tuple(args.track.split(",")) if args.track else ()
+    try:
+        with start_processes(
+            device=device, precision=recipe.precision, trackers=trackers, folder=args.out
+        ) as accelerator:
+            train(args, recipe, accelerator)
+    except Interrupted as stop:
+        print(f"stopped by {stop}; saved. The same command goes on from there", file=sys.stderr)
+        sys.exit(128 + stop.signal_number)
+
+
+def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) -> None:
+    world, is_main = accelerator.num_processes, accelerator.is_main_process
+    if recipe.batch_size % (world * recipe.accumulate):
+        raise ValueError(
+            f"--batch-size {recipe.batch_size} cannot be shared by {world} processes in "
+            f"{recipe.accumulate} pieces each; choose a multiple of {world * recipe.accumulate}"
+        )
+    with accelerator.main_process_first():  # which may make copies of rows of shards for all
+        images = open_images(args, recipe)
+        split = split_images(images, args, recipe)
+    if is_main:
+        print_plan(args, recipe, split)
     torch.manual_seed(recipe.seed)
     start = start_stage1(args, recipe) if args.stage == 1 else start_stage2(args, recipe)
-    print_parameters(start.detector)
-    run = Run(args.out, overwrite=args.overwrite)
-    data = {
-        "name": manifest.name,
-        "paths": [str(path) for path in args.data or ()],
-        "root": args.data_root and str(args.data_root),
-        "mix": args.mix,
-        "images": len(training),
-        "file_list_sha256": training.file_list_sha256(),
-    }
-    start.notice = demo.notice_of(manifest)
+    if is_main:
+        print_parameters(start.detector)
+
+    data = describe_data(args, split)
+    start.notice = demo.notice_of(images) if isinstance(images, Manifest) else ""
     start.provenance |= {"preset": args.preset, "recipe": asdict(recipe), "data": data}
-    run.write_config(
-        start.provenance
-        | {"detector": start.config.to_json(), "device": device, "versions": package_versions()}
-        | {"arguments": {name: str(value) for name, value in vars(args).items() if value is not None}}
+    parts = args.stream_parts or world
+    settings = settings_of(args, recipe, data, start.backbone_fingerprint, parts)
+    with accelerator.main_process_first():
+        run = Run(args.out, settings=settings, overwrite=args.overwrite, writes=is_main)
+    if is_main:
+        run.write_config(
+            start.provenance
+            | {"detector": start.config.to_json(), "device": str(accelerator.device), "processes": world}
+            | {"held_out": [f"{label.name.lower()} {name}" for label, name in split.held]}
+            | {"versions": package_versions()}
+            | {"arguments": {name: str(value) for name, value in vars(args).items() if value is not None}}
+        )
+    if run.state is not None and is_main:
+        before = len(run.state.random)
+        log.info("going on from step %d of %s", run.state.position.step, args.out)
+        if before != world:
+            log.warning("it was %d processes, and is %d: dropout goes on differently", before, world)
+    if args.track:
+        accelerator.init_trackers("log", config=dict(asdict(recipe)))
+    if accelerator.process_index:
+        torch.manual_seed(draw_seed(recipe.seed, accelerator.process_index))  # each has its own dropout
+
+    bench = Bench(
+        accelerator,
+        run,
+        start.backbone_fingerprint,
+        args.feature_cache,
+        parts,
+        Saving(args.save_minutes, args.save_steps),
+        args.profile,
     )
-
-    train_stage = fit_features if args.stage == 1 and recipe.feature_views else fit_images
+    fit_stage = fit_features if args.stage == 1 and recipe.feature_views else fit_images
     frozen = frozen_tensors(start.detector)
-    fitted = train_stage(start.detector.to(device), start.config.pixel, training, validation, recipe, run, device)
+    fitted = fit_stage(start.detector.to(accelerator.device), start.config.pixel, split, recipe, bench)
 
-    start.detector.cpu()
-    start.detector.load_state_dict(start.detector.state_dict() | frozen, assign=True)
-    start.provenance |= asdict(fitted)
-    save_checkpoint(run.detector, replace(start, form=args.form))
-    size_mb = run.detector.stat().st_size / 1e6
-    print(f"saved {run.detector} ({args.form}, {size_mb:.1f} MB; epoch {fitted.epoch}, {fitted.num_steps} steps)")
+    if is_main:
+        start.detector.cpu()
+        start.detector.load_state_dict(start.detector.state_dict() | frozen, assign=True)
+        start.provenance |= asdict(fitted)
+        save_checkpoint(run.detector, replace(start, form=args.form))
+        run.finish()
+        size = f"{run.detector.stat().st_size / 1e6:.1f} MB"
+        print(f"saved {run.detector} ({args.form}, {size}; epoch {fitted.epoch}, {fitted.num_steps} steps)")
+    accelerator.wait_for_everyone()
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Arguments and data
+# Images
+
+
+def open_images(args: argparse.Namespace, recipe: Recipe) -> Manifest | ShardIndex:
+    """Shards are streamed when they are on a server, larger than STREAM_FROM_BYTES, or --stream asks for it."""
+    index = None
+    if args.stream != "no":
+        index = open_shards(args.data, args.data_root, stage=args.stage, mix=args.mix)
+    if index is not None and args.stream == "auto":
+        index = index if index.image_bytes() > STREAM_FROM_BYTES or index.is_remote() else None
+    if index is None and args.stream == "yes":
+        raise ValueError("--stream yes: the images are not in parquet shards")
+    if index is not None and recipe.feature_views:
+        raise ValueError(
+            "a stream of shards is read anew at every epoch: pass --feature-views 0, or --stream no to copy its "
+            "images to the cache of `datasets`"
+        )
+    if index is not None:
+        return index
+    return open_data(args.data, args.data_root, stage=args.stage, mix=args.mix, seed=recipe.seed)
+
+
+def split_images(images: Manifest | ShardIndex, args: argparse.Namespace, recipe: Recipe) -> Split[Any]:
+    if isinstance(images, Manifest):
+        require_both_classes(images)
+    split: Callable[..., Split[Any]] = split_manifest if isinstance(images, Manifest) else split_index
+    parts = split(
+        images,
+        fraction=recipe.val_fraction,
+        holdout=recipe.holdout_fraction,
+        names=args.holdout or (),
+        max_images=recipe.max_val_images,
+        seed=recipe.seed,
+    )
+    if recipe.select == "heldout" and not parts.held:
+        raise ValueError("--select heldout needs --holdout-fraction or --holdout")
+    return parts
+
+
+def print_plan(args: argparse.Namespace, recipe: Recipe, split: Split[Any]) -> None:
+    print(f"stage {args.stage}, preset {args.preset}: " + ", ".join(f"{k} {v}" for k, v in asdict(recipe).items()))
+    streamed = "" if isinstance(split.training, Manifest) else ", streamed"
+    print(f"training on {describe(split.training)}{streamed}; validation on {len(split.random)} images")
+    if split.held:
+        names = ", ".join(f"{name} ({label.name.lower()})" for label, name in split.held)
+        print(f"held out whole, {len(split.heldout)} images to validate on: {names}")
+
+
+def describe_data(args: argparse.Namespace, split: Split[Any]) -> dict[str, Any]:
+    return {
+        "name": split.training.name,
+        "paths": [str(path) for path in args.data or ()],
+        "root": args.data_root and str(args.data_root),
+        "mix": args.mix,
+        "images": len(split.training),
+        "streamed": not isinstance(split.training, Manifest),
+        "file_list_sha256": split.training.file_list_sha256(),
+    }
+
+
+def settings_of(
+    args: argparse.Namespace, recipe: Recipe, data: dict[str, Any], tower: str, parts: int
+) -> dict[str, Any]:
+    """What a run must have kept to be gone on with; not what changes only how fast it is."""
+    return {
+        "stage": args.stage,
+        **{name: value for name, value in asdict(recipe).items() if name not in ("num_workers", "compile")},
+        "images": data["file_list_sha256"],
+        "streamed": data["streamed"],
+        "stream_parts": parts if data["streamed"] else 0,
+        "holdout": sorted(args.holdout or ()),
+        "backbone": tower,
+        "init": args.init,
+        "prototypes": args.prototypes and str(args.prototypes),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Arguments
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -131,6 +245,11 @@ def parse_arguments() -> argparse.Namespace:
         "--form", choices=FORMS, default="adapter", help="what is saved: what trained, all, or all without LoRA"
     )
     parser.add_argument("--device", choices=cli.DEVICES, default="auto")
+    parser.add_argument(
+        "--holdout", nargs="+", metavar="NAME", help="generators and photo sources to hold out for validation"
+    )
+    add_stream_arguments(parser)
+    add_running_arguments(parser)
     finished = parser.add_mutually_exclusive_group()
     finished.add_argument("--overwrite", action="store_true", help="replace a finished run in --out")
     finished.add_argument("--reuse", action="store_true", help="keep a finished run in --out and train nothing")
@@ -142,6 +261,8 @@ def parse_arguments() -> argparse.Namespace:
         group.add_argument(option, type=kind, choices=item.metadata["choices"], help=item.metadata["help"])
     args = parser.parse_args()
     args.out = args.out or Path(f"runs/stage{args.stage}")
+    if args.save_minutes <= 0 or args.save_steps < 0:
+        raise ValueError("--save-minutes must be positive and --save-steps not negative")
     if args.stage == 1 and (args.init or args.prototypes):
         raise ValueError("--init and --prototypes are for stage 2")
     if args.stage == 2 and not args.dry_run and not args.init:
@@ -149,244 +270,37 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
+def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("stream of shards")
+    group.add_argument(
+        "--stream",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="read parquet shards in passing instead of copying their images (auto: from a server, or from "
+        f"{STREAM_FROM_BYTES >> 30} GB)",
+    )
+    group.add_argument(
+        "--stream-parts", type=int, metavar="N", help="of the order of images (default: the number of processes)"
+    )
+
+
+def add_running_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("running")
+    group.add_argument("--save-minutes", type=float, default=5.0, help="between checkpoints (default: 5)")
+    group.add_argument("--save-steps", type=int, default=0, help="instead: steps between checkpoints")
+    group.add_argument(
+        "--feature-cache",
+        type=Path,
+        default=cache_dir() / "features",
+        help="folder of the frozen tower's features (default: features in GAPL_CACHE)",
+    )
+    group.add_argument("--track", metavar="NAMES", help=f"also log to {', '.join(TRACKERS)}")
+    group.add_argument("--profile", action="store_true", help="print where the time of a step goes")
+
+
 def recipe_overrides(args: argparse.Namespace) -> dict[str, Any]:
     given = {item.name: getattr(args, item.name) for item in fields(Recipe)}
     return {name: value for name, value in given.items() if value is not None}
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The detector that training starts from
-
-
-def start_stage1(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
-    source = backbone.load_backbone(args.backbone or backbone.DEFAULT)
-    pixel = source.pixel
-    if recipe.normalisation == "imagenet":
-        pixel = replace(pixel, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    config = DetectorConfig(1, source.name, source.tower.spec, pixel)
-    print_of_tower = backbone.fingerprint(source.tower.state_dict())
-    return Checkpoint(build_detector(config, source.tower), config, print_of_tower)
-
-
-def start_stage2(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
-    """From stage 1's projection and a bank; or from a stage-2 detector, which training goes on with."""
-    first = load_checkpoint(
-        find_model(args.init), merge=False, backbone=args.backbone, allow_tiny=True, allow_projection=True
-    )
-    inside = first.form in ("full", "merged", "official")
-    if args.backbone and (inside or (first.form == "adapter" and args.backbone != first.config.backbone)):
-        raise ValueError(f"--backbone {args.backbone}: {args.init} has {first.config.backbone or 'its own tower'}")
-    if args.form == "adapter" and (first.form == "merged" or not first.config.backbone):
-        whose = "merged tower" if first.form == "merged" else "tower without a name"
-        raise ValueError(
-            f"--init {args.init}: a {whose} is no backbone that an adapter could name; pass --form full"
-        )
-    if inside and args.form == "adapter":
-        log.warning("to be used, the adapter will need %s; --form full needs nothing else", first.config.backbone)
-    if (recipe.normalisation == "imagenet") != (first.config.pixel.mean == IMAGENET_MEAN):
-        raise ValueError(
-            f"--normalisation {recipe.normalisation}: stage 1 in {args.init} was trained with another; "
-            "both stages and the prototypes need the same"
-        )
-    return continue_stage2(args, recipe, first) if first.config.stage == 2 else begin_stage2(args, recipe, first)
-
-
-def begin_stage2(args: argparse.Namespace, recipe: Recipe, first: Checkpoint) -> Checkpoint:
-    if args.prototypes is None:
-        raise ValueError(
-            f"--init {args.init} is stage 1's: --prototypes (a bank of dream_prototype.py) is needed too"
-        )
-    bank = load_bank(args, first)
-    lora = LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)
-    config = replace(first.config, stage=2, num_prototypes=len(bank.vectors_PE), lora=lora)
-    detector = build_detector(config, first.detector.tower)
-    detector.project.load_state_dict(first.detector.project.state_dict())
-    detector.load_state_dict(detector.state_dict() | {PROTOTYPES: bank.vectors_PE})
-    provenance = {"prototypes": bank.facts()}
-    return Checkpoint(detector, config, first.backbone_fingerprint, provenance=provenance)
-
-
-def continue_stage2(args: argparse.Namespace, recipe: Recipe, first: Checkpoint) -> Checkpoint:
-    """All weights are kept, and the LoRA that they have; --prototypes replaces the bank."""
-    config, detector, print_of_tower = first.config, first.detector, first.backbone_fingerprint
-    if config.lora is None:  # merged, and so no longer the tower of that name
-        print_of_tower = backbone.fingerprint(detector.tower.state_dict())
-        config = replace(config, lora=LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout))
-        assert config.lora
-        add_lora(detector.tower, config.lora)
-    elif different := [name for name in ("rank", "alpha", "dropout") if changes(args, config.lora, name)]:
-        raise ValueError(
-            f"--lora-{different[0]} {getattr(args, f'lora_{different[0]}')}: {args.init} has LoRA of rank "
-            f"{config.lora.rank}, alpha {config.lora.alpha} and dropout {config.lora.dropout}, and it is kept"
-        )
-    provenance = {"init": args.init, "prototypes": first.provenance.get("prototypes", {})}
-    if args.prototypes:
-        bank = load_bank(args, first)
-        assert isinstance(detector, PrototypeDetector)
-        detector.prototypes_PE = bank.vectors_PE.clone()
-        provenance["prototypes"] = bank.facts()
-        config = replace(config, num_prototypes=len(bank.vectors_PE))
-    return Checkpoint(detector, config, print_of_tower, first.threshold, first.notice, provenance)
-
-
-def changes(args: argparse.Namespace, lora: LoraSpec, name: str) -> bool:
-    """Whether the user, and not the preset, asks for another value than the file's LoRA has."""
-    given = getattr(args, f"lora_{name}")
-    return given is not None and given != getattr(lora, name)
-
-
-def load_bank(args: argparse.Namespace, first: Checkpoint) -> PrototypeBank:
-    bank = PrototypeBank.load(args.prototypes)
-    embed_dim = bank.vectors_PE.shape[1]
-    if embed_dim != first.config.embed_dim:
-        raise ValueError(
-            f"--prototypes {args.prototypes}: vectors of {embed_dim} dimensions, but the embeddings of "
-            f"{args.init} have {first.config.embed_dim}"
-        )
-    return bank
-
-
-def dry_detector(args: argparse.Namespace, recipe: Recipe) -> TowerHead:
-    """The detector's modules without weights: enough to count."""
-    lora = LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)
-    known = read_checkpoint(find_model(args.init)).config if args.init else None
-    name = args.backbone or (known.backbone if known else backbone.DEFAULT)
-    spec = known.tower if known else backbone.architecture(name)
-    pixel = PixelSpec(size_px=spec.image_size)
-    return build_detector(DetectorConfig(args.stage, name, spec, pixel, num_prototypes=64, lora=lora))
-
-
-def frozen_tensors(detector: TowerHead) -> dict[str, Tensor]:
-    """What training does not change, as it is: meanwhile it may be kept in a shorter type."""
-    trained = {name for name, parameter in detector.named_parameters() if parameter.requires_grad}
-    return {name: tensor for name, tensor in detector.state_dict().items() if name not in trained}
-
-
-def print_parameters(detector: TowerHead) -> None:
-    every, trainable = count_parameters(detector)
-    print(f"{every:,} parameters, {trainable:,} trainable")
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Fitting
-
-
-def fit_images(
-    detector: TowerHead,
-    pixel: PixelSpec,
-    training: Manifest,
-    validation: Manifest,
-    recipe: Recipe,
-    run: Run,
-    device: str,
-) -> Fitted:
-    """Every epoch draws new random views and takes them through the tower: the recipe as published."""
-    if recipe.precision in DTYPES:
-        cast_frozen_linears(detector.tower, DTYPES[recipe.precision])
-    view = train_view(recipe.train_view, size_px=pixel.size_px, mean=pixel.mean, std=pixel.std)
-
-    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = train_batches(
-            training,
-            view,
-            batch_size=recipe.batch_size,
-            num_workers=recipe.num_workers,
-            sampling=recipe.sampling,
-            seed=recipe.seed,
-            epoch=epoch,
-        )
-        for batch in readable(loader, run):
-            yield batch.pixels_BCHW, batch.labels_B
-
-    def validate() -> dict[str, Any]:
-        loader = readable(validation_batches(validation, pixel, recipe), run)
-        with autocast(device, recipe.precision):
-            rows = predict(detector, loader, device=device, total=len(validation), desc="validate")
-        return asdict(metrics_of(rows))
-
-    return fit(
-        detector,
-        forward=lambda pixels_BCHW: detector(pixels_BCHW).logit_B,
-        batches=batches,
-        num_batches=batches_per_epoch(len(training), recipe.batch_size),
-        validate=validate if len(validation) else None,
-        recipe=recipe,
-        run=run,
-        device=device,
-    )
-
-
-def fit_features(
-    detector: TowerHead,
-    pixel: PixelSpec,
-    training: Manifest,
-    validation: Manifest,
-    recipe: Recipe,
-    run: Run,
-    device: str,
-) -> Fitted:
-    """Stage 1 on features: the tower is frozen, so `feature_views` random views go through it just once."""
-    view = train_view(recipe.train_view, size_px=pixel.size_px, mean=pixel.mean, std=pixel.std)
-    options = {"batch_size": recipe.batch_size, "num_workers": recipe.num_workers}
-
-    def features_of(loader: Iterable[Batch], manifest: Manifest, desc: str) -> tuple[Tensor, Manifest]:
-        with autocast(device, recipe.precision):
-            features_ND, records = compute_features(
-                detector.feature, loader, device=device, total=len(manifest), desc=desc
-            )
-        return features_ND, Manifest(manifest.name, tuple(records))
-
-    views_VND = []
-    for number in range(recipe.feature_views):
-        loader = ordered_batches(training, view, seed=draw_seed(recipe.seed, number), **options)
-        # The first pass names what cannot be read and leaves it out of the others.
-        features_ND, training = features_of(readable(loader, run), training, f"features, view {number + 1}")
-        views_VND.append(features_ND)
-    require_both_classes(training)
-    labels_N = torch.tensor([float(record.label) for record in training])
-
-    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        order = epoch_order(training, sampling=recipe.sampling, seed=draw_seed(recipe.seed, epoch))
-        features_ND = views_VND[epoch % recipe.feature_views]
-        return feature_batches(features_ND, labels_N, order, batch_size=recipe.batch_size)
-
-    validate = None
-    if len(validation):
-        val_batches = readable(validation_batches(validation, pixel, recipe), run)
-        val_ND, validation = features_of(val_batches, validation, "features, validation")
-        val_labels_N = torch.tensor([int(record.label) for record in validation])
-
-        def validate() -> dict[str, Any]:
-            detector.eval()
-            with torch.inference_mode():
-                score_N = detector.head(val_ND.to(device)).logit_B.sigmoid().cpu()
-            return asdict(compute_metrics(val_labels_N.numpy(), score_N.numpy(), threshold=0.5))
-
-    return fit(
-        detector,
-        forward=lambda feature_BD: detector.head(feature_BD).logit_B,
-        batches=batches,
-        num_batches=batches_per_epoch(len(training), recipe.batch_size),
-        validate=validate,
-        recipe=recipe,
-        run=run,
-        device=device,
-    )
-
-
-def validation_batches(validation: Manifest, pixel: PixelSpec, recipe: Recipe) -> Iterable[Batch]:
-    view = eval_view(**asdict(replace(pixel, resize_px=recipe.val_resize_px or pixel.resize_px)))
-    return ordered_batches(validation, view, batch_size=recipe.batch_size, num_workers=recipe.num_workers)
-
-
-def readable(batches: Iterable[Batch], run: Run) -> Iterator[Batch]:
-    """The batches without those images that cannot be read, which are named in the run's unreadable.csv."""
-    for batch in batches:
-        for failure in batch.failures:
-            if run.log_unreadable(failure.record.uri, failure.reason):
-                log.warning("left out %s: %s", failure.record.uri, failure.reason)
-        if batch.records:
-            yield batch
 
 
 if __name__ == "__main__":

@@ -1,115 +1,79 @@
-"""Parquet shards that hold encoded images, in the columns of Community Forensics -> Records."""
+"""Rows of parquet shards -> Records, whose images are copied to the Arrow cache of `datasets` once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
-from data.folders import title
-from data.records import Label, Manifest, Record
+from data.records import Manifest
+from data.shards import IMAGE_COLUMN, Shard, ShardIndex, as_url, read_index, read_rows
 
-IMAGE_COLUMN = "image_data"
-_NEEDED = (IMAGE_COLUMN, "label", "model_name")
 _PROGRESS_FROM_BYTES = 1 << 30
 
 
-def find_shards(root: Path) -> list[Path]:
-    """The parquet files in `root` or `root/data`, sorted; `root` itself when it is one."""
-    if root.is_file():
-        return [root] if root.suffix.lower() == ".parquet" else []
-    found = chain(root.glob("*"), root.glob("data/*"))
-    return sorted(path for path in found if path.suffix.lower() == ".parquet" and path.name[0] != ".")
+def read_shards(root: str | Path) -> Manifest:
+    """All images of parquet shards, as data.shards.read_index finds them and cache_rows copies them."""
+    return cache_rows(read_index(root))
 
 
-def holds_images(root: Path) -> bool:
-    """Whether `root` is, or holds, parquet shards with encoded images in them."""
-    shards = find_shards(root)
-    if not shards:
-        return False
-    with _open(shards[0]) as file:
-        return IMAGE_COLUMN in file.schema_arrow.names
+def cache_rows(index: ShardIndex) -> Manifest:
+    """The images of just these rows, in their order, from where each is read without touching others.
 
+    They are copied once to the cache of `datasets` (HF_DATASETS_CACHE), where they take as much room as in the
+    shards. Only shards behind a URL are fetched from a network.
 
-def read_shards(root: Path) -> Manifest:
-    """The images of parquet shards (OwensLab/CommunityForensics and its kin), in the order of the files.
-
-    `root` is one parquet file, a folder of them, or a folder with them in `data/`. Columns: `image_data`,
-    `label` (0 real, 1 fake), `model_name`; for a photograph `real_source`, if there and not empty, names the
-    source. The images are copied once to the cache of `datasets` (HF_DATASETS_CACHE; it takes as much room as
-    the shards), from where a row is read without touching others; the copy needs memory for a few thousand
-    images. Nothing is fetched from a network.
-
-    Raises ValueError when there is no shard, a column is missing or a label is neither 0 nor 1.
+    Raises ValueError when there are no rows, or a shard cannot be read or has changed since it was indexed.
     """
-    shards = find_shards(root)
-    if not shards:
-        raise ValueError(f"{root}: no parquet shards; expected *.parquet in it or in its folder data")
-    names = [(shard, *name) for shard in shards for name in _read_names(shard)]
-    table = _cache_images(shards)
-    assert len(table) == len(names)
-    records = (
-        Record(f"{shard}#{row_in_shard}", label, generator, table, row)
-        for row, (shard, row_in_shard, label, generator) in enumerate(names)
-    )
-    return Manifest(title(root if root.is_dir() else root.with_suffix("")), tuple(records))
+    if not len(index):
+        raise ValueError(f"{index.name}: its parquet shards have no rows")
+    table = _cache_images(index)
+    assert len(table) == len(index)
+    records = (replace(index.record(row), table=table, row=row) for row in range(len(index)))
+    return Manifest(index.name, tuple(records))
 
 
-def _open(shard: Path) -> pq.ParquetFile:
-    try:
-        # With pre_buffer pyarrow would hold a whole row group, and here that is a shard of 4 GB.
-        return pq.ParquetFile(shard, pre_buffer=False, buffer_size=1 << 20)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{shard} cannot be read as parquet: {error}") from error
+# A shard, when it was changed, and the rows that are taken of it.
+_Part = tuple[Shard, int, np.ndarray]
 
 
-def _read_names(shard: Path) -> Iterator[tuple[int, Label, str]]:
-    """(row in the shard, label, generator) of every row, without reading the images."""
-    with _open(shard) as file:
-        present = file.schema_arrow.names
-        missing = [column for column in _NEEDED if column not in present]
-        if missing:
-            raise ValueError(f"{shard}: no column {', '.join(missing)}; found {', '.join(present)}")
-        columns = [column for column in ("label", "model_name", "real_source") if column in present]
-        rows: list[dict[str, Any]] = file.read(columns=columns).to_pylist()
-    for number, row in enumerate(rows):
-        if row["label"] not in (Label.REAL, Label.FAKE):
-            raise ValueError(f"{shard}, row {number}: label {row['label']!r}; expected 0 (real) or 1 (fake)")
-        label = Label(row["label"])
-        source = row.get("real_source") if label is Label.REAL else None
-        yield number, label, source or row["model_name"] or "unknown"
-
-
-def _cache_images(shards: list[Path]) -> Any:
-    """The image column of all shards as one memory-mapped `datasets.Dataset`, copied when first asked for."""
+def _cache_images(index: ShardIndex) -> Any:
+    """The images as one memory-mapped `datasets.Dataset`, copied when first asked for."""
     import datasets  # slow to import: not for those who have no shards
 
-    # Size and time make a changed shard another entry of the cache.
-    stats = [shard.stat() for shard in shards]
-    versions = [
-        (str(shard.resolve()), stat.st_size, stat.st_mtime_ns) for shard, stat in zip(shards, stats, strict=True)
-    ]
-    with _progress_bar(shown=sum(stat.st_size for stat in stats) >= _PROGRESS_FROM_BYTES):
-        # Not load_dataset("parquet"): measured, it takes memory of more than four row groups.
-        return datasets.Dataset.from_generator(
-            _read_images,
-            features=datasets.Features({IMAGE_COLUMN: datasets.Value("binary")}),
-            gen_kwargs={"versions": versions},
-            writer_batch_size=32,
-        )
+    rows_of = np.split(index.row_N, np.flatnonzero(np.diff(index.shard_N)) + 1)
+    shards = [index.shards[position] for position in np.unique(index.shard_N)]
+    parts = [_versioned(shard, rows) for shard, rows in zip(shards, rows_of, strict=True)]
+    num_bytes = sum(shard.num_bytes * len(rows) // shard.num_rows for shard, _, rows in parts)
+    try:
+        with _progress_bar(shown=num_bytes >= _PROGRESS_FROM_BYTES):
+            # Not load_dataset("parquet"): measured, it takes memory of more than four row groups.
+            return datasets.Dataset.from_generator(
+                _read_images,
+                features=datasets.Features({IMAGE_COLUMN: datasets.Value("binary")}),
+                gen_kwargs={"parts": parts},
+                writer_batch_size=32,
+            )
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise error.__cause__ or error from error
 
 
-def _read_images(versions: list[tuple[str, int, int]]) -> Iterator[dict[str, bytes]]:
-    for shard, _size, _time in versions:
-        with _open(Path(shard)) as file:
-            for batch in file.iter_batches(batch_size=32, columns=[IMAGE_COLUMN]):
-                for image in batch.column(0):
-                    yield {IMAGE_COLUMN: image.as_py()}
+def _versioned(shard: Shard, rows: np.ndarray) -> _Part:
+    """What the cache is keyed by. Size and time make a changed shard another entry."""
+    if as_url(shard.url):
+        return shard, 0, rows
+    path = Path(shard.url).resolve()
+    return replace(shard, url=str(path)), path.stat().st_mtime_ns, rows
+
+
+def _read_images(parts: list[_Part]) -> Iterator[dict[str, bytes]]:
+    for shard, _time, rows in parts:
+        for _row, image in read_rows(shard, rows):
+            yield {IMAGE_COLUMN: image}
 
 
 @contextmanager

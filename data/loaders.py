@@ -6,9 +6,9 @@ Shape suffixes: B batch, C channels, H, W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,27 @@ from data.records import Label, Manifest, Record
 from data.transforms import View, draw_seed, seeded
 
 SAMPLINGS = ("shuffle", "class", "source")
+Draw = TypeVar("Draw")
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process among those that train together: `rank` of `world`."""
+
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An image to be seen, by the view that `seed` stands for (None: a view that is not random).
+
+    encoded   its bytes, when they were read already
+    """
+
+    record: Record
+    seed: int | None = None
+    encoded: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -39,30 +60,21 @@ class Batch:
     sizes: list[tuple[int, int]]
     failures: list[Failure]
 
-
-class ImageDataset(Dataset[Any]):
-    """Draws of a manifest: (index, seed) -> a viewed image; a seed of None is for deterministic views."""
-
-    def __init__(self, manifest: Manifest, view: View, draws: Sequence[tuple[int, int | None]]) -> None:
-        self.manifest, self.view, self.draws = manifest, view, draws
-
-    def __len__(self) -> int:
-        return len(self.draws)
-
-    def __getitem__(self, position: int) -> tuple[Record, tuple[int, int], Tensor] | Failure:
-        index, seed = self.draws[position]
-        record = self.manifest.records[index]
-        try:
-            image = decode_image(record.read_bytes())
-        except (UnreadableImage, OSError) as error:
-            return Failure(record, str(error))
-        pixels_CHW = self.view(image) if seed is None else seeded(self.view, image, seed=seed)
-        return record, image.size, pixels_CHW
+    def pin_memory(self) -> Batch:
+        return replace(self, pixels_BCHW=self.pixels_BCHW.pin_memory(), labels_B=self.labels_B.pin_memory())
 
 
-def collate(samples: Sequence[tuple[Record, tuple[int, int], Tensor] | Failure]) -> Batch:
-    failures = [sample for sample in samples if isinstance(sample, Failure)]
-    read = [sample for sample in samples if not isinstance(sample, Failure)]
+def view_samples(samples: Sequence[Sample], view: View, *, replace_unreadable: bool) -> Batch:
+    """The samples decoded and viewed; failed ones are left out, or replaced from their class in the batch.
+
+    The replacement is another view of an image that could be read, so that the batch stays as large and as
+    balanced as it was meant. Where the class has none, the batch is shorter.
+    """
+    seen = [_see(sample, view) for sample in samples]
+    failures = [each for each in seen if isinstance(each, Failure)]
+    if failures and replace_unreadable:
+        seen = [_replace(i, samples, seen, view) for i in range(len(seen))]
+    read = [each for each in seen if not isinstance(each, Failure)]
     return Batch(
         torch.stack([pixels_CHW for _, _, pixels_CHW in read]) if read else torch.empty(0),
         torch.tensor([float(record.label) for record, _, _ in read]),
@@ -72,12 +84,85 @@ def collate(samples: Sequence[tuple[Record, tuple[int, int], Tensor] | Failure])
     )
 
 
+Seen = tuple[Record, tuple[int, int], Tensor]
+
+
+def _see(sample: Sample, view: View) -> Seen | Failure:
+    record, seed = sample.record, sample.seed
+    try:
+        image = decode_image(record.read_bytes() if sample.encoded is None else sample.encoded)
+    except (UnreadableImage, OSError) as error:
+        return Failure(record, str(error))
+    return record, image.size, view(image) if seed is None else seeded(view, image, seed=seed)
+
+
+def _replace(i: int, samples: Sequence[Sample], seen: Sequence[Seen | Failure], view: View) -> Seen | Failure:
+    if not isinstance(failure := seen[i], Failure):
+        return seen[i]
+    label = failure.record.label
+    others = [
+        sample
+        for sample, each in zip(samples, seen, strict=True)
+        if not isinstance(each, Failure) and sample.record.label == label
+    ]
+    if not others:
+        return failure
+    seed = draw_seed(samples[i].seed or 0, i)
+    return _see(replace(others[seed % len(others)], seed=seed), view)
+
+
+class SampleDataset(Dataset[Any]):
+    """Lists of samples -> batches, in whatever process a loader runs it."""
+
+    def __init__(self, view: View, *, replace_unreadable: bool) -> None:
+        self.view, self.replace_unreadable = view, replace_unreadable
+
+    def __getitems__(self, samples: Sequence[Sample]) -> Batch:
+        return view_samples(samples, self.view, replace_unreadable=self.replace_unreadable)
+
+
+class ManifestDataset(Dataset[Any]):
+    """Lists of (index in the manifest, seed or None) -> batches."""
+
+    def __init__(self, manifest: Manifest, view: View, *, replace_unreadable: bool) -> None:
+        self.records, self.view, self.replace_unreadable = manifest.records, view, replace_unreadable
+
+    def __getitems__(self, draws: Sequence[tuple[int, int | None]]) -> Batch:
+        samples = [Sample(self.records[index], seed) for index, seed in draws]
+        return view_samples(samples, self.view, replace_unreadable=self.replace_unreadable)
+
+
+def batch_loader(dataset: Dataset[Any], batches: Iterable[list[Any]], *, num_workers: int) -> DataLoader[Any]:
+    """Each list is sent to a worker process and comes back as what the dataset makes of it, in order."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,  # torch only iterates over it
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available(),
+        # Its own generator: making a loader must not move torch's global one.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 def ordered_batches(
-    manifest: Manifest, view: View, *, batch_size: int, num_workers: int, seed: int | None = None
+    manifest: Manifest,
+    view: View,
+    *,
+    batch_size: int,
+    num_workers: int,
+    share: Share = Share(),
 ) -> DataLoader[Any]:
-    """Every image once, in the manifest's order. `seed` is for random views: the same one, the same views."""
-    draws = [(index, None if seed is None else draw_seed(seed, index)) for index in range(len(manifest))]
-    return _loader(ImageDataset(manifest, view, draws), batch_size, num_workers, drop_last=False)
+    """Every image once by a view that is not random, in the manifest's order; of several processes, every
+    `world`-th image."""
+    draws = [(index, None) for index in range(share.rank, len(manifest), share.world)]
+    batches = [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
+    dataset = ManifestDataset(manifest, view, replace_unreadable=False)
+    return batch_loader(dataset, batches, num_workers=min(num_workers, len(batches)))
 
 
 def train_batches(
@@ -89,12 +174,40 @@ def train_batches(
     sampling: str,
     seed: int,
     epoch: int,
+    first_batch: int = 0,
+    pieces: int = 1,
+    share: Share = Share(),
 ) -> DataLoader[Any]:
-    """One epoch of random views. Same arguments, same batches, whatever the number of workers."""
+    """One epoch of random views, from `first_batch` on: this process's part of every batch, in `pieces`.
+
+    Same arguments, same batches, whatever the number of workers; and the parts of all processes together are
+    the batches of one.
+    """
     order = epoch_order(manifest, sampling=sampling, seed=draw_seed(seed, epoch))
     draws = [(index, draw_seed(seed, epoch, position)) for position, index in enumerate(order)]
-    drop_last = len(draws) > batch_size  # a last batch of one or two images would be all noise
-    return _loader(ImageDataset(manifest, view, draws), batch_size, num_workers, drop_last=drop_last)
+    batches = split_batches(draws, batch_size=batch_size, first_batch=first_batch, pieces=pieces, share=share)
+    dataset = ManifestDataset(manifest, view, replace_unreadable=True)
+    return batch_loader(dataset, batches, num_workers=min(num_workers, len(batches)))
+
+
+def split_batches(
+    draws: Sequence[Draw], *, batch_size: int, first_batch: int, pieces: int, share: Share
+) -> list[list[Draw]]:
+    """`batch_size` draws after the other; of each this process's contiguous part (so that pairs of a real and a
+    fake image stay together), cut in `pieces`.
+
+    A last short batch, which would be all noise, is left out, unless it is the only one.
+    """
+    parts = pieces * share.world
+    size = min(batch_size, len(draws)) // parts
+    if size < 1:
+        raise ValueError(
+            f"{len(draws)} training images in batches of {batch_size} are too few for {parts} parts "
+            f"({share.world} processes, {pieces} pieces each)"
+        )
+    starts = range(first_batch * size * parts, len(draws) - size * parts + 1, size * parts)
+    mine = [start + (share.rank * pieces + piece) * size for start in starts for piece in range(pieces)]
+    return [list(draws[start : start + size]) for start in mine]
 
 
 def batches_per_epoch(num_images: int, batch_size: int) -> int:
@@ -141,20 +254,8 @@ def _class_draws(
 
 
 def _repeat_shuffled(indices: list[int], count: int, generator: torch.Generator) -> Iterator[int]:
+    assert indices, "require_both_classes comes first"
     while count > 0:
         order = torch.randperm(len(indices), generator=generator).tolist()[:count]
         count -= len(order)
         yield from (indices[i] for i in order)
-
-
-def _loader(dataset: ImageDataset, batch_size: int, num_workers: int, *, drop_last: bool) -> DataLoader[Any]:
-    # Its own generator: making a loader must not move torch's global one.
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        num_workers=min(num_workers, len(dataset)),
-        collate_fn=collate,
-        drop_last=drop_last,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(0),
-    )

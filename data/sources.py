@@ -1,30 +1,46 @@
-"""A path -> Manifest: tells by what is there which of the three forms of a labelled source it is."""
+"""A path or URL -> Manifest, or an index of shards: tells by what is there which form of a source it is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from data.folders import scan_folder
-from data.hub import holds_images, read_shards
+from data.hub import cache_rows
+from data.plan import read_plan
 from data.records import Manifest
+from data.shards import ShardIndex, as_url, holds_images, read_index
 from data.tables import read_manifest
 
 
 def open_source(text: str | Path, *, split: str | None = None) -> Manifest:
-    """The labelled images of a folder layout, a CSV or parquet manifest, or parquet shards.
+    """The labelled images of a folder layout, a CSV or parquet manifest, parquet shards, or a plan of these.
 
-    `split` ("train", "val", "test") chooses among folders named so or by the manifest's column. Shards, like
-    folders and rows outside of any split, are taken whole.
+    Shards may be behind a URL of fsspec, such as hf://datasets/OWNER/NAME. `split` ("train", "val", "test")
+    chooses among folders named so or by the manifest's column. Shards, like folders and rows outside of any
+    split, are taken whole; of a plan just its rows.
 
     Raises ValueError when the path is missing or is none of these.
     """
+    if (index := open_index(text)) is not None:
+        return cache_rows(index)
     path = Path(text)
-    if path.suffix.lower() == ".csv":
-        return read_manifest(path, split=split)
-    if holds_images(path):
-        return read_shards(path)
-    if path.suffix.lower() == ".parquet" and not path.is_dir():
+    if path.suffix.lower() == ".csv" or (path.suffix.lower() == ".parquet" and not path.is_dir()):
         return read_manifest(path, split=split)
     if path.is_file():
-        raise ValueError(f"{path} is no source of images; expected a folder, a .csv or a .parquet file")
+        raise ValueError(
+            f"{path} is no source of images; expected a folder, a .csv or a .parquet file, or a plan's .json"
+        )
     return scan_folder(path, split=split)
+
+
+def open_index(text: str | Path) -> ShardIndex | None:
+    """The rows when the source is shards, here or behind a URL, or a plan of them; None when it is another.
+
+    Raises ValueError when shards or a plan cannot be read.
+    """
+    path = Path(text)
+    if path.suffix.lower() == ".json" and path.is_file():
+        return read_plan(path)
+    if as_url(text) or holds_images(path):
+        return read_index(text)
+    return None

@@ -71,6 +71,20 @@ def mean_metrics(parts: Sequence[Metrics]) -> Metrics:
     return Metrics(sum(part.n_real for part in parts), sum(part.n_fake for part in parts), **means)
 
 
+def rates_by_source(rows: Sequence[ScoreRow], *, threshold: float = 0.5) -> dict[str, dict[str, dict[str, float]]]:
+    """ "fake" or "real" -> generator or photo source -> {"images", "accuracy"}: the share of its images that are
+    called what they are."""
+    calls: dict[str, dict[str, list[bool]]] = {"real": {}, "fake": {}}
+    for row in sorted(rows, key=lambda row: row.generator):
+        if not row.error:
+            of_class = calls["fake" if row.label else "real"]
+            of_class.setdefault(row.generator, []).append((row.score >= threshold) == bool(row.label))
+    return {
+        name: {source: {"images": len(right), "accuracy": sum(right) / len(right)} for source, right in of.items()}
+        for name, of in calls.items()
+    }
+
+
 def metrics_of(rows: Sequence[ScoreRow], *, threshold: float = 0.5) -> Metrics:
     """Metrics of the rows that have a score."""
     read = [row for row in rows if not row.error]

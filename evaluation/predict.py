@@ -6,7 +6,7 @@ Shape suffix: B batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,18 +33,30 @@ class ScoreRow:
     error: str = ""
 
 
+Gather = Callable[[list["ScoreRow"]], list["ScoreRow"]]
+
+
 @torch.inference_mode()
 def predict(
-    detector: TowerHead, batches: Iterable[Batch], *, device: str, total: int, desc: str = "score"
+    detector: TowerHead,
+    batches: Iterable[Batch],
+    *,
+    device: str,
+    total: int,
+    desc: str = "score",
+    gather: Gather | None = None,
 ) -> list[ScoreRow]:
-    """Scores every image; those that cannot be read are rows with an error."""
+    """Scores every image; those that cannot be read are rows with an error.
+
+    gather   joins the rows of several processes that have scored a part each; then the order is that of the uris
+    """
     detector.eval()
     rows: list[ScoreRow] = []
     with tqdm(total=total, desc=desc, unit="image", dynamic_ncols=True) as progress:
         for batch in batches:
             rows += _score(detector, batch, device)
             progress.update(len(batch.records) + len(batch.failures))
-    return rows
+    return rows if gather is None else sorted(gather(rows), key=lambda row: row.uri)
 
 
 def _score(detector: TowerHead, batch: Batch, device: str) -> list[ScoreRow]:

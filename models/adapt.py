@@ -1,4 +1,4 @@
-"""LoRA on a vision tower: added and trained by peft, merged into the weights by one matrix product each."""
+"""LoRA on a vision tower: added, named as peft does, and merged into the weights by one matrix product each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.config import LoraSpec
+from models.lora import LoraLinear
 
 LORA_A, LORA_B = "lora_A.default.weight", "lora_B.default.weight"  # peft's names
 BASE = "base_layer."
@@ -18,20 +19,16 @@ def add_lora(tower: nn.Module, spec: LoraSpec) -> None:
     """Freezes the tower and puts low-rank updates beside its target projections, in place.
 
     The updates start as zero (B = 0), so the tower's output is unchanged until training.
+    Raises ValueError when targets name no layer, or one that is not linear.
     """
-    from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import, and a verdict needs none of it
-
     tower.requires_grad_(False)
-    config = LoraConfig(
-        r=spec.rank,
-        lora_alpha=spec.alpha,
-        lora_dropout=spec.dropout,
-        target_modules=list(spec.targets),
-    )
-    try:
-        inject_adapter_in_model(config, tower)
-    except ValueError as error:
-        raise ValueError(f"LoRA targets {', '.join(spec.targets)}: none is a layer of the tower") from error
+    ends = tuple(f".{target}" for target in spec.targets)
+    found = {path: module for path, module in tower.named_modules() if f".{path}".endswith(ends)}
+    if not found or not all(isinstance(module, nn.Linear) for module in found.values()):
+        raise ValueError(f"LoRA targets {', '.join(spec.targets)}: they must name linear layers of the tower")
+    for path, linear in found.items():
+        assert isinstance(linear, nn.Linear)
+        tower.set_submodule(path, LoraLinear(linear, spec))
 
 
 def has_lora(tower: nn.Module) -> bool:

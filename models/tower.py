@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from models.config import TowerSpec
+from models.lora import LoraLinear, compute_dtype, project
 
 HEAD_WIDTH = 64
+SLOPE = 1.702  # of QuickGELU
 
 
 class VisionTower(nn.Module):
@@ -142,12 +146,18 @@ class _Attention(nn.Module):
 
     def forward(self, asking_BSD: Tensor, tokens_BTD: Tensor) -> Tensor:
         query, key, value = (
-            project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for project, x in ((self.q_proj, asking_BSD), (self.k_proj, tokens_BTD), (self.v_proj, tokens_BTD))
+            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in self._project(asking_BSD, tokens_BTD)
         )
         mixed = functional.scaled_dot_product_attention(query, key, value)
         mixed_BSD: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return mixed_BSD
+
+    def _project(self, asking_BSD: Tensor, tokens_BTD: Tensor) -> Sequence[Tensor]:
+        """Queries of the asking tokens, keys and values of all. Those with LoRA are computed together."""
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        if asking_BSD is tokens_BTD and all(isinstance(layer, LoraLinear) for layer in layers):
+            return project(tokens_BTD, layers)
+        return [layer(x) for layer, x in zip(layers, (asking_BSD, tokens_BTD, tokens_BTD), strict=True)]
 
 
 class _MLP(nn.Module):
@@ -158,15 +168,55 @@ class _MLP(nn.Module):
         self.fc2 = nn.Linear(spec.intermediate_size, spec.hidden_size)
 
     def forward(self, tokens_BTD: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and self._is_frozen() and isinstance(self.activation, QuickGELU):
+            return _frozen_mlp(tokens_BTD, self.fc1, self.fc2)
         mapped_BTD: Tensor = self.fc2(self.activation(self.fc1(tokens_BTD)))
         return mapped_BTD
+
+    def _is_frozen(self) -> bool:
+        layers = (self.fc1, self.fc2)
+        return all(isinstance(layer, nn.Linear) and not layer.weight.requires_grad for layer in layers)
+
+
+def _frozen_mlp(tokens_BTD: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
+    """The same where only the gradient of the input is needed."""
+    tensors = (fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+    dtype = compute_dtype(tokens_BTD)
+    mapped_ND: Tensor = _FrozenMLP.apply(tokens_BTD.to(dtype).flatten(0, -2), *tensors)
+    return mapped_ND.unflatten(0, tokens_BTD.shape[:-1])
+
+
+class _FrozenMLP(torch.autograd.Function):
+    """fc2(QuickGELU(fc1(x_ND))), of which one tensor is kept for the gradient, instead of four.
+
+    With y = 1.702 x, QuickGELU(x) is SiLU(y) / 1.702, one pass over memory. The factors come free with the matrix
+    products, and in the gradient they cancel.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, *tensors: Tensor) -> Tensor:
+        weight1_ID, bias1_I, weight2_DI, bias2_D = (tensor.to(x_ND.dtype) for tensor in tensors)
+        with torch.autocast(x_ND.device.type, enabled=False):
+            y_NI = torch.addmm(bias1_I * SLOPE, x_ND, weight1_ID.T, alpha=SLOPE)
+            mapped_ND = torch.addmm(bias2_D, functional.silu(y_NI), weight2_DI.T, alpha=1 / SLOPE)
+        ctx.save_for_backward(y_NI, tensors[0], tensors[2])
+        return mapped_ND
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
+        y_NI, weight1_ID, weight2_DI = ctx.saved_tensors
+        with torch.autocast(grad_ND.device.type, enabled=False):
+            grad_NI = grad_ND @ weight2_DI.to(grad_ND.dtype)
+            torch.ops.aten.silu_backward.grad_input(grad_NI, y_NI, grad_input=grad_NI)
+            return grad_NI @ weight1_ID.to(grad_ND.dtype), None, None, None, None
 
 
 class QuickGELU(nn.Module):
     """OpenAI's approximation of GELU, which its weights were trained with."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+        return x * torch.sigmoid(SLOPE * x)
 
 
 def _layer_norm(spec: TowerSpec) -> nn.LayerNorm:

@@ -5,6 +5,7 @@
 #   GAPL_RUNS           folder of the results (default: runs; of the demonstration: runs/demo)
 #   GAPL_METHOD         of the prototypes: kmeans (default) or pca
 #   GAPL_NUM            how many prototypes (default 64)
+#   GAPL_TORCHRUN       options of torchrun, such as "--nproc-per-node 8", to train on several processes
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=.venv/bin/python
 
@@ -23,6 +24,15 @@ install() { # requirement files
             ${GAPL_PIP_INDEX_URL:+--extra-index-url "$GAPL_PIP_INDEX_URL"}
         cksum "$file" >>.venv/installed.txt
     done
+}
+
+train() { # options of train.py
+    if [ -n "${GAPL_TORCHRUN:-}" ]; then
+        # shellcheck disable=SC2086 - it is several options
+        "$python" -m torch.distributed.run $GAPL_TORCHRUN train.py "$@"
+    else
+        "$python" train.py "$@"
+    fi
 }
 
 find_data() { # options of the script

@@ -41,7 +41,7 @@ from models.detector import PrototypeDetector, Stage1Detector, TowerHead
 from models.tower import VisionTower
 from prototype.reduce import reduce_embeddings
 from training.features import compute_features
-from training.loop import autocast, resolve_precision
+from training.precision import autocast, resolve_precision
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Parquet shards in the columns of Community Forensics: labels, names, single rows, the cache."""
+"""Rows of parquet shards in the cache: labels, names, single rows, what is copied when."""
 
 from __future__ import annotations
 
@@ -6,39 +6,21 @@ import os
 import pickle
 import socket
 from pathlib import Path
-from typing import Any
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 import pytest
+from test_shards import write_shard
 
-from data.hub import read_shards
+from data.hub import cache_rows, read_shards
 from data.records import Label
-from data.sources import open_source
+from data.shards import read_index
+from data.sources import open_index, open_source
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def write_shard(path: Path, *, label: int, columns: dict[str, list[Any]] | None = None) -> Path:
-    """Three rows; `columns` replaces some, an empty one is left out of the file."""
-    count = 3
-    values: dict[str, list[Any]] = {
-        "image_name": [f"{i}.png" for i in range(count)],
-        "image_data": [f"{path.stem} {i}".encode() for i in range(count)],
-        "model_name": [f"model{i}" for i in range(count)],
-        "real_source": ["" if label else f"source{i}" for i in range(count)],
-        "nsfw_flag": ["False"] * count if label else [False] * count,
-        "label": [label] * count,
-        "architecture": ["GAN"] * count,
-    }
-    values |= columns or {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({name: value for name, value in values.items() if value}), path)
-    return path
 
 
 @pytest.fixture
@@ -118,13 +100,36 @@ def test_progress_bars_are_left_as_they_were(shards: Path, capfd: pytest.Capture
     assert "examples" not in capfd.readouterr().err
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
+def test_just_the_rows_that_are_taken_are_copied(shards: Path, tmp_path: Path) -> None:
+    index = read_index(shards)
+    some = cache_rows(index.take(np.array([0, 2, 4])))
+    assert [r.read_bytes() for r in some] == [b"train-0 0", b"train-0 2", b"train-1 1"]
+    assert [r.uri.rpartition("/")[2] for r in some] == [
+        "train-0.parquet#0",
+        "train-0.parquet#2",
+        "train-1.parquet#1",
+    ]
+    others = cache_rows(index.where(index.label_N == Label.REAL))
+    assert [r.read_bytes() for r in others] == [f"train-1 {i}".encode() for i in range(3)]
+    assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 2
+    assert [r.read_bytes() for r in some] == [b"train-0 0", b"train-0 2", b"train-1 1"]
+
+
+def test_a_source_of_shards_has_an_index(shards: Path, tmp_path: Path) -> None:
+    index = open_index(shards)
+    assert index is not None
+    assert [index.record(i).uri for i in range(6)] == [record.uri for record in open_source(shards)]
+    (tmp_path / "list.csv").write_text("filename,label\n")
+    assert open_index(tmp_path / "list.csv") is None
+    assert open_index(tmp_path) is None
+
+
+def test_mistakes_are_named(shards: Path, tmp_path: Path) -> None:
+    index = read_index(shards)
+    with pytest.raises(ValueError, match="set: its parquet shards have no rows"):
+        cache_rows(index.where(index.label_N > Label.FAKE))
+    write_shard(shards / "data/train-1.parquet", label=0, columns={"image_data": [b"x", b"y", b"z"]})
+    with pytest.raises(ValueError, match=r"train-1\.parquet has changed since its rows were listed"):
+        cache_rows(index)
     with pytest.raises(ValueError, match="no parquet shards"):
         read_shards(tmp_path)
-    with pytest.raises(ValueError, match=r"a\.parquet: no column label, model_name; found"):
-        read_shards(write_shard(tmp_path / "a.parquet", label=1, columns={"model_name": [], "label": []}))
-    with pytest.raises(ValueError, match=r"b\.parquet, row 1: label 7; expected 0 \(real\) or 1 \(fake\)"):
-        read_shards(write_shard(tmp_path / "b.parquet", label=1, columns={"label": [1, 7, 0]}))
-    (tmp_path / "c.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match=r"c\.parquet cannot be read as parquet"):
-        read_shards(tmp_path / "c.parquet")

@@ -1,157 +1,381 @@
 """The training loop of either stage. It knows neither the stage nor where inputs come from.
 
-Shape suffixes: B batch, N validation images.
+Shape suffixes: B batch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from training.optim import clip_gradients, make_optimizer, make_schedule
+from data.loaders import Failure
+from training.curves import draw_curves
+from training.interrupt import Interrupted, SignalWatch
+from training.optim import Schedule, clip_gradients, make_optimizer
 from training.recipe import Recipe
 from training.runs import Run
+from training.state import Position, TrainingState
+from training.stopwatch import Stopwatch
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+MET_BEFORE_JUDGING = 500  # images, before the share of unreadable ones says anything
+
+Piece = tuple[Tensor, Tensor, list[Failure]]  # inputs, labels_B, images that could not be read
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Which epoch (from 1) the model now holds, and its validation accuracy if there was a validation part."""
+    """Which epoch (from 1) the model now holds, and the validation figure that selects, if there was one."""
 
     epoch: int
     num_steps: int
     val_accuracy: float | None
 
 
-def resolve_precision(precision: str, *, device: str) -> str:
-    """The precision that runs: `auto` decided; fp16 refused where it cannot work."""
-    if precision == "auto":
-        return "bf16" if _bf16_is_fast(device) else "fp32"
-    if precision == "fp16" and device == "cpu":
-        raise ValueError("--precision fp16 needs a GPU; on a CPU use auto, fp32 or bf16")
-    return precision
+@dataclass(frozen=True)
+class Saving:
+    """When checkpoints are written: every so many minutes, or steps if not 0."""
+
+    minutes: float = 5.0
+    steps: int = 0
 
 
-def _bf16_is_fast(device: str) -> bool:
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+class Objective(nn.Module):
+    """A detector and the part of it that training runs: inputs of a batch -> logit_B."""
 
+    def __init__(self, detector: nn.Module, logit: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.detector, self._logit = detector, logit
 
-def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[object]:
-    """The context in which the tower runs."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device, dtype=DTYPES[precision])
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self._logit(inputs)
 
 
 def fit(
-    model: nn.Module,
+    objective: Objective,
     *,
-    forward: Callable[[Tensor], Tensor],
-    batches: Callable[[int], Iterable[tuple[Tensor, Tensor]]],
+    batches: Callable[[int, int], Iterable[Piece]],
     num_batches: int,
+    images_a_batch: int,
     validate: Callable[[], dict[str, Any]] | None,
     recipe: Recipe,
     run: Run,
-    device: str,
+    accelerator: Accelerator,
+    saving: Saving = Saving(),
+    profile: bool = False,
 ) -> Fitted:
-    """Trains what requires a gradient with binary cross-entropy on the logit.
+    """Trains what requires a gradient with binary cross-entropy on the logit, from where the run stopped.
 
-    forward      inputs of a batch -> logit_B
-    batches      epoch (from 0) -> (inputs, labels_B), num_batches of them an epoch
-    validate     metrics with "accuracy"; None without a validation part
+    batches         (epoch, first batch), both from 0 -> this process's pieces of the batches, recipe.accumulate
+                    of them a batch, num_batches batches an epoch
+    images_a_batch  of all processes
+    validate        validation part -> metrics with "accuracy"; the same in every process; None without one
+
+    Raises Interrupted, with a checkpoint written, after SIGTERM or SIGINT in any of the processes, and
+    ValueError when too many images are unreadable.
     """
-    num_steps = recipe.epochs * num_batches
-    num_steps = min(num_steps, recipe.max_steps) if recipe.max_steps else num_steps
-    stepper = Stepper(model, forward, recipe, device, num_steps=num_steps)
-    best: tuple[float, int, dict[str, Tensor]] | None = None
-    accuracy = None
-    epoch = 0
-    with tqdm(total=num_steps, desc="train", unit="step", dynamic_ncols=True) as progress:
-        while stepper.step < num_steps:
-            epoch += 1
-            _train_epoch(stepper, batches(epoch - 1), epoch, run, progress)
-            if validate is None:
-                continue
-            accuracy = _validate(validate, stepper.step, epoch, run, progress)
-            if best is None or accuracy > best[0]:
-                best = (accuracy, epoch, _trainable_state(model))
-            reached = recipe.stop_accuracy < 1 and accuracy >= recipe.stop_accuracy
-            if reached or (recipe.patience and epoch - best[1] >= recipe.patience):
-                break
-    if best is None or recipe.keep == "last":
-        return Fitted(epoch, stepper.step, accuracy)
-    model.load_state_dict(model.state_dict() | best[2])
-    return Fitted(best[1], stepper.step, best[0])
+    trainer = Trainer(objective, recipe, accelerator, num_batches=num_batches, images_a_batch=images_a_batch)
+    if run.state is not None:
+        trainer.restore(run.state)
+    position = trainer.position
+    watch = Stopwatch(running=profile)
+    with SignalWatch() as signals, _progress_bar(trainer) as progress:
+        guard = _Guard(trainer, run, signals, saving)
+        while not position.finished:
+            pieces = batches(position.epoch, position.batch)
+            first = position.step
+            _train_epoch(trainer, _whole_batches(pieces, recipe.accumulate), guard, run, progress, watch)
+            assert position.step > first or position.batch == num_batches
+            if validate is not None:
+                guard.before_validation()
+                with watch.section("validate"):
+                    _validate(trainer, validate(), run, progress)
+            position.epoch, position.batch = position.epoch + 1, 0
+            position.finished = trainer.is_finished()
+            guard.after_epoch()
+    if profile and accelerator.is_main_process:
+        print(watch.table(num_steps=position.step - (run.state.position.step if run.state else 0)))
+    return trainer.choose()
 
 
-class Stepper:
-    """A model with its optimiser, schedule and gradient scaler. `step` counts the steps taken."""
+class Trainer:
+    """A detector with its optimiser, schedule and gradient scaler, and how far it has come."""
 
     def __init__(
-        self, model: nn.Module, forward: Callable[[Tensor], Tensor], recipe: Recipe, device: str, *, num_steps: int
+        self,
+        objective: Objective,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        *,
+        num_batches: int,
+        images_a_batch: int,
     ) -> None:
-        self.model, self.forward, self.recipe, self.device = model, forward, recipe, device
-        self.num_steps, self.step = num_steps, 0
-        self.optimizer = make_optimizer(model, recipe)
-        self.schedule = make_schedule(self.optimizer, recipe, num_steps=num_steps)
-        self.scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "fp16")
+        self.recipe, self.accelerator, self.images_a_batch = recipe, accelerator, images_a_batch
+        self.num_batches = num_batches
+        num_steps = recipe.epochs * num_batches
+        self.num_steps = min(num_steps, recipe.max_steps) if recipe.max_steps else num_steps
+        self.detector = objective.detector
+        optimizer = make_optimizer(self.detector, recipe)
+        self.schedule = Schedule(optimizer, recipe, num_steps=self.num_steps)
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.position = Position()
+        self.best: dict[str, Tensor] = {}
 
-    def take(self, inputs: Tensor, labels_B: Tensor) -> dict[str, float]:
-        """One optimiser step; the loss, the gradient's norm before clipping, the learning rate."""
-        with autocast(self.device, self.recipe.precision):
-            logit_B = self.forward(inputs.to(self.device))
-        loss = functional.binary_cross_entropy_with_logits(logit_B.float(), labels_B.to(self.device))
+    def step(self, pieces: list[Piece], watch: Stopwatch) -> dict[str, float]:
+        """One optimiser step on a batch; this process's sums of the loss and of images.
+
+        The loss of the batch is the mean over the images that were meant to be in it: a missing one adds nothing.
+        """
+        self.schedule.set(self.position.step)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        grad_norm = clip_gradients(self.model, self.recipe.max_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        lr = float(self.schedule.get_last_lr()[0])
-        self.schedule.step()
-        self.step += 1
-        return {"loss": float(loss.detach()), "grad_norm": grad_norm, "lr": lr}
+        total, read, unreadable = 0.0, 0, 0
+        scale = self.accelerator.num_processes / self.images_a_batch  # the wrapper averages over the processes
+        for number, (inputs, labels_B, failures) in enumerate(pieces):
+            if not len(labels_B):
+                raise ValueError("none of the images of a batch could be read")
+            last = number == len(pieces) - 1
+            with self._sync(last=last):
+                with watch.section("forward"):
+                    logit_B = self.objective(inputs.to(self.accelerator.device, non_blocking=True)).float()
+                    labels_B = labels_B.to(logit_B.device)
+                    loss = functional.binary_cross_entropy_with_logits(logit_B, labels_B, reduction="sum")
+                with watch.section("backward"):
+                    self.accelerator.backward(loss * scale)
+            total += float(loss.detach())
+            read, unreadable = read + len(labels_B), unreadable + len(failures)
+        with watch.section("update"):
+            self.accelerator.unscale_gradients()
+            grad_norm = clip_gradients(self.detector, self.recipe.max_grad_norm)
+            self.optimizer.step()
+        return {"loss": total, "read": read, "unreadable": unreadable, "grad_norm": grad_norm}
+
+    def _sync(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients go round the processes once a step, with its last piece."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.objective)
+
+    def is_finished(self) -> bool:
+        """After an epoch: no steps left, accuracy reached, or patience at its end."""
+        position, recipe = self.position, self.recipe
+        if position.step >= self.num_steps:
+            return True
+        if position.value is None:
+            return False
+        reached = recipe.stop_accuracy < 1 and position.value >= recipe.stop_accuracy
+        return reached or bool(recipe.patience and position.epoch - position.best_epoch >= recipe.patience)
+
+    def note(self, value: float) -> None:
+        """What validation gave after the epoch that ends now."""
+        position = self.position
+        position.value = value
+        if position.best_value is None or value > position.best_value:
+            position.best_value, position.best_epoch = value, position.epoch + 1
+            position.best_step = position.step
+            self.best = _trainable_state(self.detector)
+
+    def choose(self) -> Fitted:
+        """Puts the weights that the recipe keeps into the detector."""
+        position = self.position
+        if position.best_value is None or self.recipe.keep == "last":
+            return Fitted(position.epoch, position.step, position.value)
+        self.detector.load_state_dict(self.detector.state_dict() | self.best)
+        return Fitted(position.best_epoch, position.step, position.best_value)
+
+    def state(self) -> TrainingState:
+        """This moment, with the random states of all processes. Every process calls it."""
+        from accelerate.utils import gather_object
+
+        return TrainingState(
+            position=replace(self.position),
+            model=_trainable_state(self.detector),
+            best=self.best,
+            optimizer=self.optimizer.state_dict(),
+            random=gather_object([_random_state(self.accelerator.device)]),
+            scaler=self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        self.position = replace(state.position)
+        self.detector.load_state_dict(self.detector.state_dict() | state.model)
+        self.best = state.best
+        self.optimizer.load_state_dict(state.optimizer)
+        if self.accelerator.scaler and state.scaler:
+            self.accelerator.scaler.load_state_dict(state.scaler)
+        rank = self.accelerator.process_index
+        if rank < len(state.random):
+            _set_random_state(state.random[rank], self.accelerator.device)
+
+
+class _Guard:
+    """After each step: what all processes agree on, images that could not be read, checkpoints, signals."""
+
+    def __init__(self, trainer: Trainer, run: Run, signals: SignalWatch, saving: Saving) -> None:
+        self.trainer, self.run, self.signals, self.saving = trainer, run, signals, saving
+        self.accelerator = trainer.accelerator
+        self.saved_at = self.logged_at = time.monotonic()
+
+    def after_step(self, taken: dict[str, float], pieces: list[Piece], progress: tqdm[Any]) -> None:
+        """Counts, logs, and ends or saves when it is time."""
+        position = self.trainer.position
+        loss, read, unreadable, signal_number, late = self._sum(
+            taken["loss"], taken["read"], taken["unreadable"], self.signals.received or 0, self._is_late()
+        )
+        position.step, position.batch = position.step + 1, position.batch + 1
+        position.met += self.trainer.images_a_batch
+        position.unreadable += int(unreadable)
+        if unreadable:
+            self._name_failures([failure for _, _, failures in pieces for failure in failures])
+        self._log(loss / read, taken["grad_norm"], progress)
+        due = late or (self.saving.steps and position.step % self.saving.steps == 0)
+        if due or signal_number:
+            self._save()
+        if signal_number:
+            raise Interrupted(self._which_signal(), position.step)
+
+    def before_validation(self) -> None:
+        """It may take long, and is lost when a process is killed in it; the steps before it shall not be."""
+        (stale,) = self._sum(self._is_late(after_minutes=min(0.5, self.saving.minutes)))
+        if stale:
+            self._save()
+
+    def after_epoch(self) -> None:
+        self.logged_at = time.monotonic()
+        self._judge_unreadable(at_least=1)
+        signal_number, late = self._sum(self.signals.received or 0, self._is_late())
+        if signal_number or late:
+            self._save()
+        if signal_number and not self.trainer.position.finished:
+            raise Interrupted(self._which_signal(), self.trainer.position.step)
+
+    def _sum(self, *values: float) -> list[float]:
+        """Of every process's values."""
+        mine = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
+        total: list[float] = self.accelerator.reduce(mine, reduction="sum").tolist()
+        return total
+
+    def _is_late(self, *, after_minutes: float | None = None) -> float:
+        """Whether the main process's clock asks for a checkpoint."""
+        minutes = self.saving.minutes if after_minutes is None else after_minutes
+        late = not self.saving.steps and time.monotonic() - self.saved_at >= 60 * minutes
+        return float(late and self.accelerator.is_main_process)
+
+    def _which_signal(self) -> int:
+        from accelerate.utils import gather_object
+
+        return max(gather_object([self.signals.received or 0]))
+
+    def _save(self) -> None:
+        state = self.trainer.state()
+        if self.accelerator.is_main_process:
+            self.run.save(state)
+        self.accelerator.wait_for_everyone()
+        self.saved_at = time.monotonic()
+
+    def _log(self, loss: float, grad_norm: float, progress: tqdm[Any]) -> None:
+        trainer, now = self.trainer, time.monotonic()
+        step, epoch = trainer.position.step, trainer.position.epoch + 1
+        rate = trainer.images_a_batch / max(1e-9, now - self.logged_at)
+        self.logged_at = now
+        values = {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "lr": trainer.optimizer.param_groups[0]["lr"],
+            "images_per_s": round(rate, 3),
+        }
+        self.run.log(step=step, epoch=epoch, **values)
+        self.accelerator.log(values, step=step)
+        progress.set_postfix({"epoch": epoch, "loss": f"{loss:.3f}", "images/s": f"{rate:.3g}"}, refresh=False)
+        progress.update()
+
+    def _name_failures(self, failures: list[Failure]) -> None:
+        """Writes them down, from every process, and stops the run when they are too many."""
+        from accelerate.utils import gather_object
+
+        for uri, reason in gather_object([(each.record.uri, each.reason) for each in failures]):
+            if self.run.log_unreadable(uri, reason):
+                tqdm.write(f"unreadable, replaced from its class: {uri}: {reason}")
+        self._judge_unreadable(at_least=MET_BEFORE_JUDGING)
+
+    def _judge_unreadable(self, *, at_least: int) -> None:
+        position, share = self.trainer.position, self.trainer.recipe.max_unreadable
+        if position.met >= at_least and position.unreadable > share * position.met:
+            raise ValueError(
+                f"{position.unreadable} of {position.met} images met could not be read, more than the share of "
+                f"{share:g} that --max-unreadable allows; they are named in {self.run.folder / 'unreadable.csv'}"
+            )
 
 
 def _train_epoch(
-    stepper: Stepper, batches: Iterable[tuple[Tensor, Tensor]], epoch: int, run: Run, progress: tqdm[Any]
+    trainer: Trainer,
+    batches: Iterator[list[Piece]],
+    guard: _Guard,
+    run: Run,
+    progress: tqdm[Any],
+    watch: Stopwatch,
 ) -> None:
-    stepper.model.train()
-    first = stepper.step
-    for inputs, labels_B in batches:
-        taken = stepper.take(inputs, labels_B)
-        run.log(step=stepper.step, epoch=epoch, **taken)
-        progress.set_postfix(epoch=epoch, loss=f"{taken['loss']:.3f}", refresh=False)
-        progress.update()
-        if stepper.step == stepper.num_steps:
-            break
-    if stepper.step == first:
-        raise ValueError("none of the training images could be read")
+    """The rest of the epoch under way."""
+    trainer.detector.train()
+    position = trainer.position
+    while position.step < trainer.num_steps and position.batch < trainer.num_batches:
+        with watch.section("data"):
+            pieces = next(batches)
+        taken = trainer.step(pieces, watch)
+        with watch.section("agree, log"):
+            guard.after_step(taken, pieces, progress)
 
 
-def _validate(
-    validate: Callable[[], dict[str, Any]], step: int, epoch: int, run: Run, progress: tqdm[Any]
-) -> float:
-    metrics = validate()
-    run.log(step=step, epoch=epoch, validation=metrics)
-    if metrics["accuracy"] is None:
+def _whole_batches(pieces: Iterable[Piece], count: int) -> Iterator[list[Piece]]:
+    iterator = iter(pieces)
+    while batch := list(islice(iterator, count)):
+        yield batch
+
+
+def _validate(trainer: Trainer, parts: dict[str, Any], run: Run, progress: tqdm[Any]) -> None:
+    """Writes the metrics of every part down and notes the figure that selects."""
+    position, accelerator = trainer.position, trainer.accelerator
+    run.log(step=position.step, epoch=position.epoch + 1, validation=parts)
+    if run.writes:
+        draw_curves(run.metrics, run.curves)
+    shown = {f"validation/{part}/{name}": parts[part][name] for part in parts for name in ("accuracy", "auroc")}
+    accelerator.log({name: value for name, value in shown.items() if value is not None}, step=position.step)
+    value = parts[trainer.recipe.select]["accuracy"]
+    if value is None:
         raise ValueError("none of the validation images could be read")
-    accuracy = float(metrics["accuracy"])
-    progress.set_postfix(epoch=epoch, val_accuracy=f"{accuracy:.3f}", refresh=False)
-    return accuracy
+    trainer.note(float(value))
+    progress.set_postfix(epoch=position.epoch + 1, val_accuracy=f"{value:.3f}", refresh=False)
+
+
+def _progress_bar(trainer: Trainer) -> tqdm[Any]:
+    return tqdm(
+        total=trainer.num_steps,
+        initial=trainer.position.step,
+        desc="train",
+        unit="step",
+        dynamic_ncols=True,
+        disable=not trainer.accelerator.is_main_process,
+    )
 
 
 def _trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: copy.deepcopy(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
+    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def _set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import AdamW, Optimizer
 
 from training.recipe import Recipe
 
@@ -24,9 +23,18 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
     return AdamW([group for group in groups if group["params"]], lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
-def make_schedule(optimizer: AdamW, recipe: Recipe, *, num_steps: int) -> LambdaLR:
-    """Stepped once a step: linear warm-up, then constant or a cosine down to final_lr_fraction."""
-    return LambdaLR(optimizer, lr_factor(recipe, num_steps=num_steps))
+class Schedule:
+    """Sets every group's learning rate for a step: linear warm-up, then constant or a cosine down to
+    final_lr_fraction. It has no state, so a run that goes on needs none of it."""
+
+    def __init__(self, optimizer: Optimizer, recipe: Recipe, *, num_steps: int) -> None:
+        self._optimizer = optimizer
+        self._peaks = [group["lr"] for group in optimizer.param_groups]
+        self._factor = lr_factor(recipe, num_steps=num_steps)
+
+    def set(self, step: int) -> None:
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * self._factor(step)
 
 
 def lr_factor(recipe: Recipe, *, num_steps: int) -> Callable[[int], float]:

@@ -12,10 +12,12 @@ from data.loaders import SAMPLINGS
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("constant", "cosine")
 KEEPS = ("best", "last")
+SELECTS = ("random", "heldout")
+BALANCES = ("class", "generator", "architecture")
 NORMALISATIONS = ("backbone", "imagenet")
 
 
-def _option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+def _option(default: Any, help: str, choices: tuple[Any, ...] | None = None) -> Any:
     return field(default=default, metadata={"help": help, "choices": choices})
 
 
@@ -25,7 +27,8 @@ class Recipe:
 
     epochs: int = _option(20, "passes over the training images")
     max_steps: int = _option(0, "stop after this many optimiser steps; 0: no limit")
-    batch_size: int = _option(32, "images a step")
+    batch_size: int = _option(32, "images a step, of all processes together")
+    accumulate: int = _option(1, "pieces that a process takes its part of a batch in, to save memory")
     lr: float = _option(1e-4, "peak learning rate of AdamW")
     head_lr_factor: float = _option(1.0, "learning rate of the layers that start untrained, relative to lr")
     weight_decay: float = _option(0.01, "of AdamW")
@@ -33,10 +36,14 @@ class Recipe:
     final_lr_fraction: float = _option(0.001, "of lr, where the cosine ends")
     warmup_fraction: float = _option(0.0, "of all steps, linear from 0")
     max_grad_norm: float = _option(0.0, "gradients are clipped to this norm; 0: not clipped")
-    val_fraction: float = _option(0.05, "of each class, held out to pick the epoch")
+    val_fraction: float = _option(0.05, "of each class, held out at random for validation")
+    holdout_fraction: float = _option(0.0, "of the generators and of the photo sources, held out whole")
+    max_val_images: int = _option(0, "images of either validation part at most; 0: all of them")
+    select: str = _option("random", "the validation part whose accuracy picks the epoch and stops", SELECTS)
     stop_accuracy: float = _option(1.0, "validation accuracy that ends training; 1: never")
     patience: int = _option(0, "epochs without gain in validation accuracy that end training; 0: never")
     keep: str = _option("last", "the epoch whose weights are saved", KEEPS)
+    max_unreadable: float = _option(0.05, "share of the images met that may be unreadable before training stops")
     train_view: str = _option("crop", "random view, see data/augment.py", tuple(TRAIN_VIEWS))
     feature_views: int = _option(
         0, "stage 1: random views an image, passed through the tower once; 0: every epoch anew"
@@ -44,25 +51,29 @@ class Recipe:
     val_resize_px: int = _option(0, "short side before the centre crop in validation; 0: no resizing")
     normalisation: str = _option("backbone", "mean and standard deviation of pixels", NORMALISATIONS)
     sampling: str = _option("shuffle", "order of an epoch, see data/loaders.py", SAMPLINGS)
+    balance: str = _option("class", "what a stream of shards draws equally, see data/stream.py", BALANCES)
     precision: str = _option(
         "fp32", "of the tower (auto: bf16 where it is fast, else fp32); the head computes in fp32", PRECISIONS
     )
     lora_rank: int = _option(16, "stage 2: rank of the updates")
     lora_alpha: int = _option(32, "stage 2: the updates are scaled by alpha / rank")
     lora_dropout: float = _option(0.1, "stage 2: dropout before the updates")
-    num_workers: int = _option(2, "processes that decode images")
+    activation_checkpointing: int = _option(0, "1: compute activations twice, to save memory", (0, 1))
+    compile: int = _option(0, "1: compile the tower (torch.compile)", (0, 1))
+    num_workers: int = _option(2, "processes that decode images, of each training process")
     seed: int = _option(0, "of everything random")
 
     def __post_init__(self) -> None:
         for item in fields(self):
             choices, value = item.metadata["choices"], getattr(self, item.name)
             if choices and value not in choices:
-                raise ValueError(f"{item.name} is one of {', '.join(choices)}, not {value!r}")
-        for name in ("epochs", "batch_size", "lora_rank"):
+                raise ValueError(f"{item.name} is one of {', '.join(map(str, choices))}, not {value!r}")
+        for name in ("epochs", "batch_size", "accumulate", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in (
             "max_steps",
+            "max_val_images",
             "patience",
             "feature_views",
             "num_workers",
@@ -77,7 +88,7 @@ class Recipe:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive, not {self.lr}")
-        for name in ("warmup_fraction", "val_fraction", "lora_dropout"):
+        for name in ("warmup_fraction", "val_fraction", "holdout_fraction", "max_unreadable", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
 

@@ -1,43 +1,133 @@
-"""A run's folder: config.json, metrics.jsonl, unreadable.csv if need be, and the detector file."""
+"""A run's folder: config.json, metrics.jsonl, unreadable.csv if need be, checkpoints, and the detector file."""
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+from training.state import TrainingState, read_state, write_state
+
+log = logging.getLogger(__name__)
+
 DETECTOR = "detector.safetensors"
+CHECKPOINTS = "checkpoints"
+KEPT_CHECKPOINTS = 2
+CHECKPOINT_NAME = re.compile(r"step_(\d{8})\.safetensors")
 
 
 class Run:
-    """One training run on disk. Metrics are appended as they come, so that a stopped run keeps them."""
+    """One training run on disk. Metrics are appended as they come, so that a stopped run keeps them.
 
-    def __init__(self, folder: Path, *, overwrite: bool) -> None:
-        """Makes the folder. Raises ValueError when it holds a finished run and `overwrite` is not set."""
-        if (folder / DETECTOR).exists() and not overwrite:
+    Of several processes one writes (`writes`); the others read the same folder.
+    """
+
+    def __init__(
+        self, folder: Path, *, settings: dict[str, Any] | None = None, overwrite: bool = False, writes: bool = True
+    ) -> None:
+        """Makes the folder, or opens that of a run that was stopped, which must have had the same `settings`.
+
+        Raises ValueError when it holds a finished run, or one of other settings, and `overwrite` is not set.
+        """
+        self.folder, self.writes = folder, writes
+        self.settings = json.loads(json.dumps(settings or {}))  # as they come back from a file
+        self.detector = folder / DETECTOR
+        self.curves = folder / "curves.png"
+        self.metrics = folder / "metrics.jsonl"
+        self._unreadable = folder / "unreadable.csv"
+        self._checkpoints = folder / CHECKPOINTS
+        self._named: set[str] = set()
+        if self.detector.exists() and not overwrite and writes:
             raise ValueError(
                 f"{folder} holds a finished run; name another --out, or pass --overwrite to replace it"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.detector = folder / DETECTOR
-        self._metrics = folder / "metrics.jsonl"
-        self._unreadable = folder / "unreadable.csv"
-        self._named: set[str] = set()
-        for left_over in (self.detector, self._metrics, self._unreadable):
-            left_over.unlink(missing_ok=True)
+        self.state = None if overwrite else self._last_state()
+        if self.state is not None:
+            self._require_same_settings(self.state)
+        if writes:
+            self._clean_up()
+
+    def _last_state(self) -> TrainingState | None:
+        """The newest checkpoint that can be read."""
+        reason = None
+        for path in reversed(self._checkpoint_files()):
+            try:
+                state = read_state(path)
+            except (ValueError, OSError) as error:
+                reason = error
+                log.warning("a checkpoint is passed over: %s", error)
+            else:
+                return state
+        if reason is not None:
+            raise ValueError(
+                f"{self.folder}: none of its checkpoints can be read ({reason}); pass --overwrite to start anew"
+            )
+        return None
+
+    def _require_same_settings(self, state: TrainingState) -> None:
+        before, now = state.settings, self.settings
+        different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+        if different:
+            name = different[0]
+            raise ValueError(
+                f"{self.folder} holds a run that was stopped at step {state.position.step} and had {name} "
+                f"{before.get(name)!r}, not {now.get(name)!r}; give the same command to go on, name another "
+                "--out, or pass --overwrite to start anew"
+            )
+
+    def _clean_up(self) -> None:
+        """What a run without a checkpoint left is removed; what one wrote after its last checkpoint is cut off."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for half_written in self._checkpoints.glob(".*.tmp"):  # a process was killed while it saved
+            half_written.unlink()
+        if self.state is None:
+            for path in (self.detector, self.metrics, self._unreadable, self.curves):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(self._checkpoints, ignore_errors=True)
+            return
+        for path in (self.metrics, self._unreadable):
+            size = self.state.sizes[path.name]
+            if path.exists() and path.stat().st_size > size:
+                os.truncate(path, size)
+        if self._unreadable.exists():
+            with self._unreadable.open(encoding="utf-8", newline="") as file:
+                self._named = {row[0] for row in csv.reader(file)}
+
+    def save(self, state: TrainingState) -> Path:
+        """Writes a checkpoint, then removes all but the newest ones."""
+        texts = (self.metrics, self._unreadable)
+        state.sizes = {path.name: path.stat().st_size if path.exists() else 0 for path in texts}
+        state.settings = self.settings
+        path = self._checkpoints / f"step_{state.position.step:08d}.safetensors"
+        write_state(path, state)
+        for old in self._checkpoint_files()[:-KEPT_CHECKPOINTS]:
+            old.unlink()
+        return path
+
+    def _checkpoint_files(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(path for path in self._checkpoints.glob("*") if CHECKPOINT_NAME.fullmatch(path.name))
+
+    def finish(self) -> None:
+        """The detector is saved: checkpoints have served."""
+        shutil.rmtree(self._checkpoints, ignore_errors=True)
 
     def write_config(self, config: dict[str, Any]) -> None:
         (self.folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def log(self, **values: Any) -> None:
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        if self.writes:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
 
     def log_unreadable(self, uri: str, reason: str) -> bool:
         """Names an image once, however many epochs meet it; False when it was named before."""
-        if uri in self._named:
+        if uri in self._named or not self.writes:
             return False
         self._named.add(uri)
         with self._unreadable.open("a", encoding="utf-8", newline="") as file:

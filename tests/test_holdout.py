@@ -1,0 +1,121 @@
+"""Whole generators and photo sources held out for validation, of manifests and of shards."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from data.holdout import choose_sources, count_sources, split_index, split_manifest
+from data.records import Label, Manifest, Record
+from data.shards import Shard, ShardIndex
+
+SIZES = {"real_coco": 30, "real_ffhq": 5, "fake_sd": 40, "fake_gan": 6, "fake_mj": 1, "fake_glide": 3}
+
+
+def listed() -> Manifest:
+    records = [
+        Record(f"{name}/{i}", Label[name.split("_")[0].upper()], name.split("_")[1])
+        for name, count in SIZES.items()
+        for i in range(count)
+    ]
+    return Manifest("listed", tuple(records))
+
+
+def indexed(rows_a_shard: int = 10) -> ShardIndex:
+    """The same images as rows of shards of one class each, those of a source behind each other."""
+    labels, names, shards, rows, made = [], [], [], [], []
+    for label in Label:
+        of_class = [
+            name.split("_")[1]
+            for name, n in SIZES.items()
+            for _ in range(n)
+            if name.startswith(label.name.lower())
+        ]
+        for start in range(0, len(of_class), rows_a_shard):
+            part = of_class[start : start + rows_a_shard]
+            shards += [len(made)] * len(part)
+            made.append(Shard(f"{label.name}{start}.parquet", 1000, (len(part),), (900,)))
+            rows += range(len(part))
+            labels += [int(label)] * len(part)
+            names += part
+    generators = tuple(dict.fromkeys(names))
+    return ShardIndex(
+        "indexed",
+        tuple(made),
+        np.array(shards, np.int32),
+        np.array(rows, np.int32),
+        np.array(labels, np.uint8),
+        np.array([generators.index(name) for name in names], np.int32),
+        generators,
+        np.zeros(len(names), np.int32),
+        ("",),
+    )
+
+
+OPTIONS = {"fraction": 0.1, "holdout": 0.3, "names": (), "max_images": 0, "seed": 3}
+
+
+def test_counts_are_the_same_of_manifest_and_index() -> None:
+    assert count_sources(listed()) == count_sources(indexed())
+
+
+@pytest.mark.parametrize("form", ["manifest", "index"])
+def test_parts_are_disjoint_and_whole_sources_are_held_out(form: str) -> None:
+    images = listed() if form == "manifest" else indexed()
+    split = split_manifest(images, **OPTIONS) if isinstance(images, Manifest) else split_index(images, **OPTIONS)
+    parts = [count_sources(part) for part in (split.training, split.random, split.heldout)]
+    assert sum(parts, Counter()) == count_sources(images)
+    assert set(parts[2]) == set(split.held)
+    assert not set(parts[2]) & (set(parts[0]) | set(parts[1]))
+    assert {label for label, _ in split.held} == set(Label)
+    assert {label for label, _ in parts[1]} == set(Label)
+    assert sum(parts[1].values()) == pytest.approx(0.1 * (len(images) - len(split.heldout)), abs=2)
+
+
+def test_manifest_and_index_hold_out_the_same_sources_and_the_seed_changes_them() -> None:
+    held = split_manifest(listed(), **OPTIONS).held
+    assert split_index(indexed(), **OPTIONS).held == held
+    others = {choose_sources(listed().generators(), fraction=0.3, names=(), seed=seed) for seed in range(20)}
+    assert len(others) > 2
+
+
+def test_named_sources_are_held_out_in_either_class() -> None:
+    split = split_manifest(listed(), **OPTIONS | {"names": ["gan", "ffhq"]})
+    assert split.held == ((Label.REAL, "ffhq"), (Label.FAKE, "gan"))
+    assert len(split.heldout) == 11
+
+
+def test_nothing_is_held_out_unless_asked() -> None:
+    split = split_index(indexed(), **OPTIONS | {"holdout": 0, "fraction": 0})
+    assert split.held == ()
+    assert (len(split.training), len(split.random), len(split.heldout)) == (85, 0, 0)
+
+
+def test_rows_that_validate_stand_first_in_their_shards() -> None:
+    """To read a row is to read those before it; so a part of every shard's beginning is cheap."""
+    split = split_index(indexed(), **OPTIONS | {"holdout": 0, "fraction": 0.2})
+    assert split.random.row_N.max() < 3
+    assert len(np.unique(split.random.shard_N)) >= 8
+
+
+def test_a_limit_takes_evenly_from_the_sources_and_keeps_them_out_of_training() -> None:
+    options = OPTIONS | {"names": ["sd", "gan", "mj", "ffhq"], "max_images": 8}
+    split = split_index(indexed(), **options)
+    counts = count_sources(split.heldout)
+    assert len(split.heldout) == 8
+    assert counts[Label.FAKE, "mj"] == 1
+    assert max(counts.values()) <= 3
+    assert not {name for _, name in count_sources(split.training)} & {"sd", "gan", "mj", "ffhq"}
+    assert len(split.random) <= 8
+    assert len(split_manifest(listed(), **options).heldout) == 8
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(
+        ValueError, match="--holdout dalle: no image is of that generator or photo source; there are"
+    ):
+        split_manifest(listed(), **OPTIONS | {"names": ["dalle"]})
+    with pytest.raises(ValueError, match="to hold out coco, ffhq leaves no photo sources to train on"):
+        split_manifest(listed(), **OPTIONS | {"names": ["coco", "ffhq"]})

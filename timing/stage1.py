@@ -1,0 +1,142 @@
+"""Stage 1 on cached features beside one bare pass of the same images through the tower.
+
+    python timing/stage1.py --data DIR --backbone clip-vit-b16-int8 --images 2000
+    python timing/stage1.py --data images.csv --epochs 20
+
+The pass is decoding, a random view and the tower, in a loop and nothing else, timed from its first image on.
+Stage 1 is train.py as a user would start it, imports and all, with an empty cache of features and then with the
+one that it filled. Batches, workers and precision are those of the recipe in each; all images are read once
+before, so that all find them in memory. Each runs in a process of its own, one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))  # run as a file, from any folder
+
+PRESET = "paper"
+TARGET = 1.15  # of a pass, for 20 epochs from an empty cache
+
+
+def main() -> None:
+    args = parse_arguments()
+    with TemporaryDirectory() as name:
+        scratch = Path(name)
+        data = list_images(args, scratch)
+        options = ["--backbone", args.backbone, "--data", str(data), "--num-workers", str(args.num_workers)]
+        passed = json.loads(run([__file__, *options, "--bare-pass"]).splitlines()[-1])
+        images = f"{passed['images']} images, batches of {passed['batch_size']}, {passed['precision']}"
+        print(f"{args.backbone}, {images}, {args.num_workers} workers", flush=True)
+        report("one pass", passed["seconds"], passed["seconds"])
+        for number, cache in enumerate(("empty", "full")):
+            start = time.perf_counter()
+            run([str(PROJECT / "train.py"), *options, *stage1_options(args, scratch, number)])
+            report(f"{args.epochs} epochs, {cache} cache", time.perf_counter() - start, passed["seconds"])
+    print(f"from an empty cache, 20 epochs are to take at most {TARGET} passes")
+
+
+def parse_arguments() -> argparse.Namespace:
+    import cli
+    from models.backbone import INT8
+
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="images as train.py takes them")
+    parser.add_argument("--backbone", default=INT8, help=f"as of train.py (default: {INT8})")
+    parser.add_argument("--images", type=int, help="only so many, drawn with seed 0; of image files")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
+    parser.add_argument("--bare-pass", action="store_true", help="only the pass: one line of JSON")
+    args = parser.parse_args()
+    if args.bare_pass:
+        print(json.dumps(bare_pass(args)))
+        sys.exit()
+    return args
+
+
+def list_images(args: argparse.Namespace, scratch: Path) -> Path:
+    """What train.py is given: all of --data, or a list of some. Each image is read once."""
+    from data.sources import open_source
+
+    manifest = open_source(args.data, split="train")
+    if args.images is not None:
+        manifest = manifest.draw(args.images, seed=0)
+    for record in manifest:
+        record.read_bytes()
+    if args.images is None:
+        return Path(args.data)
+    if any(record.table is not None for record in manifest):
+        raise ValueError(f"--images: {args.data} has rows of shards; a list can be made of image files alone")
+    listed = scratch / "images.csv"
+    with listed.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["filename", "label", "generator"])
+        rows.writerows([Path(each.uri).absolute(), int(each.label), each.generator] for each in manifest)
+    return listed
+
+
+def stage1_options(args: argparse.Namespace, scratch: Path, number: int) -> list[str]:
+    of_recipe = ["--stage", "1", "--preset", PRESET, "--feature-views", "1", "--epochs", str(args.epochs)]
+    return [*of_recipe, "--feature-cache", str(scratch / "features"), "--out", str(scratch / f"run{number}")]
+
+
+def run(command: list[str]) -> str:
+    """Standard output of a Python program; it shows its progress on ours."""
+    done = subprocess.run([sys.executable, *command], check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise ValueError(f"{Path(command[0]).name} failed, exit code {done.returncode}")
+    return done.stdout
+
+
+def report(what: str, seconds: float, of_pass: float) -> None:
+    print(f"{what:24}{seconds:9.1f} s{seconds / of_pass:8.3f} passes", flush=True)
+
+
+def bare_pass(args: argparse.Namespace) -> dict[str, Any]:
+    """In a process of its own: how long all images take through decoding, view and tower."""
+    import torch
+    from tqdm import tqdm
+
+    import cli
+    from data.augment import train_view
+    from data.loaders import ManifestDataset, batch_loader
+    from data.sources import open_source
+    from models.backbone import load_backbone
+    from training.precision import autocast, resolve_precision
+    from training.recipe import make_recipe
+
+    device = cli.pick_device("auto")
+    recipe = make_recipe(PRESET, stage=1, overrides={})
+    precision = resolve_precision(recipe.precision, device=device)
+    source = load_backbone(args.backbone)
+    tower, pixel = source.tower.to(device), source.pixel
+    manifest = open_source(args.data, split="train")
+    view = train_view(recipe.train_view, size_px=pixel.size_px, mean=pixel.mean, std=pixel.std)
+    draws = [(index, index) for index in range(len(manifest))]
+    size = recipe.batch_size
+    batches = [draws[start : start + size] for start in range(0, len(draws), size)]
+    loader = batch_loader(
+        ManifestDataset(manifest, view, replace_unreadable=False), batches, num_workers=args.num_workers
+    )
+    start = time.perf_counter()
+    with torch.inference_mode(), autocast(device, precision):
+        for batch in tqdm(loader, desc="one pass", dynamic_ncols=True):
+            if batch.records:
+                tower(batch.pixels_BCHW.to(device)).float().cpu()
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "images": len(manifest), "batch_size": size, "precision": precision}
+
+
+if __name__ == "__main__":
+    import cli
+
+    cli.run(main)

@@ -1,0 +1,59 @@
+"""The processes that train together, started by torchrun, or this one alone: an Accelerator for them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.loaders import Share
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+TRACKERS = ("tensorboard", "wandb")
+
+
+@contextmanager
+def start_processes(
+    *, device: str, precision: str = "fp32", trackers: tuple[str, ...] = (), folder: Path | None = None
+) -> Iterator[Accelerator]:
+    """Joins the other processes (gloo between CPUs, nccl between GPUs); alone without torchrun.
+
+    precision   fp32, bf16 or fp16, which brings a gradient scaler
+    trackers    of TRACKERS; they write to `folder`
+
+    Raises ValueError for a tracker that is unknown or not installed.
+    """
+    for name in trackers:
+        if name not in TRACKERS:
+            raise ValueError(f"--track {name}: choose from {', '.join(TRACKERS)}")
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"--track {name} needs the package {name}: pip install {name}")
+    # Slow to import, and not needed to read a command line.
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    # The buffers are constants; what was read from disk is the same in every process.
+    wrapping = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="no" if precision == "fp32" else precision,
+        log_with=list(trackers) or None,
+        project_dir=folder,
+        kwargs_handlers=[wrapping],
+    )
+    try:
+        yield accelerator
+        accelerator.end_training()
+    finally:
+        # The next Accelerator of this Python process may have another precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def share_of(accelerator: Accelerator) -> Share:
+    """What of a batch is this process's."""
+    return Share(accelerator.process_index, accelerator.num_processes)
