@@ -34,8 +34,8 @@ from data.shards import ShardIndex
 from data.transforms import draw_seed
 from models import backbone
 from models.checkpoint import FORMS, package_versions, save_checkpoint
-from models.pretrained import cache_dir
 from prototype_dataset import STREAM_FROM_BYTES, add_data_arguments, describe, open_data, open_shards
+from training.features import add_cache_argument
 from training.interrupt import Interrupted
 from training.loop import Saving
 from training.precision import resolve_precision
@@ -110,7 +110,7 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
         )
     if run.state is not None and is_main:
         before = len(run.state.random)
-        log.info("going on from step %d of %s", run.state.position.step, args.out)
+        print(f"going on from step {run.state.position.step} of {args.out}")
         if before != world:
             log.warning("it was %d processes, and is %d: dropout goes on differently", before, world)
     if args.track:
@@ -250,6 +250,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_stream_arguments(parser)
     add_running_arguments(parser)
+    add_cache_argument(parser)
     finished = parser.add_mutually_exclusive_group()
     finished.add_argument("--overwrite", action="store_true", help="replace a finished run in --out")
     finished.add_argument("--reuse", action="store_true", help="keep a finished run in --out and train nothing")
@@ -288,12 +289,6 @@ def add_running_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument("--save-minutes", type=float, default=5.0, help="between checkpoints (default: 5)")
     group.add_argument("--save-steps", type=int, default=0, help="instead: steps between checkpoints")
-    group.add_argument(
-        "--feature-cache",
-        type=Path,
-        default=cache_dir() / "features",
-        help="folder of the frozen tower's features (default: features in GAPL_CACHE)",
-    )
     group.add_argument("--track", metavar="NAMES", help=f"also log to {', '.join(TRACKERS)}")
     group.add_argument("--profile", action="store_true", help="print where the time of a step goes")
 

@@ -6,6 +6,7 @@ Shape suffixes: B batch, C channels, H, W pixels.
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -139,10 +140,17 @@ def batch_loader(dataset: Dataset[Any], batches: Iterable[list[Any]], *, num_wor
         batch_sampler=batches,  # torch only iterates over it
         num_workers=num_workers,
         collate_fn=_as_it_is,
+        worker_init_fn=_leave_signals_to_parent,
         pin_memory=torch.cuda.is_available(),
         # Its own generator: making a loader must not move torch's global one.
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def _leave_signals_to_parent(_worker: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM reach all processes of a group; the parent ends its workers when it ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:

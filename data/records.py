@@ -71,8 +71,7 @@ class Manifest:
 
     def file_list_sha256(self) -> str:
         """Identifies which images, in any order, with which labels."""
-        lines = sorted(f"{record.uri}\t{int(record.label)}" for record in self.records)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return list_sha256((record.uri, record.label) for record in self.records)
 
     def where(self, keep: Callable[[Record], bool]) -> Manifest:
         return Manifest(self.name, tuple(record for record in self.records if keep(record)))
@@ -100,6 +99,12 @@ class Manifest:
                 part = of_class.draw(count, seed=seed)
                 taken.update(record.uri for record in part)
         return self.where(lambda r: r.uri not in taken), self.where(lambda r: r.uri in taken)
+
+
+def list_sha256(images: Iterable[tuple[str, Label]]) -> str:
+    """The same for the same uris and labels, in whatever order."""
+    lines = sorted(f"{uri}\t{int(label)}" for uri, label in images)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def require_both_classes(manifest: Manifest) -> None:

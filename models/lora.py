@@ -1,6 +1,7 @@
 """Linear layers with a low-rank update: their outputs, and gradients of the update alone.
 
-y = W x + b + alpha/r B A dropout(x), as in peft, with its names. W does not train: no gradient of its size is made.
+y = W x + b + alpha/r B A dropout(x), as in peft, with its names. W does not train: no gradient of its size
+is made.
 
 Shape suffixes: N tokens of all images, I, O widths in and out, R rank.
 """
@@ -8,7 +9,7 @@ Shape suffixes: N tokens of all images, I, O widths in and out, R rank.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from models.config import LoraSpec
+
+LORA_A, LORA_B = "lora_A.default.weight", "lora_B.default.weight"  # peft's names
 
 
 class LoraLinear(nn.Module):
@@ -32,14 +35,15 @@ class LoraLinear(nn.Module):
         }
         self.lora_A = nn.ModuleDict({"default": nn.Linear(num_in, spec.rank, bias=False, **kind)})
         self.lora_B = nn.ModuleDict({"default": nn.Linear(spec.rank, num_out, bias=False, **kind)})
-        nn.init.zeros_(self.lora_B["default"].weight)
+        nn.init.zeros_(self.get_parameter(LORA_B))
         self.train(base_layer.training)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """W_OI, b_O, A_RI, B_OR."""
         base = self.base_layer
-        return base.weight, base.bias, self.lora_A["default"].weight, self.lora_B["default"].weight
+        lora_A, lora_B = cast(nn.Linear, self.lora_A["default"]), cast(nn.Linear, self.lora_B["default"])
+        return base.weight, base.bias, lora_A.weight, lora_B.weight
 
     def forward(self, x: Tensor) -> Tensor:
         return project(x, (self,))[0]
@@ -70,7 +74,7 @@ def _without_gradient(x: Tensor, layer: LoraLinear, dropout: float) -> Tensor:
 
 
 class _Project(torch.autograd.Function):
-    """x_NI, scale, dropout and (W_OI, b_O, A_RI, B_OR) of each layer -> y_NO of each.
+    """x_NI, scale, dropout and the tensors of each layer, one after the other -> y_NO of each layer.
 
     All is computed in the type of x. Without dropout, in a full type, the update is added to W before the product:
     that costs nothing. A short type would round it away.
@@ -78,21 +82,19 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_NI: Tensor, scale: float, dropout: float, *tensors: Tensor) -> tuple[Tensor, ...]:
-        dtype, num_layers = x_NI.dtype, len(tensors) // 4
-        ctx.fold = not dropout and dtype.itemsize >= 4
-        ctx.scale, ctx.dropout = scale, dropout
-        noise = _draw_noise(x_NI, num_layers) if dropout else [None] * num_layers
+        layers = _layers(tensors, x_NI.dtype)
+        fold = not dropout and x_NI.dtype.itemsize >= 4
+        noise = _draw_noise(x_NI, len(layers)) if dropout else [None] * len(layers)
         outputs = []
         with torch.autocast(x_NI.device.type, enabled=False):
-            for i in range(num_layers):
-                weight_OI, bias_O, A_RI, B_OR = (t if t is None else t.to(dtype) for t in tensors[4 * i : 4 * i + 4])
-                if ctx.fold:
-                    weight_OI = weight_OI.addmm(B_OR, A_RI, alpha=scale)
+            for (weight_OI, bias_O, A_RI, B_OR), noise_NI in zip(layers, noise, strict=True):
+                if fold:
+                    outputs.append(functional.linear(x_NI, weight_OI.addmm(B_OR, A_RI, alpha=scale), bias_O))
+                    continue
+                dropped_NI, factor, _ = _drop(x_NI, noise_NI, dropout)
                 y_NO = functional.linear(x_NI, weight_OI, bias_O)
-                if not ctx.fold:
-                    dropped_NI, factor, _ = _drop(x_NI, noise[i], dropout)
-                    y_NO.addmm_(dropped_NI @ A_RI.T, B_OR.T, alpha=scale * factor)
-                outputs.append(y_NO)
+                outputs.append(y_NO.addmm_(dropped_NI @ A_RI.T, B_OR.T, alpha=scale * factor))
+        ctx.scale, ctx.dropout, ctx.fold = scale, dropout, fold
         ctx.save_for_backward(x_NI, *noise, *tensors)
         return tuple(outputs)
 
@@ -100,42 +102,50 @@ class _Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_NI, *saved = ctx.saved_tensors
-        noise, tensors, dtype = saved[: len(grads)], saved[len(grads) :], x_NI.dtype
-        grad_x_NI = None
-        found: list[Tensor | None] = []
+        noise, tensors = saved[: len(grads)], saved[len(grads) :]
+        grad_x_NI = torch.zeros_like(x_NI) if ctx.needs_input_grad[0] else None
+        of_tensors: list[Tensor | None] = []
         with torch.autocast(x_NI.device.type, enabled=False):
-            for i, grad_NO in enumerate(grads):
-                weight_OI, _, A_RI, B_OR = (t if t is None else t.to(dtype) for t in tensors[4 * i : 4 * i + 4])
-                dropped_NI, factor, keep_NI = _drop(x_NI, noise[i], ctx.dropout)
-                scale = ctx.scale * factor
-                grad_NR = (grad_NO @ B_OR).mul_(scale)
-                grad_A_RI = grad_NR.T @ dropped_NI
-                grad_B_OR = (grad_NO.T @ (dropped_NI @ A_RI.T)).mul_(scale)
-                found += [None, None, grad_A_RI.to(tensors[4 * i + 2].dtype), grad_B_OR.to(tensors[4 * i + 3].dtype)]
-                if not ctx.needs_input_grad[0]:
+            for grad_NO, layer, noise_NI in zip(grads, _layers(tensors, x_NI.dtype), noise, strict=True):
+                weight_OI, _, A_RI, B_OR = layer
+                dropped_NI, factor, keep_NI = _drop(x_NI, noise_NI, ctx.dropout)
+                grad_NR = (grad_NO @ B_OR).mul_(ctx.scale * factor)
+                grad_B_OR = (grad_NO.T @ (dropped_NI @ A_RI.T)).mul_(ctx.scale * factor)
+                of_tensors += [None, None, grad_NR.T @ dropped_NI, grad_B_OR]
+                if grad_x_NI is None:
                     continue
                 if ctx.fold:
-                    weight_OI = weight_OI.addmm(B_OR, A_RI, alpha=ctx.scale)
-                grad_x_NI = grad_NO @ weight_OI if grad_x_NI is None else grad_x_NI.addmm_(grad_NO, weight_OI)
-                if keep_NI is not None:
-                    grad_x_NI.addcmul_(grad_NR @ A_RI, keep_NI)
-                elif not ctx.fold:
+                    grad_x_NI.addmm_(grad_NO, weight_OI.addmm(B_OR, A_RI, alpha=ctx.scale))
+                    continue
+                grad_x_NI.addmm_(grad_NO, weight_OI)
+                if keep_NI is None:
                     grad_x_NI.addmm_(grad_NR, A_RI)
+                else:
+                    grad_x_NI.addcmul_(grad_NR @ A_RI, keep_NI)
+        found = [g if g is None else g.to(tensor.dtype) for g, tensor in zip(of_tensors, tensors, strict=True)]
         return grad_x_NI, None, None, *found
 
 
+def _layers(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[tuple[Tensor, Tensor | None, Tensor, Tensor]]:
+    """W_OI, b_O, A_RI, B_OR of each layer, in the given type."""
+    typed: list[Any] = [tensor if tensor is None else tensor.to(dtype) for tensor in tensors]
+    return [(typed[i], typed[i + 1], typed[i + 2], typed[i + 3]) for i in range(0, len(typed), 4)]
+
+
 def _draw_noise(x_NI: Tensor, num_layers: int) -> list[Tensor]:
-    """16 random bits for each number of x and each layer, out of torch's generator; 64 at once are as fast as 1."""
-    bits = torch.empty(-(-num_layers * x_NI.numel() // 4), dtype=torch.int64, device=x_NI.device)
-    bits.random_(torch.iinfo(torch.int64).min, None)
-    of_layers = bits.view(torch.int16)[: num_layers * x_NI.numel()].view(num_layers, *x_NI.shape)
-    return list(of_layers)
+    """16 random bits for each number of x and each layer, from torch's generator, which draws 64 in one go."""
+    shape, count = (num_layers, *x_NI.shape), num_layers * x_NI.numel()
+    if torch.compiler.is_compiling():  # it cannot save parts of a tensor in another type
+        return list(torch.randint(-(2**15), 2**15, shape, dtype=torch.int16, device=x_NI.device))
+    drawn = torch.empty(-(-count // 4), dtype=torch.int64, device=x_NI.device)
+    drawn.random_(torch.iinfo(torch.int64).min, None)
+    return list(drawn.view(torch.int16)[:count].view(shape))
 
 
 def _drop(x_NI: Tensor, noise_NI: Tensor | None, dropout: float) -> tuple[Tensor, float, Tensor | None]:
-    """x with some numbers made zero, what to multiply it with to keep its mean, and 1 for the numbers kept.
+    """x with some numbers made zero, the factor that restores its mean, and 1 where a number was kept, else 0.
 
-    The probability is a multiple of 2**-16.
+    The probability is rounded to a multiple of 2**-16.
     """
     if noise_NI is None:
         return x_NI, 1.0, None

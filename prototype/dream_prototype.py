@@ -9,8 +9,8 @@ Expected output, one line: saved runs/prototypes.safetensors: 64 kmeans prototyp
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,16 +18,18 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import cli
-from data.loaders import ordered_batches
 from data.records import Label, Manifest, require_both_classes
-from data.transforms import eval_view
 from models.backbone import HELP
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.hub import find_model
 from prototype.bank import PrototypeBank
 from prototype.reduce import METHODS, check_counts, reduce_embeddings
 from prototype_dataset import add_data_arguments, describe, open_data
-from training.features import compute_features
+from training.features import FeatureExtractor, FeatureSpec, FeatureStore, add_cache_argument
+
+log = logging.getLogger(__name__)
+
+EMBED_BATCH = 4096
 
 
 def main() -> None:
@@ -68,6 +70,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32, help="images a forward pass")
     parser.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
     parser.add_argument("--device", choices=cli.DEVICES, default="auto")
+    add_cache_argument(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/prototypes.safetensors"))
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace --out")
@@ -84,24 +87,23 @@ def open_prototype_set(args: argparse.Namespace, stage1: Checkpoint) -> Manifest
             raise ValueError(
                 f"--same-data: {args.stage1} does not say what it was trained on; name --data or --data-root"
             )
-        paths = [Path(path) for path in used["paths"]]
+        paths = used["paths"]
         root, mix, seed = used["root"] and Path(used["root"]), used["mix"], stage1.provenance["recipe"]["seed"]
     return open_data(paths, root, stage=1, mix=mix, seed=seed)
 
 
 def extract(stage1: Checkpoint, manifest: Manifest, args: argparse.Namespace, device: str) -> PrototypeBank:
     """Embeds every image in the evaluation view and reduces each class."""
-    view = eval_view(**asdict(stage1.config.pixel))
-    loader = ordered_batches(manifest, view, batch_size=args.batch_size, num_workers=args.num_workers)
-    detector = stage1.detector.to(device)
-    embeddings_NE, records = compute_features(
-        lambda pixels_BCHW: detector(pixels_BCHW).embedding_BE,
-        loader,
-        device=device,
-        total=len(manifest),
-        desc="embed",
-    )
-    labels_N = torch.tensor([int(record.label) for record in records])
+    detector, config = stage1.detector.to(device), stage1.config
+    spec = FeatureSpec(stage1.backbone_fingerprint, config.tower.hidden_size, config.pixel, precision="fp32")
+    extractor = FeatureExtractor(detector.feature, args.batch_size, args.num_workers, device)
+    (table,), read, failures = extractor.tables(manifest, [FeatureStore(spec, args.feature_cache)], desc="embed")
+    for failure in failures:
+        log.warning("left out %s: %s", failure.record.uri, failure.reason)
+    with torch.inference_mode():
+        every_B = torch.arange(len(table)).split(EMBED_BATCH)
+        embeddings_NE = torch.cat([detector.embed(table[index_B].to(device)).cpu() for index_B in every_B])
+    labels_N = torch.tensor([int(record.label) for record in read])
     vectors_PE, labels_P = reduce_embeddings(
         embeddings_NE, labels_N, method=args.method, num_prototypes=args.num, seed=args.seed
     )
@@ -111,8 +113,8 @@ def extract(stage1: Checkpoint, manifest: Manifest, args: argparse.Namespace, de
         "stage1": Path(args.stage1).name,
         "data": manifest.name,
         "file_list_sha256": manifest.file_list_sha256(),
-        "images": len(records),
-        "unreadable": len(manifest) - len(records),
+        "images": len(read),
+        "unreadable": len(failures),
     }
     return PrototypeBank(vectors_PE, labels_P, provenance)
 

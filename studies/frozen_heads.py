@@ -1,10 +1,10 @@
 """What the parts of the head cost on a frozen tower: a linear probe, the 128-d bottleneck, prototype attention.
 
-    python studies/frozen_heads.py --backbone clip-vit-b16-int8 --features runs/features \\
+    python studies/frozen_heads.py --backbone clip-vit-b16-int8 \\
         --train DIR/stage1 DIR/commfor-mini DIR/commfor-wide DIR/commfor-modern \\
         --test DIR/bench/unseen DIR/bench/wide
 
-Features of the centre crop are computed once and kept in --features; after that, a run takes seconds. Prints
+Features of the centre crop are computed once and kept in --feature-cache; after that, a run takes seconds. Prints
 AUROC and balanced accuracy at 0.5 of each head on each test set: mean and standard deviation over the seeds.
 
 Shape suffixes: N images, D tower width, E embedding, P prototypes.
@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -31,16 +30,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 import cli
 from data.catalog import Benchmark, find_benchmarks
-from data.loaders import ordered_batches
 from data.records import Manifest
 from data.sources import open_source
-from data.transforms import eval_view
 from evaluation.metrics import compute_metrics
-from models.backbone import HELP, load_backbone
+from models.backbone import HELP, fingerprint, load_backbone
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead
 from models.tower import VisionTower
 from prototype.reduce import reduce_embeddings
-from training.features import compute_features
+from training.features import FeatureExtractor, FeatureSpec, FeatureStore, add_cache_argument
 from training.precision import autocast, resolve_precision
 
 
@@ -79,23 +76,16 @@ def main() -> None:
 
 
 def features_of(path: Path, manifest: Manifest, args: argparse.Namespace) -> Features:
-    """Of the centre crop; from the file in --features if there is one for the same images and backbone."""
-    name = f"{args.backbone}-{manifest.file_list_sha256()[:16]}".replace("/", "-").replace(":", "-")
-    kept = args.features / f"{name}.safetensors"
-    if not kept.exists():
-        device = cli.pick_device("auto")
-        source = load_backbone(args.backbone)
-        feature = Stage1Detector(source.tower).to(device).eval().feature
-        loader = ordered_batches(manifest, eval_view(**asdict(source.pixel)), batch_size=32, num_workers=2)
-        with autocast(device, resolve_precision("auto", device=device)):
-            features_ND, records = compute_features(
-                feature, loader, device=device, total=len(manifest), desc=path.name
-            )
-        args.features.mkdir(parents=True, exist_ok=True)
-        labels_N = torch.tensor([float(record.label) for record in records])
-        save_file({"features": features_ND, "labels": labels_N}, kept)
-    tensors = load_file(kept)
-    return Features(tensors["features"], tensors["labels"])
+    """Of the centre crop; from the cache of features if they are there."""
+    device = cli.pick_device("auto")
+    precision = resolve_precision("auto", device=device)
+    source = load_backbone(args.backbone)
+    tower = source.tower.to(device).eval()
+    spec = FeatureSpec(fingerprint(tower.state_dict()), tower.spec.hidden_size, source.pixel, precision)
+    extractor = FeatureExtractor(tower, 32, 2, device, context=lambda: autocast(device, precision))
+    (table,), read, _ = extractor.tables(manifest, [FeatureStore(spec, args.feature_cache)], desc=path.name)
+    labels_N = torch.tensor([float(record.label) for record in read])
+    return Features(table[torch.arange(len(table))], labels_N)
 
 
 def benchmark_images(path: Path) -> Manifest:
@@ -173,7 +163,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--backbone", default="clip-vit-b16-int8", help=HELP)
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="the first makes the prototypes")
     parser.add_argument("--test", type=Path, nargs="+", required=True, help="folders of one benchmark each")
-    parser.add_argument("--features", type=Path, default=Path("runs/features"), help="where features are kept")
+    add_cache_argument(parser)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000, help="of 64 images")
     return parser.parse_args()

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from models.adapt import cast_frozen_linears, count_parameters, merge_lora
 from models.backbone import DEFAULT, TINY, architecture, load_backbone
 from models.config import DetectorConfig, LoraSpec, PixelSpec
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead, build_detector
+from models.lora import LoraLinear
 
 PIXEL = PixelSpec(size_px=32)
 
@@ -52,8 +52,8 @@ def pixels() -> Tensor:
     return torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def lora_layers(detector: TowerHead) -> list[LoraLayer]:
-    return [module for module in detector.modules() if isinstance(module, LoraLayer)]
+def lora_layers(detector: TowerHead) -> list[LoraLinear]:
+    return [module for module in detector.modules() if isinstance(module, LoraLinear)]
 
 
 def set_updates(detector: TowerHead) -> None:
@@ -229,7 +229,7 @@ def test_update_is_scaled_by_alpha_over_rank(stage2: PrototypeDetector) -> None:
     before = {name: tensor.clone() for name, tensor in stage2.state_dict().items()}
     projection = stage2.tower.encoder.layers[0].self_attn.q_proj
     update = projection.lora_B["default"].weight @ projection.lora_A["default"].weight * (32 / 16)
-    expected = projection.get_base_layer().weight + update
+    expected = projection.base_layer.weight + update
     name = "tower.encoder.layers.0.self_attn.q_proj.weight"
     assert (merge_lora(stage2.state_dict(), LoraSpec())[name] - expected).abs().max() < 1e-6
     assert all(torch.equal(tensor, before[name]) for name, tensor in stage2.state_dict().items())
@@ -253,9 +253,10 @@ def test_lora_drops_out_in_training_only(stage2: PrototypeDetector, pixels: Tens
         assert not torch.equal(stage2(pixels).logit_B, stage2(pixels).logit_B)
 
 
-def test_lora_without_a_target_is_refused() -> None:
-    with pytest.raises(ValueError, match="LoRA targets in_proj: none is a layer of the tower"):
-        build_detector(config(2, lora=LoraSpec(targets=("in_proj",))), load_backbone(TINY).tower)
+@pytest.mark.parametrize("target", ["in_proj", "proj", "layer_norm1", "mlp"])
+def test_lora_without_a_target_is_refused(target: str) -> None:
+    with pytest.raises(ValueError, match=f"LoRA targets {target}: they must name linear layers of the tower"):
+        build_detector(config(2, lora=LoraSpec(targets=(target,))), load_backbone(TINY).tower)
 
 
 def test_only_frozen_linears_are_cast(stage2: PrototypeDetector) -> None:

@@ -6,7 +6,6 @@ import gc
 import io
 import itertools
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -192,6 +191,25 @@ def test_generators_are_drawn_by_the_root_of_their_size() -> None:
     assert min(small) > 0.8 * max(small)  # all images of a generator as often
 
 
+def test_parts_have_as_many_draws_in_a_pass() -> None:
+    """By rows, one part would have the large shard and the other the five small ones: 62 draws and 138."""
+    index = listed([[(1, "big", "")] * 100, *([(1, f"small{i}", "")] * 20 for i in range(5)), [REAL] * 10])
+    lanes = make_lanes(index, seed=3, balance="generator", num_parts=2, open_shards=2, window_mb=4)
+    draws = [[len(unit_D) for unit_D, _ in itertools.islice(fake.passes(0), 100)] for _, fake in lanes]
+    assert np.mean(draws[0]) + np.mean(draws[1]) == pytest.approx(200, abs=3)
+    assert abs(np.mean(draws[0]) - np.mean(draws[1])) < 20 * 1.382 + 3  # no more than a small shard
+
+
+def test_shards_are_dealt_by_the_seed() -> None:
+    index = listed([[FAKE] * 10] * 8 + [[REAL] * 10] * 8)
+    dealt = {
+        frozenset(index.shard_N[order_of(index, Label.FAKE, 40, num_parts=2, seed=seed)].tolist())
+        for seed in range(8)
+    }
+    assert {len(shards) for shards in dealt} == {4}
+    assert len(dealt) > 1
+
+
 def test_a_rare_generator_is_repeated_no_more_than_the_cap() -> None:
     """300 to 1 becomes 284 to 4: the root would be 17 to 1."""
     index = listed([[(1, "big", "")] * 300 + [(1, "small", "")], [REAL] * 10])
@@ -352,19 +370,15 @@ def test_an_image_that_cannot_be_decoded_is_named_and_replaced(tmp_path: Path) -
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_thread_ends_with_its_consumer(index: ShardIndex, num_workers: int) -> None:
-    def running() -> int:
-        return sum(thread.name == "read_ahead" for thread in threading.enumerate())
-
-    before = running()
+    before = set(threading.enumerate())
     batches = stream_batches(index, view, **(DRAWS | {"num_workers": num_workers}))
     next(batches)
-    assert running() == before + 1
+    (thread,) = (each for each in set(threading.enumerate()) - before if each.name == "read_ahead")
+    assert thread.daemon
     del batches
     gc.collect()
-    deadline = time.monotonic() + 5
-    while running() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert running() == before
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ of noise on a gradient, PNG of about 1.3 MB, again and again. Hard links make fo
 measures each of the two sets. Extra memory is how far its peak was above what it held after its imports, in
 Linux's count, over --images images. The stream is compared, by turns, with the same decoding and viewing of
 images that are in memory already, in as many processes; a run begins to count after its first batches. On a
-shared machine only the ratios mean something. The order is over as many rows as CommunityForensics-Small has.
+shared machine only the ratios mean something, those of CPU time most. The order is over as many rows as
+CommunityForensics-Small has.
 
 Shape suffixes: H, W pixels.
 """
@@ -170,28 +171,39 @@ def from_memory(index: ShardIndex, view: View, *, num_workers: int) -> Iterator[
 
 def compare(index: ShardIndex, view: View, *, num_batches: int, rounds: int) -> None:
     for num_workers in (0, 2):
-        ways = {"stream": stream, "memory": from_memory}
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, way in ways.items():
-                rates[name].append(rate(way(index, view, num_workers=num_workers), num_workers, num_batches))
-        ratios = [ours / bare for ours, bare in zip(*rates.values(), strict=True)]
-        print(
-            f"{num_workers} workers, images/s: stream {statistics.median(rates['stream']):.1f}, from memory "
-            f"{statistics.median(rates['memory']):.1f}; ratios {', '.join(f'{ratio:.3f}' for ratio in ratios)}"
-        )
+        runs = [
+            [
+                run(way(index, view, num_workers=num_workers), num_workers, num_batches)
+                for way in (stream, from_memory)
+            ]
+            for _ in range(rounds)
+        ]
+        for kind, name in enumerate(("images/s", "CPU ms an image")):
+            streamed, bare = ([both[way][kind] for both in runs] for way in (0, 1))
+            ratios = ", ".join(f"{ours / theirs:.3f}" for ours, theirs in zip(streamed, bare, strict=True))
+            medians = f"stream {statistics.median(streamed):.1f}, from memory {statistics.median(bare):.1f}"
+            print(f"{num_workers} workers, {name}: {medians}; ratios {ratios}")
 
 
-def rate(batches: Iterator[Batch], num_workers: int, num_batches: int) -> float:
-    """Images a second, once what was read ahead at the start is used up."""
-    wait(itertools.islice(batches, 2 + 2 * num_workers))
+def run(batches: Iterator[Batch], num_workers: int, num_batches: int) -> tuple[float, float]:
+    """Images a second, once what was read ahead at the start is used up; and the CPU time of an image in all
+    processes, in ms, which other users of the machine disturb less."""
+    num_first, busy = 2 + 2 * num_workers, cpu_seconds()
+    wait(itertools.islice(batches, num_first))
     start = time.perf_counter()
     wait(itertools.islice(batches, num_batches))
     seconds = time.perf_counter() - start
     del batches
     for child in multiprocessing.active_children():
         child.join(10)
-    return num_batches * BATCH_SIZE / seconds
+    num_seen = (num_first + num_batches + 2 * num_workers) * BATCH_SIZE  # what workers had begun is seen as well
+    return num_batches * BATCH_SIZE / seconds, 1e3 * (cpu_seconds() - busy) / num_seen
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def wait(batches: Iterable[Batch]) -> None:

@@ -5,12 +5,13 @@ Shape suffixes: B batch, C channels, H, W pixels, D tower width, N images, S seg
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data.loaders import Batch, Failure, ManifestDataset, Share, batch_loader, split_batches
-from data.records import Manifest, Record
+from data.loaders import Failure, ManifestDataset, Share, batch_loader, split_batches
+from data.records import Manifest
 from data.transforms import View, draw_seed, eval_view
 from files import tensorfile
 from files.tensorfile import TensorFile
@@ -37,6 +38,15 @@ SEGMENT_IMAGES = 2048  # a pass that is killed loses at most so many images,
 SEGMENT_SECONDS = 60  # or the work of this time
 HASH_BATCH = 64
 ALONE = Share()
+
+
+def add_cache_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--feature-cache",
+        type=Path,
+        default=cache_dir() / "features",
+        help="folder of the frozen tower's features (default: features in GAPL_CACHE)",
+    )
 
 
 @dataclass(frozen=True)
@@ -314,26 +324,6 @@ class _HashDataset(Dataset[Any]):
             return index, hashlib.sha256(self.records[index].read_bytes()).digest(), ""
         except OSError as error:
             return index, None, str(error)
-
-
-@torch.inference_mode()
-def compute_features(
-    feature: Callable[[Tensor], Tensor], batches: Iterable[Batch], *, device: str, total: int, desc: str
-) -> tuple[Tensor, list[Record]]:
-    """(features_ND, records) of the images that could be read, in the order of the batches, on the CPU.
-
-    Nothing is kept on disk.
-    """
-    features, records = [], []
-    with tqdm(total=total, desc=desc, unit="image", dynamic_ncols=True) as progress:
-        for batch in batches:
-            progress.update(len(batch.records) + len(batch.failures))
-            if batch.records:
-                features.append(feature(batch.pixels_BCHW.to(device)).float().cpu())
-                records += batch.records
-    if not features:
-        raise ValueError("none of the images could be read")
-    return torch.cat(features), records
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -222,7 +222,7 @@ class _Guard:
     def __init__(self, trainer: Trainer, run: Run, signals: SignalWatch, saving: Saving) -> None:
         self.trainer, self.run, self.signals, self.saving = trainer, run, signals, saving
         self.accelerator = trainer.accelerator
-        self.saved_at = self.logged_at = time.monotonic()
+        self.saved_at = self.logged_at = self.drawn_at = time.monotonic()
 
     def after_step(self, taken: dict[str, float], pieces: list[Piece], progress: tqdm[Any]) -> None:
         """Counts, logs, and ends or saves when it is time."""
@@ -249,8 +249,9 @@ class _Guard:
             self._save()
 
     def after_epoch(self) -> None:
-        self.logged_at = time.monotonic()
         self._judge_unreadable(at_least=1)
+        self._draw(every_s=60)
+        self.logged_at = time.monotonic()
         signal_number, late = self._sum(self.signals.received or 0, self._is_late())
         if signal_number or late:
             self._save()
@@ -297,6 +298,13 @@ class _Guard:
         progress.set_postfix({"epoch": epoch, "loss": f"{loss:.3f}", "images/s": f"{rate:.3g}"}, refresh=False)
         progress.update()
 
+    def _draw(self, *, every_s: float) -> None:
+        """The learning curves, which take a second; at the end in any case."""
+        finished = self.trainer.position.finished
+        if self.run.writes and (finished or time.monotonic() - self.drawn_at >= every_s):
+            draw_curves(self.run.metrics, self.run.curves)
+            self.drawn_at = time.monotonic()
+
     def _name_failures(self, failures: list[Failure]) -> None:
         """Writes them down, from every process, and stops the run when they are too many."""
         from accelerate.utils import gather_object
@@ -307,12 +315,18 @@ class _Guard:
         self._judge_unreadable(at_least=MET_BEFORE_JUDGING)
 
     def _judge_unreadable(self, *, at_least: int) -> None:
-        position, share = self.trainer.position, self.trainer.recipe.max_unreadable
-        if position.met >= at_least and position.unreadable > share * position.met:
-            raise ValueError(
-                f"{position.unreadable} of {position.met} images met could not be read, more than the share of "
-                f"{share:g} that --max-unreadable allows; they are named in {self.run.folder / 'unreadable.csv'}"
-            )
+        position = self.trainer.position
+        if position.met >= at_least:
+            check_unreadable(position.unreadable, met=position.met, recipe=self.trainer.recipe, run=self.run)
+
+
+def check_unreadable(count: int, *, met: int, recipe: Recipe, run: Run) -> None:
+    """Raises ValueError when the share of images that could not be read is larger than the recipe allows."""
+    if count > recipe.max_unreadable * met:
+        raise ValueError(
+            f"{count} of {met} images met could not be read, more than the share of {recipe.max_unreadable:g} "
+            f"that --max-unreadable allows; they are named in {run.folder / 'unreadable.csv'}"
+        )
 
 
 def _train_epoch(
@@ -344,8 +358,6 @@ def _validate(trainer: Trainer, parts: dict[str, Any], run: Run, progress: tqdm[
     """Writes the metrics of every part down and notes the figure that selects."""
     position, accelerator = trainer.position, trainer.accelerator
     run.log(step=position.step, epoch=position.epoch + 1, validation=parts)
-    if run.writes:
-        draw_curves(run.metrics, run.curves)
     shown = {f"validation/{part}/{name}": parts[part][name] for part in parts for name in ("accuracy", "auroc")}
     accelerator.log({name: value for name, value in shown.items() if value is not None}, step=position.step)
     value = parts[trainer.recipe.select]["accuracy"]

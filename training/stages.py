@@ -28,7 +28,7 @@ from models.adapt import cast_frozen_linears
 from models.config import PixelSpec
 from models.detector import TowerHead
 from training.features import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
-from training.loop import Fitted, Objective, Piece, Saving, fit
+from training.loop import Fitted, Objective, Piece, Saving, check_unreadable, fit
 from training.precision import DTYPES, autocast
 from training.processes import share_of
 from training.recipe import Recipe
@@ -181,6 +181,7 @@ def compute(
     tables, read, failures = extractor.tables(manifest, stores, desc=desc)
     for failure in failures:
         name_unreadable(failure.record.uri, failure.reason, bench.run)
+    check_unreadable(len(failures), met=len(manifest), recipe=recipe, run=bench.run)
     return tables, read
 
 
