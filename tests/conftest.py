@@ -7,7 +7,7 @@ import io
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,20 @@ class TinyRun:
     stage1: Path
     bank: Path
     stage2: Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Features and copies of shards' rows are kept where tests end with them."""
+    import datasets
+
+    import training.features
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        cache = tmp_path_factory.mktemp("cache")
+        patch.setattr(training.features, "cache_dir", lambda: cache)
+        yield
 
 
 @pytest.fixture(scope="session")

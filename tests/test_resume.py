@@ -326,7 +326,7 @@ def test_two_processes_train_as_one_does(command: Command, run_cli: RunCli, tmp_
     """The same global batch, also in pieces: losses within 1e-5, and validation is of all images."""
     options = ("--num-workers", 0, "--lora-dropout", 0, "--epochs", 3, "--val-fraction", 0.2)
     assert run_cli(train.main, *command(tmp_path / "one", *options)[1:]).code == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, pieces in (("two", 1), ("pieces", 2)):
         arguments = command(tmp_path / name, *options, "--accumulate", pieces)
         done = subprocess.run(

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
@@ -211,7 +213,8 @@ def test_going_on_as_it_cannot_be_is_refused(go_on: Train, tmp_path: Path) -> No
 
 def test_run_is_written_down(stage1: Train, tmp_path: Path) -> None:
     done = stage1(tmp_path, "--lr", 0.002)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", DETECTOR, "metrics.jsonl"]
+    names = ["config.json", "curves.png", DETECTOR, "metrics.jsonl", "validation.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["recipe"]["lr"] == 0.002
     assert config["preset"] == "small"
@@ -219,6 +222,111 @@ def test_run_is_written_down(stage1: Train, tmp_path: Path) -> None:
     assert provenance["data"]["images"] == 38
     assert provenance["epoch"] == 1
     assert f"saved {tmp_path / DETECTOR} (adapter" in done.out
+
+
+def test_whole_sources_are_held_out_and_select_the_epoch(stage2: Train, tmp_path: Path) -> None:
+    heldout = ("--holdout", "beta", "--select", "heldout", "--keep", "best", "--epochs", 2, "--val-fraction", 0.1)
+    done = stage2(tmp_path, *heldout)
+    assert done.code == 0, done.err
+    assert "11 real images of 1 sources, 11 fakes of 1 generators; validation on 2 images" in done.out
+    assert "held out whole, 16 images to validate on: beta (real), beta (fake)" in done.out
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["held_out"] == ["real beta", "fake beta"]
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    validations = [line["validation"] for line in logged if "validation" in line]
+    assert [set(parts) for parts in validations] == [{"random", "heldout"}] * 2
+    assert validations[0]["heldout"]["sources"]["fake"]["beta"]["images"] == 8
+    assert set(validations[0]["random"]["sources"]["real"]) == {"alpha"}
+    accuracies = [parts["heldout"]["accuracy"] for parts in validations]
+    epoch = load_checkpoint(tmp_path / DETECTOR, allow_tiny=True).provenance["epoch"]
+    assert epoch == 1 + accuracies.index(max(accuracies))
+    table = list(csv.DictReader((tmp_path / "validation.csv").open()))
+    assert [(row["part"], row["class"], row["source"], row["images"]) for row in table] == [
+        ("random", "real", "alpha", "1"),
+        ("random", "fake", "alpha", "1"),
+        ("heldout", "real", "beta", "8"),
+        ("heldout", "fake", "beta", "8"),
+    ]
+    assert (
+        "--select heldout needs --holdout-fraction or --holdout"
+        in stage2(tmp_path / "none", "--select", "heldout").only_error()
+    )
+
+
+@pytest.fixture
+def shards(tmp_path: Path, make_image: MakeImage) -> Path:
+    """Parquet shards of one class each, of two sources; fakes are darker."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for label, levels in ((0, 256), (1, 100)):
+        for shard in range(2):
+            images = [
+                make_image(tmp_path / "image.png", seed=100 * label + 20 * shard + i, levels=levels).read_bytes()
+                for i in range(12)
+            ]
+            columns = {
+                "image_data": images,
+                "label": [label] * 12,
+                "model_name": [f"source{i % 2}" for i in range(12)],
+                "architecture": ["real" if label == 0 else "GAN"] * 12,
+            }
+            pq.write_table(pa.table(columns), folder / f"train-{label}{shard}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("balance", ["class", "generator"])
+def test_training_streams_shards_and_validates_on_copies(
+    run_cli: RunCli, tiny_run: TinyRun, shards: Path, tmp_path: Path, balance: str
+) -> None:
+    start = ("--stage", 2, "--preset", "small", "--init", tiny_run.stage1, "--prototypes", tiny_run.bank)
+    options = ("--stream", "yes", "--balance", balance, "--batch-size", 4, "--epochs", 2, "--val-fraction", 0.1)
+    done = run_cli(train.main, *start, "--data", shards, *options, "--num-workers", 0, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert "22 real images of 2 sources, 22 fakes of 2 generators, streamed; validation on 4 images" in done.out
+    logged = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert sum("loss" in line for line in logged) == 2 * (44 // 4)
+    assert [line["validation"]["random"]["n_real"] for line in logged if "validation" in line] == [2, 2]
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["data"]["streamed"] is True
+
+
+def test_stream_that_cannot_be_is_refused(stage1: Train, run_cli: RunCli, shards: Path, tmp_path: Path) -> None:
+    assert "--stream yes: the images are not in parquet shards" in stage1(tmp_path, "--stream", "yes").only_error()
+    first = ("--stage", 1, "--preset", "small", "--backbone", "tiny", "--out", tmp_path / "run")
+    done = run_cli(train.main, *first, "--data", shards, "--stream", "yes")
+    assert "read anew at every epoch: pass --feature-views 0, or --stream no" in done.only_error()
+
+
+def test_trackers_get_what_metrics_has(stage1: Train, tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    done = stage1(tmp_path, "--track", "tensorboard")
+    assert done.code == 0, done.err
+    events = event_accumulator.EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in logged if "loss" in line]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
+    assert "validation/random/accuracy" in events.Tags()["scalars"]
+
+
+def test_tracker_that_is_not_there_is_told(stage1: Train, tmp_path: Path) -> None:
+    assert "--track mlflow: choose from tensorboard, wandb" in stage1(tmp_path, "--track", "mlflow").only_error()
+
+
+def test_profile_says_where_the_time_goes(stage2: Train, tmp_path: Path) -> None:
+    done = stage2(tmp_path, "--profile", "--max-steps", 2)
+    assert re.search(r"time of 2 steps, [0-9.]+ s:", done.out)
+    for section in ("data", "forward", "backward", "update", "validate"):
+        assert re.search(rf"  {section} +[0-9.]+ s/step +[0-9.]+%", done.out)
+
+
+def test_features_are_computed_once_for_all_runs(stage1: Train, tmp_path: Path) -> None:
+    cache = ("--feature-cache", tmp_path / "cache", "--feature-views", 1)
+    assert stage1(tmp_path / "a", *cache).code == 0
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")}
+    assert len(files) == 2, "of training and of validation"
+    assert stage1(tmp_path / "b", *cache, "--lr", 0.002).code == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")} == files
 
 
 @pytest.mark.parametrize(
@@ -236,7 +344,8 @@ def test_unreadable_images_are_named_once_and_the_run_goes_on(
             if i % 3 == 0:
                 path.write_bytes(path.read_bytes()[:200])
                 broken.add(str(path))
-    done = stage1(tmp_path / "run", "--val-fraction", 0.5, *options, root=tmp_path / "root")
+    allowed = ("--val-fraction", 0.5, "--max-unreadable", 0.5)
+    done = stage1(tmp_path / "run", *allowed, *options, root=tmp_path / "root")
     assert done.code == 0, done.err
     with (tmp_path / "run/unreadable.csv").open(newline="") as file:
         rows = list(csv.reader(file))

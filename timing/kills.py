@@ -77,7 +77,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     command += [*common, "--epochs", "3", "--batch-size", "4", "--lora-dropout", "0.1", "--keep", "best"]
     command += ["--val-fraction", "0.2", "--save-steps", str(args.save_steps), "--out"]
     if args.processes > 1:
-        command = ["-m", "torch.distributed.run", "--nproc-per-node", str(args.processes), *command]
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(args.processes), *command]
 
     start = time.monotonic()
     check(run([*command, str(folder / "alone")]))

@@ -358,6 +358,7 @@ def _validate(trainer: Trainer, parts: dict[str, Any], run: Run, progress: tqdm[
     """Writes the metrics of every part down and notes the figure that selects."""
     position, accelerator = trainer.position, trainer.accelerator
     run.log(step=position.step, epoch=position.epoch + 1, validation=parts)
+    run.write_validation(parts)
     shown = {f"validation/{part}/{name}": parts[part][name] for part in parts for name in ("accuracy", "auroc")}
     accelerator.log({name: value for name, value in shown.items() if value is not None}, step=position.step)
     value = parts[trainer.recipe.select]["accuracy"]

@@ -1,4 +1,7 @@
-"""A run's folder: config.json, metrics.jsonl, unreadable.csv if need be, checkpoints, and the detector file."""
+"""A run's folder: config.json, metrics.jsonl, validation.csv, curves.png, checkpoints, and the detector file.
+
+unreadable.csv is there when images could not be read.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from files import tensorfile
 from training.state import TrainingState, read_state, write_state
 
 log = logging.getLogger(__name__)
@@ -38,6 +42,7 @@ class Run:
         self.settings = json.loads(json.dumps(settings or {}))  # as they come back from a file
         self.detector = folder / DETECTOR
         self.curves = folder / "curves.png"
+        self.validation = folder / "validation.csv"
         self.metrics = folder / "metrics.jsonl"
         self._unreadable = folder / "unreadable.csv"
         self._checkpoints = folder / CHECKPOINTS
@@ -86,7 +91,7 @@ class Run:
         for half_written in self._checkpoints.glob(".*.tmp"):  # a process was killed while it saved
             half_written.unlink()
         if self.state is None:
-            for path in (self.detector, self.metrics, self._unreadable, self.curves):
+            for path in (self.detector, self.metrics, self._unreadable, self.validation, self.curves):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self._checkpoints, ignore_errors=True)
             return
@@ -124,6 +129,18 @@ class Run:
         if self.writes:
             with self.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
+
+    def write_validation(self, parts: dict[str, Any]) -> None:
+        """The last validation as a table: a row for each generator and photo source of each part."""
+        if not self.writes:
+            return
+        with tensorfile.replacing(self.validation) as scratch, scratch.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["part", "class", "source", "images", "accuracy"])
+            for part, metrics in parts.items():
+                for kind, sources in metrics.get("sources", {}).items():
+                    for source, row in sources.items():
+                        writer.writerow([part, kind, source, row["images"], f"{row['accuracy']:.4f}"])
 
     def log_unreadable(self, uri: str, reason: str) -> bool:
         """Names an image once, however many epochs meet it; False when it was named before."""
