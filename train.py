@@ -114,7 +114,7 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
         if before != world:
             log.warning("it was %d processes, and is %d: dropout goes on differently", before, world)
     if args.track:
-        accelerator.init_trackers("log", config=dict(asdict(recipe)))
+        accelerator.init_trackers("gapl", config=dict(asdict(recipe)))
     if accelerator.process_index:
         torch.manual_seed(draw_seed(recipe.seed, accelerator.process_index))  # each has its own dropout
 
@@ -179,6 +179,8 @@ def split_images(images: Manifest | ShardIndex, args: argparse.Namespace, recipe
     )
     if recipe.select == "heldout" and not parts.held:
         raise ValueError("--select heldout needs --holdout-fraction or --holdout")
+    if recipe.select == "random" and parts.held and not len(parts.random):
+        raise ValueError("--select random needs --val-fraction above 0; pass --select heldout")
     return parts
 
 

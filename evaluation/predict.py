@@ -45,6 +45,7 @@ def predict(
     total: int,
     desc: str = "score",
     gather: Gather | None = None,
+    quiet: bool = False,
 ) -> list[ScoreRow]:
     """Scores every image; those that cannot be read are rows with an error.
 
@@ -52,7 +53,7 @@ def predict(
     """
     detector.eval()
     rows: list[ScoreRow] = []
-    with tqdm(total=total, desc=desc, unit="image", dynamic_ncols=True) as progress:
+    with tqdm(total=total, desc=desc, unit="image", dynamic_ncols=True, disable=quiet) as progress:
         for batch in batches:
             rows += _score(detector, batch, device)
             progress.update(len(batch.records) + len(batch.failures))

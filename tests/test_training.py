@@ -247,10 +247,10 @@ def test_whole_sources_are_held_out_and_select_the_epoch(stage2: Train, tmp_path
         ("heldout", "real", "beta", "8"),
         ("heldout", "fake", "beta", "8"),
     ]
-    assert (
-        "--select heldout needs --holdout-fraction or --holdout"
-        in stage2(tmp_path / "none", "--select", "heldout").only_error()
-    )
+    none = stage2(tmp_path / "none", "--select", "heldout")
+    assert "--select heldout needs --holdout-fraction or --holdout" in none.only_error()
+    none = stage2(tmp_path / "none", "--holdout", "beta", "--val-fraction", 0)
+    assert "--select random needs --val-fraction above 0; pass --select heldout" in none.only_error()
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_trackers_get_what_metrics_has(stage1: Train, tmp_path: Path) -> None:
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     done = stage1(tmp_path, "--track", "tensorboard")
     assert done.code == 0, done.err
-    events = event_accumulator.EventAccumulator(str(tmp_path / "log"))
+    events = event_accumulator.EventAccumulator(str(tmp_path / "gapl"))
     events.Reload()
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in logged if "loss" in line]

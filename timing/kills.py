@@ -1,7 +1,6 @@
 """Kills a short run at random moments, also while it saves, and compares the end with that of a run left alone.
 
     python timing/kills.py --kills 50
-    python timing/kills.py --kills 10 --processes 2
 
 Images are made on the spot; the tower is the random one of the tests, a checkpoint is written after every step.
 Each killed run gets one SIGKILL at a moment drawn from the length of an undisturbed run, and is then given the
@@ -13,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -35,65 +35,46 @@ def main() -> None:
 
     parser = cli.Parser(__doc__)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--processes", type=int, default=1, help="of each run, by torchrun")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--save-steps", type=int, default=1, help="steps between checkpoints")
     parser.add_argument("--while-saving", type=float, default=0.3, help="share of kills aimed at a save")
     args = parser.parse_args()
+    import accelerate  # noqa: F401 - for all the processes to come
+    import datasets  # noqa: F401
+    import matplotlib.figure  # noqa: F401
+
+    import train  # noqa: F401
+
     with TemporaryDirectory() as folder:
         measure(Path(folder), args)
 
 
 def measure(folder: Path, args: argparse.Namespace) -> None:
     make_images(folder / "images")
-    stage1, bank = folder / "stage1", folder / "bank.safetensors"
-    common = ["--data", str(folder / "images"), "--preset", "small", "--num-workers", "1", "--device", "cpu"]
-    cache = ["--feature-cache", str(folder / "features")]
-    first = [
-        "train.py",
-        "--stage",
-        "1",
-        "--backbone",
-        "tiny",
-        "--epochs",
-        "2",
-        "--out",
-        str(stage1),
-        *common,
-        *cache,
-    ]
-    check(run(first))
-    bank_command = ["prototype/dream_prototype.py", "--stage1", str(stage1 / "detector.safetensors"), "--num", "8"]
-    check(run([*bank_command, "--same-data", "--out", str(bank)]))
-    command = [
-        "train.py",
-        "--stage",
-        "2",
-        "--init",
-        str(stage1 / "detector.safetensors"),
-        "--prototypes",
-        str(bank),
-    ]
-    command += [*common, "--epochs", "3", "--batch-size", "4", "--lora-dropout", "0.1", "--keep", "best"]
-    command += ["--val-fraction", "0.2", "--save-steps", str(args.save_steps), "--out"]
-    if args.processes > 1:
-        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(args.processes), *command]
+    first, bank = folder / "stage1/detector.safetensors", folder / "bank.safetensors"
+    cache = f"--feature-cache {folder}/features"
+    common = f"--data {folder}/images --preset small --num-workers 1 --device cpu {cache}"
+    run(f"train.py --stage 1 --backbone tiny --epochs 2 --out {first.parent} {common}".split())
+    run(f"prototype/dream_prototype.py --stage1 {first} --num 8 --same-data {cache} --out {bank}".split())
+    recipe = "--epochs 3 --batch-size 4 --lora-dropout 0.1 --keep best --val-fraction 0.2"
+    start_from = f"--stage 2 --init {first} --prototypes {bank}"
+    command = f"train.py {start_from} {common} {recipe} --save-steps {args.save_steps} --out".split()
 
-    start = time.monotonic()
-    check(run([*command, str(folder / "alone")]))
-    length = time.monotonic() - start
+    began = time.monotonic()
+    run([*command, str(folder / "alone")])
+    length_s = time.monotonic() - began
     expected = outcome(folder / "alone")
     again = outcome_of_run([*command, str(folder / "again")], folder / "again")
-    print(f"undisturbed: {length:.1f} s, {len(expected[1])} lines of metrics; the same twice: {again == expected}")
+    twice = "the same twice" if again == expected else "NOT the same twice"
+    print(f"undisturbed: {length_s:.1f} s, {len(expected[1])} lines of metrics, {twice}", flush=True)
 
-    moments = random.Random(args.seed)
+    rng = random.Random(args.seed)
     same = 0
     for number in range(args.kills):
         out = folder / f"killed{number}"
-        aimed = moments.random() < args.while_saving
-        hit = kill_once(
-            [*command, str(out)], out, aimed=aimed, after=moments.uniform(0.3, 1) * length, moments=moments
-        )
+        aimed = rng.random() < args.while_saving
+        after_s = rng.uniform(0.1, 1) * length_s
+        hit = kill_once([*command, str(out)], out, aimed=aimed, after_s=after_s, rng=rng)
         restarts = finish([*command, str(out)], out)
         equal = outcome(out) == expected
         same += equal
@@ -113,42 +94,54 @@ def make_images(folder: Path) -> None:
             Image.fromarray(pixels).save(folder / kind / f"{i}.png")
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *command], cwd=PROJECT, capture_output=True, text=True, check=False)
+def start(command: list[str]) -> multiprocessing.Process:
+    """A process in a session of its own that runs train.py or another file of the project with its options.
+
+    It is forked from this one, which has imported what takes long to import.
+    """
+    process = multiprocessing.get_context("fork").Process(target=run_file, args=(command,))
+    process.start()
+    return process
 
 
-def check(done: subprocess.CompletedProcess[str]) -> None:
-    if done.returncode:
-        raise ValueError(f"{' '.join(done.args)} failed: {done.stderr.strip().splitlines()[-1:]}")
+def run_file(command: list[str]) -> None:
+    os.setsid()
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - not a path of ours
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
+    os.chdir(PROJECT)
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
 
 
-def kill_once(command: list[str], out: Path, *, aimed: bool, after: float, moments: random.Random) -> str:
+def run(command: list[str]) -> None:
+    process = start(command)
+    process.join()
+    if process.exitcode:
+        raise ValueError(f"{' '.join(command)} ended with {process.exitcode}")
+
+
+def kill_once(command: list[str], out: Path, *, aimed: bool, after_s: float, rng: random.Random) -> str:
     """Starts the command and kills it and its children; says at which step, and whether a save was under way."""
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=PROJECT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    start = time.monotonic()
-    wanted = moments.randrange(1, 40)  # the save to hit, counted in files seen half written
-    seen = 0
-    while process.poll() is None:
-        if aimed:
-            if half_written(out):
-                seen += 1
-                if seen >= wanted:
-                    break
-        elif time.monotonic() - start >= after:
+    process = start(command)
+    began = time.monotonic()
+    saves_left = rng.randrange(1, 30)  # before the one to hit; counted as half-written files that were seen
+    while process.is_alive():
+        if aimed and half_written(out):
+            saves_left -= 1
+            if saves_left <= 0:
+                break
+        elif not aimed and time.monotonic() - began >= after_s:
             break
-        time.sleep(0.0002 if aimed else 0.005)
-    if process.poll() is None:
+        time.sleep(0.0002 if aimed else 0.002)
+    moment = time.monotonic() - began
+    if process.is_alive():
+        assert process.pid
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    moment = time.monotonic() - start
-    what = "during a save" if half_written(out) else "had ended" if (out / "detector.safetensors").exists() else ""
-    return f"{moment:6.2f} s  after step {last_step(out):3d}  {what:14s}"
+    process.join()
+    ended = (out / "detector.safetensors").exists()
+    what = "during a save" if half_written(out) else "had ended" if ended else "between saves"
+    return f"{moment:6.2f} s  after step {last_step(out):3d}  {what:13s}"
 
 
 def half_written(out: Path) -> bool:
@@ -163,13 +156,13 @@ def last_step(out: Path) -> int:
 def finish(command: list[str], out: Path) -> int:
     restarts = 0
     while not (out / "detector.safetensors").exists():
-        check(run(command))
+        run(command)
         restarts += 1
     return restarts
 
 
 def outcome_of_run(command: list[str], out: Path) -> tuple[bytes, list[dict[str, object]]]:
-    check(run(command))
+    run(command)
     return outcome(out)
 
 

@@ -258,6 +258,7 @@ def _score(detector: TowerHead, part: Manifest, pixel: PixelSpec, recipe: Recipe
             total=-(-len(part) // accelerator.num_processes),
             desc="validate",
             gather=gather_object,
+            quiet=not accelerator.is_main_process,
         )
     for row in rows:
         if row.error:
