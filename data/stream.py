@@ -68,8 +68,8 @@ def stream_batches(
     fewer than about (the class's images / the sum of all sqrt(n) / MAX_COPIES)^2 is drawn less often than its
     weight. Each view of an image has a seed of its own.
 
-    Memory: a window for each open unit, (parts of this process) * 2 * open_shards of them, and the batches that
-    are under way. An image that cannot be decoded is in Batch.failures, replaced by another of its class.
+    Memory: a window for each open unit, at most (parts of this process) * 2 * open_shards of them, and the batches
+    that are under way. An image that cannot be decoded is in Batch.failures, replaced by another of its class.
 
     Raises ValueError when the sizes do not divide, a class is missing or smaller than the number of parts, or the
     balance is unknown or without a column; and, between batches, when a shard cannot be read.
@@ -175,12 +175,15 @@ def make_lanes(
     index: ShardIndex, *, seed: int, balance: str, num_parts: int, open_shards: int, window_mb: float
 ) -> list[tuple[Lane, Lane]]:
     """The (real, fake) lanes of each part. A part has of each class the same number of draws in a pass, to within
-    a unit; where units are fewer than num_parts * open_shards, the largest are halved."""
+    a unit; where units are too few to be open, the largest are halved."""
     if open_shards < 1 or window_mb <= 0:
         raise ValueError(f"open_shards is at least 1 and window_mb above 0, not {open_shards} and {window_mb}")
-    of_class = []
+    of_class, open_of_class = [], []
     for label in Label:
-        units = cut_units(find_units(index, label, balance, window_mb), num_parts * open_shards)
+        units = find_units(index, label, balance, window_mb)
+        open_of_class.append(open_in_part(len(units), num_parts=num_parts, open_shards=open_shards))
+        # Two for each part at least, or one part would have twice the images of another.
+        units = cut_units(units, num_parts * max(2, open_of_class[-1]))
         if len(units) < num_parts:
             raise ValueError(
                 f"{index.name}: {len(units)} {label.name.lower()} images are too few for {num_parts} parts"
@@ -190,10 +193,17 @@ def make_lanes(
         largest_first = shuffled[np.argsort(-size_U[shuffled], kind="stable")]
         hands = deal(size_U, largest_first, num_hands=num_parts)
         of_class.append([tuple(units[unit] for unit in sorted(hand)) for hand in hands])
+    open_real, open_fake = open_of_class
     return [
-        (Lane(real, open_shards, draw_seed(seed, part, 0)), Lane(fake, open_shards, draw_seed(seed, part, 1)))
+        (Lane(real, open_real, draw_seed(seed, part, 0)), Lane(fake, open_fake, draw_seed(seed, part, 1)))
         for part, (real, fake) in enumerate(zip(*of_class, strict=True))
     ]
+
+
+def open_in_part(num_units: int, *, num_parts: int, open_shards: int) -> int:
+    """How many units of a class a part has open: no more than there are for it, since to cut one is to read what
+    lies before the cut for nothing; but all parts together have at least `open_shards`, for the mixing."""
+    return max(-(-open_shards // num_parts), min(open_shards, num_units // num_parts))
 
 
 def find_units(index: ShardIndex, label: Label, balance: str, window_mb: float) -> list[Unit]:
