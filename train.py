@@ -95,7 +95,8 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
 
     data = describe_data(args, split)
     start.notice = demo.notice_of(images) if isinstance(images, Manifest) else ""
-    start.provenance |= {"preset": args.preset, "recipe": asdict(recipe), "data": data}
+    held_out = [f"{label.name.lower()} {name}" for label, name in split.held]
+    start.provenance |= {"preset": args.preset, "recipe": asdict(recipe), "data": data, "held_out": held_out}
     parts = args.stream_parts or world
     settings = settings_of(args, recipe, data, start.backbone_fingerprint, parts)
     with accelerator.main_process_first():
@@ -104,7 +105,6 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
         run.write_config(
             start.provenance
             | {"detector": start.config.to_json(), "device": str(accelerator.device), "processes": world}
-            | {"held_out": [f"{label.name.lower()} {name}" for label, name in split.held]}
             | {"versions": package_versions()}
             | {"arguments": {name: str(value) for name, value in vars(args).items() if value is not None}}
         )
