@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+HELD_OUT_SHOWN = 20  # names; config.json has all of them
+
 
 def main() -> None:
     args = parse_arguments()
@@ -72,7 +75,8 @@ def main() -> None:
         ) as accelerator:
             train(args, recipe, accelerator)
     except Interrupted as stop:
-        print(f"stopped by {stop}; saved. The same command goes on from there", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of torchrun
+            print(f"stopped by {stop}; saved. The same command goes on from there", file=sys.stderr)
         sys.exit(128 + stop.signal_number)
 
 
@@ -189,8 +193,11 @@ def print_plan(args: argparse.Namespace, recipe: Recipe, split: Split[Any]) -> N
     streamed = "" if isinstance(split.training, Manifest) else ", streamed"
     print(f"training on {describe(split.training)}{streamed}; validation on {len(split.random)} images")
     if split.held:
-        names = ", ".join(f"{name} ({label.name.lower()})" for label, name in split.held)
-        print(f"held out whole, {len(split.heldout)} images to validate on: {names}")
+        names = [f"{name} ({label.name.lower()})" for label, name in split.held]
+        more = f" and {len(names) - HELD_OUT_SHOWN} more" if len(names) > HELD_OUT_SHOWN else ""
+        print(
+            f"held out whole, {len(split.heldout)} images to validate on: {', '.join(names[:HELD_OUT_SHOWN])}{more}"
+        )
 
 
 def describe_data(args: argparse.Namespace, split: Split[Any]) -> dict[str, Any]:
