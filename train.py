@@ -195,9 +195,8 @@ def print_plan(args: argparse.Namespace, recipe: Recipe, split: Split[Any]) -> N
     if split.held:
         names = [f"{name} ({label.name.lower()})" for label, name in split.held]
         more = f" and {len(names) - HELD_OUT_SHOWN} more" if len(names) > HELD_OUT_SHOWN else ""
-        print(
-            f"held out whole, {len(split.heldout)} images to validate on: {', '.join(names[:HELD_OUT_SHOWN])}{more}"
-        )
+        shown = ", ".join(names[:HELD_OUT_SHOWN])
+        print(f"held out whole, {len(split.heldout)} images to validate on: {shown}{more}")
 
 
 def describe_data(args: argparse.Namespace, split: Split[Any]) -> dict[str, Any]:
