@@ -34,6 +34,7 @@ from data.records import Manifest, require_both_classes
 from data.shards import ShardIndex
 from data.transforms import draw_seed
 from models import backbone
+from models.adapt import keep_freed_memory
 from models.checkpoint import FORMS, package_versions, save_checkpoint
 from prototype_dataset import STREAM_FROM_BYTES, add_data_arguments, describe, open_data, open_shards
 from training.features import add_cache_argument
@@ -68,6 +69,8 @@ def main() -> None:
         log.warning("the preset's fp16 needs a GPU; on this CPU: --precision auto")
         recipe = replace(recipe, precision="auto")
     recipe = replace(recipe, precision=resolve_precision(recipe.precision, device=device))
+    if device == "cpu":
+        keep_freed_memory()
     trackers = tuple(args.track.split(",")) if args.track else ()
     try:
         with start_processes(

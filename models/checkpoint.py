@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 FORMAT = "gapl-detector-1"
 FORMS = ("adapter", "full", "merged")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PACKAGES = ("torch", "torchvision", "transformers", "peft", "safetensors", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "safetensors", "numpy", "pillow")
 
 
 @dataclass

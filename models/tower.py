@@ -29,7 +29,7 @@ class VisionTower(nn.Module):
     """pixels_BCHW -> feature_BD: the class token after the last layer norm (`pooler_output` in transformers).
 
     activation_checkpointing: in training, what is inside a layer is computed again for the gradient, not kept;
-    that takes a third more time and a fraction of the memory. Dropout draws the same numbers both times.
+    that takes half as much time again, and much less memory. Dropout draws the same numbers both times.
     """
 
     def __init__(self, spec: TowerSpec) -> None:
