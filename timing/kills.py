@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -94,7 +95,7 @@ def make_images(folder: Path) -> None:
             Image.fromarray(pixels).save(folder / kind / f"{i}.png")
 
 
-def start(command: list[str]) -> multiprocessing.Process:
+def start(command: list[str]) -> BaseProcess:
     """A process in a session of its own that runs train.py or another file of the project with its options.
 
     It is forked from this one, which has imported what takes long to import.

@@ -128,6 +128,7 @@ def _draw_sources(axes: Axes, validations: Sequence[dict[str, Any]]) -> None:
     for name in sorted(curves, key=lambda name: curves[name][-1][1])[:WORST_SOURCES]:
         label = name if len(name) <= MAX_CHARACTERS else f"{name[: MAX_CHARACTERS - 3]}..."
         axes.plot(*_columns(curves[name]), marker="o", markersize=3, label=label)
+    axes.set_ylim(-0.03, 1.03)
 
 
 def _accuracies(validation: dict[str, Any]) -> Iterator[tuple[str, float]]:
