@@ -167,6 +167,8 @@ def ordered_batches(
 ) -> DataLoader[Any]:
     """Every image once by a view that is not random, in the manifest's order; of several processes, every
     `world`-th image."""
+    if batch_size < 1:
+        raise ValueError(f"a batch has at least 1 image, not {batch_size}")
     draws = [(index, None) for index in range(share.rank, len(manifest), share.world)]
     batches = [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
     dataset = ManifestDataset(manifest, view, replace_unreadable=False)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_HEADER_BYTES = 1 << 19  # a detector's is 0.2 MB; as objects, JSON takes up to 25 times its bytes
-ALIGNMENT = 8  # of the tensors' bytes in the file
+ALIGNMENT = 8  # of the tensors' bytes in a file that can be read
+CACHE_LINE = 64  # theirs in a file that is written: else the last bits of sums depend on the length of the header
 MAX_SIDES = 8
 DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
@@ -33,14 +34,20 @@ def write(path: Path, tensors: dict[str, Tensor], *, format: str, header: dict[s
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(header, sort_keys=True, allow_nan=False)
-    crc32 = {name: zlib.crc32(_bytes_of(tensor)) for name, tensor in tensors.items()}
-    metadata = {"format": format, "header": text, "header_crc32": str(zlib.crc32(text.encode()))}
+    crc32 = json.dumps({name: zlib.crc32(_bytes_of(tensor)) for name, tensor in tensors.items()})
     try:
         with replacing(path) as scratch:
-            save_file(tensors, scratch, metadata | {"crc32": json.dumps(crc32)})
-            _read_table(scratch)  # nothing is written that would not be read: an empty tensor, a long header
+            start = -1
+            while start % CACHE_LINE:  # twice mostly; a checksum of another length may need a third time
+                save_file(tensors, scratch, _metadata(format, text, crc32))
+                *_, start = _read_table(scratch)  # nothing is written that would not be read: an empty tensor
+                text += " " * (-start % CACHE_LINE)
     except SafetensorError as error:  # how the library reports a full disk or a read-only folder
         raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def _metadata(format: str, text: str, crc32: str) -> dict[str, str]:
+    return {"format": format, "header": text, "header_crc32": str(zlib.crc32(text.encode())), "crc32": crc32}
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -31,6 +31,7 @@ from data.transforms import draw_seed, eval_view, seeded
 from files import TensorFile, tensorfile
 from models.backbone import TINY, load_backbone
 from models.config import IMAGENET_MEAN, PixelSpec
+from models.pretrained import cache_dir
 from training import features
 from training.features import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
 
@@ -388,6 +389,7 @@ def test_cache_that_is_no_folder_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_store_is_in_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "cache_dir", cache_dir)  # which the tests' own fixture has replaced
     monkeypatch.setenv("GAPL_CACHE", str(tmp_path))
     store = FeatureStore(SPEC)
     assert store.folder.parent == tmp_path / "features"

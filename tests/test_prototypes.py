@@ -240,16 +240,17 @@ def test_command_says_what_it_made(run_cli: RunCli, tiny_run: TinyRun, tmp_path:
     assert (bank.provenance["method"], bank.provenance["images"], bank.provenance["unreadable"]) == ("pca", 40, 0)
 
 
-def test_same_bank_to_the_bit_in_another_process(tiny_run: TinyRun, tmp_path: Path) -> None:
-    """`tiny_run` made its bank in this process; the command runs from another folder, as a file."""
-    out = tmp_path / "bank.safetensors"
-    command = [
-        *(sys.executable, PROJECT / "prototype/dream_prototype.py", "--stage1", tiny_run.stage1, "--same-data"),
-        *("--num", "8", "--num-workers", "1", "--batch-size", "32", "--out", out),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False)
+def test_same_bank_to_the_bit_in_another_process(tiny_run: TinyRun, tmp_path: Path, run_cli: RunCli) -> None:
+    """Once in this process, once as a file from another folder; neither finds features that are there."""
+    options = ("--stage1", tiny_run.stage1, "--same-data", "--num", "8", "--num-workers", "1")
+    here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
+    assert run_cli(dream_prototype.main, *options, "--feature-cache", tmp_path / "a", "--out", here).code == 0
+    command = [sys.executable, PROJECT / "prototype/dream_prototype.py", *options]
+    command += ["--feature-cache", tmp_path / "b", "--out", there]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    first, second = PrototypeBank.load(tiny_run.bank), PrototypeBank.load(out)
+    first, second = PrototypeBank.load(here), PrototypeBank.load(there)
     assert torch.equal(first.vectors_PE, second.vectors_PE)
     assert torch.equal(first.labels_P, second.labels_P)
     assert first.provenance == second.provenance
