@@ -105,7 +105,7 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
     held_out = [f"{label.name.lower()} {name}" for label, name in split.held]
     start.provenance |= {"preset": args.preset, "recipe": asdict(recipe), "data": data, "held_out": held_out}
     parts = args.stream_parts or world
-    settings = settings_of(args, recipe, data, start.backbone_fingerprint, parts)
+    settings = settings_of(args, recipe, data, backbone.fingerprint(start.detector.state_dict()), parts)
     with accelerator.main_process_first():
         run = Run(args.out, settings=settings, overwrite=args.overwrite, writes=is_main)
     if is_main:
@@ -167,9 +167,23 @@ def open_images(args: argparse.Namespace, recipe: Recipe) -> Manifest | ShardInd
             "a stream of shards is read anew at every epoch: pass --feature-views 0, or --stream no to copy its "
             "images to the cache of `datasets`"
         )
+    refuse_without_effect(args, recipe, streamed=index is not None)
     if index is not None:
         return index
     return open_data(args.data, args.data_root, stage=args.stage, mix=args.mix, seed=recipe.seed)
+
+
+def refuse_without_effect(args: argparse.Namespace, recipe: Recipe, *, streamed: bool) -> None:
+    """Raises ValueError for an option that the user gave and that this way of training would ignore."""
+    where = {
+        "a stream of shards": not streamed and ("balance", "stream_parts"),
+        "images that are not streamed": streamed and ("sampling",),
+        "--feature-views 0": recipe.feature_views and ("compile", "activation_checkpointing"),
+    }
+    for needed, names in where.items():
+        for name in names or ():
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} is only for {needed}")
 
 
 def split_images(images: Manifest | ShardIndex, args: argparse.Namespace, recipe: Recipe) -> Split[Any]:
@@ -215,19 +229,20 @@ def describe_data(args: argparse.Namespace, split: Split[Any]) -> dict[str, Any]
 
 
 def settings_of(
-    args: argparse.Namespace, recipe: Recipe, data: dict[str, Any], tower: str, parts: int
+    args: argparse.Namespace, recipe: Recipe, data: dict[str, Any], start: str, parts: int
 ) -> dict[str, Any]:
-    """What a run must have kept to be gone on with; not what changes only how fast it is."""
+    """What a run must have kept to be gone on with; not what changes only how fast it is.
+
+    start   fingerprint of the detector that training starts from: tower, prototypes, what was drawn with the seed
+    """
     return {
         "stage": args.stage,
-        **{name: value for name, value in asdict(recipe).items() if name not in ("num_workers", "compile")},
+        **{name: value for name, value in asdict(recipe).items() if name != "num_workers"},
         "images": data["file_list_sha256"],
         "streamed": data["streamed"],
         "stream_parts": parts if data["streamed"] else 0,
         "holdout": sorted(args.holdout or ()),
-        "backbone": tower,
-        "init": args.init,
-        "prototypes": args.prototypes and str(args.prototypes),
+        "start": start,
     }
 
 

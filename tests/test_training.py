@@ -24,7 +24,7 @@ from models.checkpoint import FORMS, load_checkpoint, save_checkpoint
 from models.config import LoraSpec
 from prototype.bank import PrototypeBank
 from training.recipe import make_recipe
-from training.runs import DETECTOR
+from training.runs import DETECTOR, Run
 
 if TYPE_CHECKING:
     from tests.conftest import MakeImage, RunCli, TinyRun
@@ -295,6 +295,41 @@ def test_stream_that_cannot_be_is_refused(stage1: Train, run_cli: RunCli, shards
     first = ("--stage", 1, "--preset", "small", "--backbone", "tiny", "--out", tmp_path / "run")
     done = run_cli(train.main, *first, "--data", shards, "--stream", "yes")
     assert "read anew at every epoch: pass --feature-views 0, or --stream no" in done.only_error()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--balance", "generator"), "--balance is only for a stream of shards"),
+        (("--stream-parts", 2), "--stream-parts is only for a stream of shards"),
+        (("--compile", 1), "--compile is only for --feature-views 0"),
+    ],
+)
+def test_option_without_effect_is_refused(
+    stage1: Train, tmp_path: Path, options: tuple[Any], message: str
+) -> None:
+    assert message in stage1(tmp_path, *options).only_error()
+
+
+def test_sampling_of_a_stream_is_refused(run_cli: RunCli, shards: Path, tmp_path: Path) -> None:
+    first = ("--stage", 1, "--preset", "paper", "--backbone", "tiny", "--out", tmp_path / "run", "--data", shards)
+    done = run_cli(train.main, *first, "--stream", "yes", "--sampling", "source")
+    assert "--sampling is only for images that are not streamed" in done.only_error()
+
+
+def test_run_that_started_from_something_else_is_not_gone_on_with(
+    stage2: Train, tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same paths and options, but other prototypes in the file."""
+    bank = tmp_path / "bank.safetensors"
+    bank.write_bytes(tiny_run.bank.read_bytes())
+    monkeypatch.setattr(Run, "finish", lambda _run: None)
+    options = ("--batch-size", 4, "--save-steps", 1)
+    assert stage2(tmp_path / "run", *options, bank=bank).code == 0
+    (tmp_path / "run" / DETECTOR).unlink()
+    other = PrototypeBank.load(bank)
+    PrototypeBank(-other.vectors_PE, other.labels_P).save(bank)
+    assert "had start" in stage2(tmp_path / "run", *options, bank=bank).only_error()
 
 
 def test_trackers_get_what_metrics_has(stage1: Train, tmp_path: Path) -> None:
