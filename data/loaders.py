@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.decode import UnreadableImage, decode_image
+from data.handover import Place
 from data.records import Label, Manifest, Record
 from data.transforms import View, draw_seed, seeded
 
 SAMPLINGS = ("shuffle", "class", "source")
+LISTS_PER_WORKER = 2  # that a worker has in hand and before it
 Draw = TypeVar("Draw")
 
 
@@ -35,12 +37,18 @@ class Share:
 class Sample:
     """An image to be seen, by the view that `seed` stands for (None: a view that is not random).
 
-    encoded   its bytes, when they were read already
+    encoded   its bytes, or where they are, when they were read already
     """
 
     record: Record
     seed: int | None = None
-    encoded: bytes | None = None
+    encoded: bytes | Place | None = None
+
+    def read_bytes(self) -> bytes:
+        """Raises OSError."""
+        if self.encoded is None:
+            return self.record.read_bytes()
+        return self.encoded.read() if isinstance(self.encoded, Place) else self.encoded
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ Seen = tuple[Record, tuple[int, int], Tensor]
 def _see(sample: Sample, view: View) -> Seen | Failure:
     record, seed = sample.record, sample.seed
     try:
-        image = decode_image(record.read_bytes() if sample.encoded is None else sample.encoded)
+        image = decode_image(sample.read_bytes())
     except (UnreadableImage, OSError) as error:
         return Failure(record, str(error))
     return record, image.size, view(image) if seed is None else seeded(view, image, seed=seed)
@@ -139,6 +147,7 @@ def batch_loader(dataset: Dataset[Any], batches: Iterable[list[Any]], *, num_wor
         dataset,
         batch_sampler=batches,  # torch only iterates over it
         num_workers=num_workers,
+        prefetch_factor=LISTS_PER_WORKER if num_workers else None,
         collate_fn=_as_it_is,
         worker_init_fn=_leave_signals_to_parent,
         pin_memory=torch.cuda.is_available(),

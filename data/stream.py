@@ -26,7 +26,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from data.loaders import Batch, Sample, SampleDataset, Share, batch_loader
+from data.handover import place_in_memory
+from data.loaders import LISTS_PER_WORKER, Batch, Sample, SampleDataset, Share, batch_loader
 from data.records import Label
 from data.shards import Shard, ShardIndex, read_rows
 from data.transforms import View, draw_seed
@@ -86,6 +87,8 @@ def stream_batches(
     ]
     lists = split_steps(parts, per_part=per_part, size=batch_size // (share.world * pieces))
     ahead = read_ahead(lists, depth=_LISTS_AHEAD)
+    if num_workers:
+        ahead = place_in_memory(ahead, max_lists=1 + LISTS_PER_WORKER * num_workers)
     return iter(batch_loader(SampleDataset(view, replace_unreadable=True), ahead, num_workers=num_workers))
 
 
