@@ -5,17 +5,16 @@ Shape suffixes: C channels, H, W pixels.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
 from data.decode import to_rgb
+from data.degrade import recompress
 from data.transforms import View
 
 INTERPOLATIONS = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
@@ -95,10 +94,7 @@ class _RandomJpeg(torch.nn.Module):
 
     def forward(self, image_CHW: Tensor) -> Tensor:
         quality = int(torch.randint(self.lowest, self.highest + 1, ()))
-        encoded = io.BytesIO()
-        functional.to_pil_image(image_CHW).save(encoded, "JPEG", quality=quality)
-        with Image.open(encoded) as image:
-            return functional.pil_to_tensor(image)
+        return functional.pil_to_tensor(recompress(functional.to_pil_image(image_CHW), quality=quality))
 
 
 class _RandomInterpolation(torch.nn.Module):

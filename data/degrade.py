@@ -1,0 +1,265 @@
+"""RGB image -> the same picture after what happens to pictures on the way to a detector, at a stated strength.
+
+The robustness matrix names a degradation in text ("jpeg:75"); training's augmentation calls the same functions.
+What is random is drawn from a seed, so that an image meets the same noise in every run.
+
+Shape suffixes: H, W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter, features
+
+CLEAN = "none"
+
+# Drawn from by `screenshot` and `social`: usual displays, ratios of device to page pixels, long sides of uploads.
+DISPLAYS_PX = ((1366, 768), (1920, 1080), (2560, 1440))
+PIXEL_RATIOS = (1.0, 1.25, 1.5, 2.0)
+PAGE_GREYS = (255, 245, 32, 0)
+MAX_MARGIN = 0.1
+UPLOAD_LONG_SIDES_PX = (1080, 1280, 1600, 2048)
+UPLOAD_QUALITIES = (70, 90)
+
+# Options of Pillow. Lossy WebP is always 4:2:0; one thread, since images are worked on side by side.
+CODECS: dict[str, dict[str, Any]] = {
+    "JPEG": {"subsampling": "4:2:0"},
+    "WEBP": {},
+    "AVIF": {"subsampling": "4:2:0", "max_threads": 1},
+}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Primitives
+
+
+def encode(image: Image.Image, *, format: str, quality: int) -> bytes:
+    """JPEG, WebP or AVIF by Pillow, lossy, with colours at half the resolution (4:2:0)."""
+    encoded = io.BytesIO()
+    image.save(encoded, format, quality=quality, **CODECS[format])
+    return encoded.getvalue()
+
+
+def recompress(image: Image.Image, *, quality: int, format: str = "JPEG") -> Image.Image:
+    """The image after it was written to memory in a lossy format and read again."""
+    with Image.open(io.BytesIO(encode(image, format=format, quality=quality))) as decoded:
+        return decoded.convert("RGB")
+
+
+def resize(image: Image.Image, *, factor: float) -> Image.Image:
+    """Both sides times a factor, bicubic, with antialiasing when it shrinks."""
+    return image.resize(_scaled(image.size, factor), Image.Resampling.BICUBIC)
+
+
+def rescale(image: Image.Image, *, factor: float) -> Image.Image:
+    """Resized by a factor and back to its size, both bicubic."""
+    return resize(image, factor=factor).resize(image.size, Image.Resampling.BICUBIC)
+
+
+def crop(image: Image.Image, *, share: float, seed: int) -> Image.Image:
+    """A window with `share` of each side, anywhere in the image."""
+    size = _scaled(image.size, share)
+    generator = np.random.default_rng(seed)
+    left, top = (
+        int(generator.integers(0, whole - kept + 1)) for whole, kept in zip(image.size, size, strict=True)
+    )
+    return image.crop((left, top, left + size[0], top + size[1]))
+
+
+def blur(image: Image.Image, *, sigma_px: float) -> Image.Image:
+    """Gaussian blur, which Pillow makes of three box filters of the same variance."""
+    return image.filter(ImageFilter.GaussianBlur(sigma_px))
+
+
+def noise(image: Image.Image, *, sigma_levels: float, seed: int) -> Image.Image:
+    """Independent Gaussian noise in every pixel and channel, in grey levels of 255, rounded and clipped."""
+    pixels_HWC = np.asarray(image, dtype=np.float32)
+    drawn_HWC = np.random.default_rng(seed).standard_normal(pixels_HWC.shape, dtype=np.float32)
+    noisy_HWC = np.rint(pixels_HWC + sigma_levels * drawn_HWC).clip(0, 255)
+    return Image.fromarray(noisy_HWC.astype(np.uint8))
+
+
+def gamma(image: Image.Image, *, exponent: float) -> Image.Image:
+    """(level / 255) ** exponent: below 1 brighter, above 1 darker."""
+    curve = [round(255 * (level / 255) ** exponent) for level in range(256)]
+    return image.point(curve * 3)
+
+
+def screenshot(image: Image.Image, *, seed: int) -> Image.Image:
+    """The picture as a browser shows it, with some of the page around it.
+
+    It is shrunk to fit a display that is drawn, re-sampled bilinearly at a drawn ratio of device to page pixels,
+    and stands on a plain grey with margins up to 10 % of the side. A screenshot is stored as PNG, which changes no
+    pixel, so nothing is encoded here.
+    """
+    generator = np.random.default_rng(seed)
+    display = DISPLAYS_PX[generator.integers(len(DISPLAYS_PX))]
+    fit = min(1.0, *(room / side for room, side in zip(display, image.size, strict=True)))
+    shown_size = _scaled(image.size, fit * PIXEL_RATIOS[generator.integers(len(PIXEL_RATIOS))])
+    grey = PAGE_GREYS[generator.integers(len(PAGE_GREYS))]
+    left, top, right, bottom = (
+        int(share * side) for share, side in zip(generator.uniform(0, MAX_MARGIN, 4), shown_size * 2, strict=True)
+    )
+    width, height = shown_size
+    page = Image.new("RGB", (left + width + right, top + height + bottom), (grey,) * 3)
+    page.paste(image.resize(shown_size, Image.Resampling.BILINEAR), (left, top))
+    return page
+
+
+def social(image: Image.Image, *, seed: int) -> Image.Image:
+    """One upload or, half of the time, two: the long side limited, then JPEG 4:2:0 at quality 70 to 90.
+
+    The limit (1080, 1280, 1600 or 2048 px) and the quality are drawn anew for each upload.
+    """
+    generator = np.random.default_rng(seed)
+    for _ in range(int(generator.integers(1, 3))):
+        limit_px = int(generator.choice(UPLOAD_LONG_SIDES_PX))
+        quality = int(generator.integers(UPLOAD_QUALITIES[0], UPLOAD_QUALITIES[1], endpoint=True))
+        if max(image.size) > limit_px:
+            image = image.resize(_scaled(image.size, limit_px / max(image.size)), Image.Resampling.LANCZOS)
+        image = recompress(image, quality=quality)
+    return image
+
+
+def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# By name
+
+
+@dataclass(frozen=True)
+class Family:
+    """Degradations that differ in strength alone. A family without a unit has no strength.
+
+    change   image, strength, seed -> image
+    whole    only whole numbers are a strength
+    codec    what Pillow must be built with
+    """
+
+    change: Callable[[Image.Image, float, int], Image.Image]
+    unit: str = ""
+    lowest: float = 0
+    highest: float = 0
+    whole: bool = False
+    codec: str = ""
+
+    def described(self, name: str) -> str:
+        return f"{name}:{self.lowest:g}..{self.highest:g} ({self.unit})" if self.unit else name
+
+
+FAMILIES = {
+    CLEAN: Family(lambda image, _, seed: image.copy()),
+    "jpeg": Family(lambda image, x, seed: recompress(image, quality=int(x)), "quality", 1, 100, whole=True),
+    "webp": Family(
+        lambda image, x, seed: recompress(image, quality=int(x), format="WEBP"), "quality", 0, 100, True, "webp"
+    ),
+    "avif": Family(
+        lambda image, x, seed: recompress(image, quality=int(x), format="AVIF"), "quality", 0, 100, True, "avif"
+    ),
+    "resize": Family(lambda image, x, seed: resize(image, factor=x), "factor, to stay", 0.1, 4),
+    "rescale": Family(lambda image, x, seed: rescale(image, factor=x), "factor, and back", 0.1, 1),
+    "crop": Family(lambda image, x, seed: crop(image, share=x, seed=seed), "share of each side", 0.1, 1),
+    "blur": Family(lambda image, x, seed: blur(image, sigma_px=x), "sigma in px", 0, 20),
+    "noise": Family(lambda image, x, seed: noise(image, sigma_levels=x, seed=seed), "sigma in levels", 0, 100),
+    "gamma": Family(lambda image, x, seed: gamma(image, exponent=x), "exponent", 0.1, 10),
+    "screenshot": Family(lambda image, _, seed: screenshot(image, seed=seed)),
+    "social": Family(lambda image, _, seed: social(image, seed=seed)),
+}
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """One family at one strength. Raises ValueError for what there is not."""
+
+    family: str
+    strength: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"unknown degradation {self.family!r}; choose from {_allowed()}")
+        family, strength = FAMILIES[self.family], self.strength
+        if family.codec and not features.check(family.codec):
+            raise ValueError(f"{self.family} is not available: this Pillow was built without it")
+        if (strength is None) == bool(family.unit):
+            given = "no strength" if strength is None else f"strength {strength:g}"
+            raise ValueError(f"{self.family} with {given}; write {family.described(self.family)}")
+        if strength is not None and (
+            not family.lowest <= strength <= family.highest or (family.whole and strength % 1)
+        ):
+            number = " in whole numbers" if family.whole else ""
+            raise ValueError(
+                f"{self.family} of strength {strength:g}; allowed is {family.described(self.family)}{number}"
+            )
+
+    @property
+    def name(self) -> str:
+        return self.family if self.strength is None else f"{self.family}:{self.strength:.12g}"
+
+    @property
+    def unit(self) -> str:
+        """Of the strength; empty for a family without one."""
+        return FAMILIES[self.family].unit
+
+    def __call__(self, image: Image.Image, *, seed: int) -> Image.Image:
+        """A new RGB image; the given one stays as it is. seed: not negative, see `content_seed`."""
+        if image.mode != "RGB":
+            raise ValueError(f"a degradation takes an image in mode RGB, not {image.mode}")
+        return FAMILIES[self.family].change(image, self.strength or 0.0, seed)
+
+
+def parse_degradation(text: str) -> Degradation:
+    """ "jpeg:75" or "social" -> the degradation. Raises ValueError that names what is allowed."""
+    family, colon, number = text.strip().partition(":")
+    if not colon:
+        return Degradation(family)
+    try:
+        strength = float(number)
+    except ValueError:
+        strength = math.nan
+    if not math.isfinite(strength):
+        raise ValueError(f"degradation {text!r}: {number!r} is no number; choose from {_allowed()}")
+    return Degradation(family, strength)
+
+
+def content_seed(content_sha256: str) -> int:
+    """The seed of an image: the first 60 bits of the SHA-256 of its file, in hexadecimal digits."""
+    return int(content_sha256[:15], 16)
+
+
+@functools.cache
+def _allowed() -> str:
+    return ", ".join(family.described(name) for name, family in FAMILIES.items())
+
+
+# What a robustness matrix holds, and the points of its curves.
+CURVES: dict[str, tuple[float, ...]] = {
+    "jpeg": (100, 95, 90, 80, 70, 60, 50, 40, 30),
+    "webp": (90, 80, 70, 50, 30),
+    "avif": (80, 60, 40),
+    "resize": (0.25, 0.5, 0.75, 1.5, 2),
+    "rescale": (0.75, 0.5, 0.25),
+    "crop": (0.9, 0.8, 0.6, 0.4),
+    "blur": (0.5, 1, 2, 3),
+    "noise": (2, 5, 10, 20),
+    "gamma": (0.6, 0.8, 1.25, 1.6),
+}
+SUITE = (
+    Degradation(CLEAN),
+    *(
+        Degradation(family, strength)
+        for family, strengths in CURVES.items()
+        if not FAMILIES[family].codec or features.check(FAMILIES[family].codec)
+        for strength in strengths
+    ),
+    Degradation("screenshot"),
+    Degradation("social"),
+)
