@@ -1,0 +1,188 @@
+"""A table of scores of clean and degraded images -> what each degradation costs: figures, falls, flipped verdicts.
+
+All images of a benchmark count once, whichever subsets share them; images without a score are counted apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+from data.degrade import CLEAN, FAMILIES
+from evaluation.metrics import compute_metrics
+
+MEAN = "mean"
+FIGURES = ("auroc", "balanced_accuracy")
+GROUP = ["model", "benchmark"]
+COLUMNS = (
+    *(*GROUP, "degradation", "n_real", "n_fake", "unreadable"),
+    *(name for figure in FIGURES for name in (figure, f"{figure}_fall")),
+    *("n_paired", "flips", "real_to_fake", "fake_to_real"),
+)
+
+
+def robustness_table(frame: pd.DataFrame, *, thresholds: Mapping[str, float] | float) -> pd.DataFrame:
+    """One row for each model, benchmark and degradation, clean first; the columns are COLUMNS.
+
+    frame       a row for each image x model x degradation: uri, label, benchmark, model, degradation, score, error
+    thresholds  of each model, or one for all; an image is called fake from it on
+
+    auroc, balanced_accuracy   in [0, 1]; NaN when a class is missing
+    ..._fall    the clean figure, of the very images that this degradation has a score for, minus this figure
+    flips       share of the images with both scores (n_paired) whose verdict differs from the clean one; it is
+                the sum of real_to_fake (called real when clean, fake now) and fake_to_real
+
+    Raises ValueError when a model has no threshold, a benchmark no clean scores, or an image two rows.
+    """
+    key = [*GROUP, "degradation", "uri"]
+    if (doubled := frame.duplicated(key)).any():
+        model, benchmark, degradation, uri = frame.loc[doubled, key].iloc[0]
+        raise ValueError(f"{uri} has two scores for {degradation!r} ({benchmark}, {model}); expected one")
+    rows: list[dict[str, object]] = []
+    for (model, benchmark), group in frame.groupby(GROUP, sort=False):
+        by_degradation = dict(list(group.set_index("uri").groupby("degradation", sort=False)))
+        if CLEAN not in by_degradation:
+            raise ValueError(
+                f"{benchmark}, {model}: no scores for {CLEAN!r} to compare {', '.join(by_degradation)} with"
+            )
+        for name in _in_order(by_degradation):
+            figures = _compare(
+                by_degradation[name], by_degradation[CLEAN], threshold=_threshold(thresholds, str(model))
+            )
+            rows.append({"model": model, "benchmark": benchmark, "degradation": name, **figures})
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    rates = list(COLUMNS[COLUMNS.index("auroc") :])
+    rates.remove("n_paired")
+    return table.astype(dict.fromkeys(rates, float))
+
+
+def _compare(degraded: pd.DataFrame, clean: pd.DataFrame, *, threshold: float) -> dict[str, object]:
+    read, read_clean = (part[part["error"].fillna("") == ""] for part in (degraded, clean))
+    paired = read.index.intersection(read_clean.index)
+    now = _figures(read, threshold)
+    before, after = (_figures(part.loc[paired], threshold) for part in (read_clean, read))
+    falls = {f"{name}_fall": before[name] - after[name] for name in FIGURES}
+    was_fake = read_clean.loc[paired, "score"] >= threshold
+    is_fake = read.loc[paired, "score"] >= threshold
+    return {
+        "n_real": int((read["label"] == 0).sum()),
+        "n_fake": int((read["label"] == 1).sum()),
+        "unreadable": len(degraded) - len(read),
+        **now,
+        **falls,
+        "n_paired": len(paired),
+        "flips": (was_fake != is_fake).mean(),
+        "real_to_fake": (~was_fake & is_fake).mean(),
+        "fake_to_real": (was_fake & ~is_fake).mean(),
+    }
+
+
+def _figures(rows: pd.DataFrame, threshold: float) -> dict[str, float]:
+    metrics = compute_metrics(rows["label"].to_numpy(int), rows["score"].to_numpy(float), threshold=threshold)
+    values = {name: getattr(metrics, name) for name in FIGURES}
+    return {name: float("nan") if value is None else value for name, value in values.items()}
+
+
+def _threshold(thresholds: Mapping[str, float] | float, model: str) -> float:
+    if not isinstance(thresholds, Mapping):
+        return thresholds
+    if model not in thresholds:
+        raise ValueError(f"no threshold for model {model!r}; there are some for {', '.join(thresholds)}")
+    return thresholds[model]
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Family by family, as data.degrade lists them, by strength; unknown names come last."""
+    families = list(FAMILIES)
+
+    def place(name: str) -> tuple[int, float, str]:
+        family, strength = _parts(name)
+        return families.index(family) if family in FAMILIES else len(families), strength or 0.0, name
+
+    return sorted(names, key=place)
+
+
+def _parts(name: str) -> tuple[str, float | None]:
+    """Family and strength. Nothing is refused: a report may be made where a codec is missing."""
+    family, _, number = name.partition(":")
+    try:
+        return family, float(number)
+    except ValueError:
+        return family, None
+
+
+def matrix(table: pd.DataFrame, *, model: str, figure: str) -> pd.DataFrame:
+    """Benchmark x degradation of one figure of `robustness_table`.
+
+    Several benchmarks get a last row, their unweighted mean, over those that have the figure for everything.
+    """
+    wanted = table[table["model"] == model]
+    if wanted.empty:
+        raise ValueError(f"no model {model!r}; there are {', '.join(dict.fromkeys(table['model']))}")
+    allowed = COLUMNS[len(GROUP) + 1 :]
+    if figure not in allowed:
+        raise ValueError(f"unknown figure {figure!r}; choose from {', '.join(allowed)}")
+    wide = wanted.pivot(index="benchmark", columns="degradation", values=figure)
+    wide = wide.loc[list(dict.fromkeys(wanted["benchmark"])), _in_order(wide.columns)]
+    whole = wide.dropna()
+    if len(wide) > 1 and len(whole):
+        wide.loc[MEAN] = whole.mean()
+    return wide
+
+
+def worst_cases(table: pd.DataFrame) -> pd.DataFrame:
+    """For each model, benchmark and figure: the degradation that leaves least of it.
+
+    Columns: model, benchmark, figure, clean, worst, fall, degradation. The first of the table wins a tie, and a
+    figure that is not defined has no row.
+    """
+    rows = []
+    for (model, benchmark), group in table.groupby(GROUP, sort=False):
+        by_name = group.set_index("degradation")
+        for figure in FIGURES:
+            degraded = by_name[figure].drop(index=CLEAN).dropna()
+            if degraded.empty:
+                continue
+            name = degraded.idxmin()
+            rows.append(
+                {
+                    "model": model,
+                    "benchmark": benchmark,
+                    "figure": figure,
+                    "clean": by_name.loc[CLEAN, figure],
+                    "worst": degraded[name],
+                    "fall": by_name.loc[name, f"{figure}_fall"],
+                    "degradation": name,
+                }
+            )
+    return pd.DataFrame(rows, columns=["model", "benchmark", "figure", "clean", "worst", "fall", "degradation"])
+
+
+def curves(table: pd.DataFrame) -> pd.DataFrame:
+    """The points of all curves by strength: model, benchmark, family, unit, strength, figure, value, clean.
+
+    Families without a strength, and names that data.degrade does not know, have no curve.
+    """
+    clean = table[table["degradation"] == CLEAN].set_index(GROUP)
+    rows = []
+    for point in table.to_dict("records"):
+        family, strength = _parts(str(point["degradation"]))
+        if family not in FAMILIES or strength is None:
+            continue
+        for figure in (*FIGURES, "flips"):
+            rows.append(
+                {
+                    "model": point["model"],
+                    "benchmark": point["benchmark"],
+                    "family": family,
+                    "unit": FAMILIES[family].unit,
+                    "strength": strength,
+                    "figure": figure,
+                    "value": point[figure],
+                    "clean": clean.loc[(point["model"], point["benchmark"]), figure],
+                }
+            )
+    columns = ["model", "benchmark", "family", "unit", "strength", "figure", "value", "clean"]
+    found = pd.DataFrame(rows, columns=columns)
+    return found.sort_values([*GROUP, "family", "figure", "strength"], ignore_index=True)
