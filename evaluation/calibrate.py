@@ -1,0 +1,285 @@
+"""Scores of held-out images -> a Calibration: probabilities, thresholds, and a band of scores that decide nothing.
+
+Only images that neither training nor a benchmark has seen may be used; `check_no_overlap` refuses others.
+
+Temperature: Guo et al. 2017, On calibration of modern neural networks. Platt: Platt 1999, Probabilistic outputs
+for support vector machines. Thresholds with a promise: split-conformal quantiles, of each class apart (Mondrian):
+Vovk, Gammerman, Shafer 2005, Algorithmic learning in a random world; Angelopoulos, Bates 2021, arXiv:2107.07511.
+
+Shape suffixes: N images, D parameters, K bins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import expit
+from sklearn.metrics import roc_curve
+
+from evaluation.calibration import BALANCED, METHODS, Calibration
+
+MIN_IMAGES = 20  # of each class: two parameters from fewer say little
+ECE_BINS = 15
+
+
+def calibrate(
+    frame: pd.DataFrame,
+    *,
+    method: str = "platt",
+    alpha: float = 0.05,
+    fprs: Sequence[float] = (0.01, 0.05),
+    balance_classes: bool = True,
+    note: str = "",
+) -> Calibration:
+    """Fits to held-out scores: one model, one degradation, columns uri, content_sha256, label, logit, error.
+
+    method           "temperature" (a * logit) or "platt" (a * logit + b), a > 0, by maximum likelihood
+    alpha            error rate that `Calibration.decide` keeps in each class
+    fprs             an operating point for each: at most that share of photographs is called fake
+    balance_classes  both classes weigh the same, in the likelihood and in the calibration error: scores are then
+                     probabilities where every second image is a fake. Otherwise as frequent as they are here
+
+    The promises of `alpha` and `fprs` hold for images like the held-out ones (exchangeable with them), on average
+    over draws of these. That the same images chose a and b does not hurt them: the order of scores is the logit's.
+    The threshold "balanced" and the calibration errors are of these very images, and so a little flattering.
+
+    Raises ValueError with the numbers: too few images, one class only, scores that are missing or rank nothing.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown calibration method {method!r}; choose from {', '.join(METHODS)}")
+    for rate in (alpha, *fprs):
+        if not 0 < rate < 0.5:
+            raise ValueError(f"error rate {rate}; expected a number above 0 and below 0.5")
+    held_out, notes = _check_held_out(frame)
+    logit_N, label_N = held_out["logit"].to_numpy(float), held_out["label"].to_numpy(int)
+    n_fake = int(label_N.sum())
+    n_real = len(label_N) - n_fake
+    _check_enough(n_real, "photographs", (alpha, *fprs))
+    _check_enough(n_fake, "fakes", (alpha,))
+    weight_N = _weights(label_N) if balance_classes else np.ones(len(label_N))
+    smooth = is_separable(logit_N, label_N, method=method)
+    if smooth:
+        notes.append("no error on the held-out images, so that targets were smoothed (Platt 1999)")
+    a, b = fit(logit_N, label_N, method=method, weight_N=weight_N, smooth=smooth)
+    unfinished = Calibration(
+        method=method,
+        a=a,
+        b=b,
+        operating_points={BALANCED: 0.5},
+        band_low=0.5,
+        band_high=0.5,
+        alpha=alpha,
+        n_real=n_real,
+        n_fake=n_fake,
+        ece_before=calibration_error(expit(logit_N), label_N, weight_N=weight_N),
+        ece_after=0.0,
+        data_sha256=_data_sha256(held_out),
+        note="; ".join([*([note] if note else []), *notes]),
+    )
+    score_N = unfinished.apply(logit_N)
+    real_N, fake_N = score_N[label_N == 0], score_N[label_N == 1]
+    points = {BALANCED: balanced_threshold(score_N, label_N)}
+    points |= {f"fpr{100 * rate:g}": fpr_threshold(real_N, fpr=rate) for rate in fprs}
+    low, high = unsure_band(real_N, fake_N, alpha=alpha)
+    ece_after = calibration_error(score_N, label_N, weight_N=weight_N)
+    return replace(unfinished, operating_points=points, band_low=low, band_high=high, ece_after=ece_after)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Held-out images
+
+
+def _check_held_out(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The images that have a score, each once, and what was left out."""
+    for name in ("model", "degradation"):
+        if name in frame and frame[name].nunique() > 1:
+            found = ", ".join(map(repr, frame[name].unique()))
+            raise ValueError(f"scores of more than one {name} ({found}); calibrate one at a time")
+    read = frame[frame["error"].fillna("") == ""]
+    if missing := int((~np.isfinite(read["logit"].to_numpy(float))).sum()):
+        raise ValueError(f"{missing} of {len(read)} images have a logit that is not finite, and no error says why")
+    if wrong := sorted(set(read["label"]) - {0, 1}):
+        raise ValueError(f"labels {wrong}; expected 0 (real) and 1 (fake)")
+    image = _images(read)
+    if both := int((read["label"].groupby(image).nunique() > 1).sum()):
+        raise ValueError(f"{both} images are labelled real and fake at once; correct or remove them")
+    once = read[~image.duplicated()]
+    left_out = {"without a score": len(frame) - len(read), "that occur again": len(read) - len(once)}
+    return once, [f"{count} rows {why} left out" for why, count in left_out.items() if count]
+
+
+def _images(frame: pd.DataFrame) -> pd.Series:
+    """What tells images apart: the content, or the name where a table of others has no hashes."""
+    return frame["content_sha256"].where(frame["content_sha256"] != "", frame["uri"])
+
+
+def _check_enough(found: int, what: str, rates: Sequence[float]) -> None:
+    strictest = min(rates)
+    needed = max(MIN_IMAGES, images_needed(strictest))
+    if found < needed:
+        reason = f"an error rate of {100 * strictest:g} %" if needed > MIN_IMAGES else "a fit"
+        raise ValueError(f"{found} {what} held out, but {reason} needs {needed}")
+
+
+def images_needed(rate: float) -> int:
+    """The fewest images of a class from which an error rate can be promised: 99 for 1 %, 19 for 5 %."""
+    return math.ceil(1 / Fraction(str(rate))) - 1
+
+
+def _weights(label_N: np.ndarray) -> np.ndarray:
+    counts = np.bincount(label_N, minlength=2)
+    return (len(label_N) / (2 * counts))[label_N]
+
+
+def _data_sha256(held_out: pd.DataFrame) -> str:
+    lines = sorted(f"{image} {label}\n" for image, label in zip(_images(held_out), held_out["label"], strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def check_no_overlap(held_out: pd.DataFrame, benchmark: pd.DataFrame) -> None:
+    """Raises ValueError when an image of the benchmark was held out for calibration, by content_sha256.
+
+    Also when a scored image has no such hash: then nobody can tell.
+    """
+    for name, frame in (("held-out", held_out), ("benchmark", benchmark)):
+        if unknown := int(((frame["content_sha256"] == "") & (frame["error"].fillna("") == "")).sum()):
+            raise ValueError(f"{unknown} {name} rows have no content_sha256; overlap cannot be ruled out")
+    contents = set(held_out["content_sha256"]) - {""}
+    shared = benchmark[benchmark["content_sha256"].isin(contents)].drop_duplicates("content_sha256")
+    if len(shared):
+        raise ValueError(
+            f"{len(shared)} images of the benchmark are among the {len(contents)} that calibrate the detector, "
+            f"such as {shared['uri'].iloc[0]}; hold out others"
+        )
+
+
+def split_by_source(frame: pd.DataFrame, *, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """To calibrate on one part and report on the other: half of the generators and half of the photo sources each.
+
+    Fakes go by `generator`, photographs by `source`, or by `generator` if that is empty. Of an odd number the
+    second part has one more. A class with a single source is split by image. Rows of an image stay together.
+    """
+    image = _images(frame)
+    source = frame["source"].where((frame["label"] == 0) & (frame["source"] != ""), frame["generator"])
+    first = pd.DataFrame({"image": image, "label": frame["label"], "source": source}).drop_duplicates("image")
+    generator = np.random.default_rng(seed)
+    in_first: set[str] = set()
+    for _, of_class in first.groupby("label"):
+        unit = "source" if of_class["source"].nunique() > 1 else "image"
+        names = generator.permutation(sorted(of_class[unit].unique()))
+        in_first |= set(of_class.loc[of_class[unit].isin(names[: len(names) // 2]), "image"])
+    is_first = image.isin(in_first)
+    return frame[is_first], frame[~is_first]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Probabilities
+
+
+def is_separable(logit_N: np.ndarray, label_N: np.ndarray, *, method: str) -> bool:
+    """Whether a threshold (for temperature: a logit of 0) makes no error. Then the likelihood has no maximum."""
+    highest_real, lowest_fake = logit_N[label_N == 0].max(), logit_N[label_N == 1].min()
+    return bool(highest_real <= lowest_fake and (method == "platt" or highest_real <= 0 <= lowest_fake))
+
+
+def fit(
+    logit_N: np.ndarray, label_N: np.ndarray, *, method: str, weight_N: np.ndarray, smooth: bool = False
+) -> tuple[float, float]:
+    """a, b of sigmoid(a * logit + b) that maximise the weighted likelihood.
+
+    smooth   Platt's targets, (n + 1) / (n + 2) for the n fakes and 1 / (n + 2) for the n photographs, instead of
+             1 and 0, which keep a finite where classes do not overlap
+    """
+    spread = float(logit_N.std())
+    if spread == 0:
+        raise ValueError(f"all {len(logit_N)} images have the logit {logit_N[0]:g}; there is nothing to calibrate")
+    centre = float(logit_N.mean()) if method == "platt" else 0.0
+    x_N = (logit_N - centre) / spread
+    x_ND = np.column_stack([x_N, np.ones_like(x_N)]) if method == "platt" else x_N[:, None]
+    target_N = label_N.astype(float)
+    if smooth:
+        n_real, n_fake = np.bincount(label_N, minlength=2)
+        target_N = np.where(label_N == 1, (n_fake + 1) / (n_fake + 2), 1 / (n_real + 2))
+    share_N = weight_N / weight_N.sum()
+
+    def loss(theta_D: np.ndarray) -> float:
+        z_N = x_ND @ theta_D
+        return float(share_N @ (np.logaddexp(0, z_N) - target_N * z_N))
+
+    def gradient(theta_D: np.ndarray) -> np.ndarray:
+        return np.asarray(x_ND.T @ (share_N * (expit(x_ND @ theta_D) - target_N)))
+
+    def curvature(theta_D: np.ndarray) -> np.ndarray:
+        p_N = expit(x_ND @ theta_D)
+        return np.asarray((x_ND.T * (share_N * p_N * (1 - p_N))) @ x_ND)
+
+    start_D = np.zeros(x_ND.shape[1])
+    found = minimize(loss, start_D, jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-9})
+    a = float(found.x[0]) / spread
+    if a <= 0:
+        raise ValueError(f"the best slope is {a:.3g}: fakes do not score above photographs; nothing to calibrate")
+    return a, float(found.x[1]) - a * centre if method == "platt" else 0.0
+
+
+def calibration_error(score_N: np.ndarray, label_N: np.ndarray, *, weight_N: np.ndarray) -> float:
+    """Expected calibration error: 15 bins of P(fake) of equal width, |mean score - share of fakes|, weighted."""
+    bin_N = np.minimum((score_N * ECE_BINS).astype(int), ECE_BINS - 1)
+    excess_K = np.bincount(bin_N, weights=weight_N * (score_N - label_N), minlength=ECE_BINS)
+    return float(np.abs(excess_K).sum() / weight_N.sum())
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Thresholds
+
+
+def balanced_threshold(score_N: np.ndarray, label_N: np.ndarray) -> float:
+    """The middle between the two neighbouring scores where balanced accuracy is best; the middle nearest 0.5."""
+    fpr_T, tpr_T, lowest_fake_T = roc_curve(label_N, score_N, drop_intermediate=False)
+    lowest_fake_T, gain_T = lowest_fake_T[1:], (tpr_T - fpr_T)[1:]  # the first is infinity: all called real
+    next_below_T = np.append(lowest_fake_T[1:], 0.0)
+    middle_T = np.maximum((lowest_fake_T + next_below_T) / 2, np.nextafter(next_below_T, 1))
+    best = middle_T[np.isclose(gain_T, gain_T.max(), rtol=0, atol=1e-12)]
+    return float(best[np.abs(best - 0.5).argmin()])
+
+
+def fpr_threshold(real_N: np.ndarray, *, fpr: float) -> float:
+    """From which on a new photograph scores with a probability of at most `fpr`.
+
+    Just above the ceil((n + 1) (1 - fpr))-th lowest of the n photographs' scores.
+    """
+    quantile = _conformal(real_N, rate=fpr)
+    if quantile >= 1:
+        raise ValueError(f"more than {100 * fpr:g} % of {len(real_N)} photographs score 1; no threshold is above")
+    return float(np.nextafter(quantile, 1))
+
+
+def unsure_band(real_N: np.ndarray, fake_N: np.ndarray, *, alpha: float) -> tuple[float, float]:
+    """Scores, both ends included, at which neither class can be ruled out at error rate `alpha`.
+
+    Real is ruled out above the (1 - alpha) conformal quantile of photographs, fake below the alpha quantile of
+    fakes. When the quantiles cross, every score rules a class out: the ends are equal, in the middle between them.
+    """
+    high = _conformal(real_N, rate=alpha)
+    low = -_conformal(-fake_N, rate=alpha)
+    if low > high:
+        middle = (low + high) / 2
+        return (middle, middle) if middle > high else (low, low)
+    if low == high:
+        return (float(np.nextafter(low, 0)), high) if low > 0 else (low, float(np.nextafter(high, 1)))
+    return low, high
+
+
+def _conformal(score_N: np.ndarray, *, rate: float) -> float:
+    """What a new score of the same kind exceeds with a probability of at most `rate`."""
+    n = len(score_N)
+    rank = math.ceil((n + 1) * (1 - Fraction(str(rate))))
+    if rank > n:
+        raise ValueError(f"an error rate of {100 * rate:g} % needs {images_needed(rate)} images, not {n}")
+    return float(np.partition(score_N, rank - 1)[rank - 1])
