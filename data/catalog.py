@@ -1,244 +1,115 @@
-"""The benchmarks: what their folders are called, and a folder of benchmarks -> subsets of labelled images."""
+"""A folder, file or URL -> the benchmarks in it, as data.specs describes them, and all others that are there."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.folders import ImageFolder, find_image_folders, normalise, title
+import numpy as np
+
+from data.benchmark import PROTOCOLS, Absent, Benchmark, Subset, apply_protocol
+from data.folders import SPLITS, ImageFolder, find_image_folders, normalise, title
 from data.records import Label, Manifest, Record
-from data.sources import open_source
+from data.shards import ShardIndex, as_url, find_shards, has_images, index_files, name_of, split_uri
+from data.sources import open_index, open_source
+from data.specs import BenchmarkSpec, SubsetSpec, folder_names, read_catalog
+
+__all__ = ["PROTOCOLS", "Absent", "Benchmark", "Subset", "apply_protocol", "find_benchmarks", "read_catalog"]
 
 Folders = Mapping[ImageFolder, list[str]]
 Groups = dict[str, tuple[list[Record], list[Record]]]  # subset -> (fakes, photographs)
+Specs = Mapping[str, BenchmarkSpec]
 
 
 @dataclass(frozen=True)
-class SubsetSpec:
-    """One generator of a benchmark, as published.
+class _Shards:
+    """The parquet files below a folder or URL."""
 
-    name            as reported; a folder of this name, normalised, belongs to the subset
-    aliases         other names of that folder
-    n_real, n_fake  images published, None where unknown
-    reals           folders of the photographs to score against when the subset has none of its own
-    """
-
-    name: str
-    aliases: tuple[str, ...] = ()
-    n_real: int | None = None
-    n_fake: int | None = None
-    reals: tuple[str, ...] = ()
+    root: str
+    urls: list[str]
 
 
-@dataclass(frozen=True)
-class BenchmarkSpec:
-    """A published benchmark; a single subset takes all of its class folders.
-
-    folder_names   names its folder goes by, compared normalised
-    bare_fakes     a subset's folder may hold its fakes directly, without a class folder
-    match_stems    of shared photographs, only those named like a fake of the subset count
-    note           what a reader of its figures should know
-    """
-
-    name: str
-    folder_names: tuple[str, ...]
-    subsets: tuple[SubsetSpec, ...]
-    bare_fakes: bool = False
-    match_stems: bool = False
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Subset:
-    """The images behind one row of a report; `reals_shared` when its photographs serve other subsets too."""
-
-    name: str
-    manifest: Manifest
-    reals_shared: bool = False
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A benchmark as found on disk, and which of its published subsets were not."""
-
-    name: str
-    subsets: tuple[Subset, ...]
-    missing_subsets: tuple[str, ...] = ()
-
-    def images(self) -> Manifest:
-        """Every image once, though subsets share photographs."""
-        records = {record.uri: record for subset in self.subsets for record in subset.manifest}
-        return Manifest(self.name, tuple(records.values()))
-
-
-@dataclass(frozen=True)
-class Absent:
-    """A benchmark that was not found, and what was looked for."""
-
-    name: str
-    reason: str
-
-
-_RAISE = ("real_RAISE_1k", "RAISE-1k", "RAISEpng", "RAISE")
-
-
-def _subset(name: str, *aliases: str, n: int | None = None) -> SubsetSpec:
-    return SubsetSpec(name, aliases, n, n)
-
-
-def _subsets(names: str, *, n: int | None = None, reals: tuple[str, ...] = ()) -> tuple[SubsetSpec, ...]:
-    return tuple(SubsetSpec(name, (), n, n, reals) for name in names.split())
-
-
-_SPECS = (
-    BenchmarkSpec(
-        "ForenSynths",
-        ("ForenSynths", "CNNDetection", "CNN_synth_testset"),
-        (
-            _subset("progan", n=4000),
-            _subset("stylegan", n=5991),
-            _subset("stylegan2", n=7988),
-            _subset("stargan", n=1999),
-            _subset("gaugan", n=5000),
-            _subset("cyclegan", n=1321),
-            _subset("biggan", n=2000),
-            SubsetSpec("deepfake", n_real=2707, n_fake=2698),
-        ),
-        note="the eight subsets GAPL reports: without crn, imle, seeingdark, san and whichfaceisreal",
-    ),
-    BenchmarkSpec(
-        "UFD",
-        ("UFD", "UniversalFakeDetect", "diffusion_datasets"),
-        (
-            *_subsets("guided", n=1000, reals=("imagenet",)),
-            *_subsets(
-                "ldm_200 ldm_200_cfg ldm_100 glide_100_27 glide_50_27 glide_100_10 dalle",
-                n=1000,
-                reals=("laion",),
-            ),
-        ),
-        note="guided against ImageNet, the others against LAION",
-    ),
-    BenchmarkSpec(
-        "GenImage",
-        ("GenImage",),
-        (
-            _subset("Midjourney", "imagenet_midjourney", n=6000),
-            _subset("SDv1.4", "stable_diffusion_v_1_4", "imagenet_ai_0419_sdv4", "sdv4", "sd14", n=6000),
-            _subset("SDv1.5", "stable_diffusion_v_1_5", "imagenet_ai_0424_sdv5", "sdv5", "sd15", n=8000),
-            _subset("ADM", "imagenet_ai_0508_adm", n=6000),
-            _subset("GLIDE", "imagenet_glide", n=6000),
-            _subset("Wukong", "imagenet_ai_0424_wukong", n=6000),
-            _subset("VQDM", "imagenet_ai_0419_vqdm", n=6000),
-            _subset("BigGAN", "imagenet_ai_0419_biggan", n=6000),
-        ),
-        note="the validation split; photographs are JPEG and fakes PNG, so the file format tells them apart",
-    ),
-    BenchmarkSpec(
-        "SynthBuster",
-        ("SynthBuster", *_RAISE),
-        _subsets(
-            "dalle2 dalle3 firefly glide midjourney-v5 stable-diffusion-1-3 stable-diffusion-1-4 "
-            "stable-diffusion-2 stable-diffusion-xl",
-            n=1000,
-            reals=_RAISE,
-        ),
-        bare_fakes=True,
-        match_stems=True,
-        note="every generator against the same 1,000 photographs of RAISE-1k",
-    ),
-    BenchmarkSpec("Chameleon", ("Chameleon",), (SubsetSpec("Chameleon", n_real=14_863, n_fake=11_170),)),
-    BenchmarkSpec(
-        "AIGIBench",
-        ("AIGIBench",),
-        (
-            _subset("Midjourney", "Midjourney-V6"),
-            *_subsets(
-                "BlendFace BLIP CommunityAI DALLE-3 E4S FaceSwap FLUX1-dev GLIDE Imagen3 Infinite-ID "
-                "InstantID InSwap IP-Adapter PhotoMaker ProGAN R3GAN SD3 SDXL SimSwap SocialRF StyleGAN-XL "
-                "StyleGAN3 StyleSwim WFIR"
-            ),
-        ),
-    ),
-    BenchmarkSpec("WildRF", ("WildRF",), _subsets("reddit twitter facebook")),
-    BenchmarkSpec("SynthWildX", ("SynthWildX",), _subsets("dalle3 firefly midjourney_v5")),
-    BenchmarkSpec(
-        "EvalGEN",
-        ("EvalGEN",),
-        _subsets("OmniGen NOVA Infinity GoT Flux"),
-        bare_fakes=True,
-        note="fakes only: recall, no part of a mean of balanced accuracies",
-    ),
-)
-
-CATALOG: dict[str, BenchmarkSpec] = {spec.name: spec for spec in _SPECS}
-_NAME_OF = {normalise(name): spec.name for spec in _SPECS for name in (spec.name, *spec.folder_names)}
-
-
-def find_benchmarks(root: Path, *, names: Sequence[str] | None = None) -> list[Benchmark | Absent]:
+def find_benchmarks(
+    root: str | Path, *, names: Sequence[str] | None = None, catalog: Path | None = None
+) -> list[Benchmark | Absent]:
     """The benchmarks at or below `root`: those of the catalog, each found or Absent, then all others.
 
     Any other folder with class folders is a benchmark too: `root`, with those in itself and in its children,
-    which are the subsets; and each child that has some further below. A CSV or parquet manifest as `root` is
-    one benchmark, a subset for each generator, of all its rows whatever their split.
+    which are the subsets; and each child that has some further below; and `root` or a child with parquet shards
+    of images in itself or in its folder `data`. A URL of shards, a shard, a plan, or a CSV or parquet manifest as
+    `root` is one benchmark, a subset for each generator.
 
-    Of several splits in a subset the test split is scored, else the validation split; training data only
-    outside of the catalog and if there is nothing else. All images of a subset are kept. A subset without
-    photographs is scored against those of the subsets that hold nothing else, if there are any.
+    Of several splits in a subset, or among shards by how their names begin, the test split is scored, else the
+    validation split; training data only outside of the catalog and if there is nothing else. A file as `root` is
+    taken whole. All images of a subset are kept. A subset without photographs is scored against those of the
+    subsets that hold nothing else, if there are any; a generator of shards against the photographs that name it,
+    where all name one, else against all.
 
-    With `names`, of the catalog or of other folders found, only these. Raises ValueError for an unknown name
-    or a missing `root`.
+    With `names`, of the catalog or of other folders found, only these. `catalog` is a folder of YAML files that
+    describe further benchmarks. Raises ValueError for an unknown name, a missing `root`, a wrong description or a
+    shard that cannot be read.
     """
-    published: dict[str, Folders] = {}
-    if root.is_file():
-        manifest = open_source(root)
-        generic = {manifest.name: _by_generator(manifest)}
-        names = [manifest.name] if names is None else names
-    else:
-        published, others = _sort_folders(root, find_image_folders(root))
-        generic = _sort_generic(root, others)
-    return [
-        _pair(name, generic[name]) if name in generic else _resolve(CATALOG[name], published.get(name, {}), root)
-        for name in _choose(sorted(generic), names)
-    ]
+    specs = read_catalog(catalog)
+    if as_url(root) or Path(root).is_file():
+        return _find_one(root, specs, names)
+    root = Path(root)
+    published, others = _sort_folders(root, find_image_folders(root), specs)
+    generic = _sort_generic(root, others)
+    shards = _find_shards(root, specs)
+    found: list[Benchmark | Absent] = []
+    for name in _choose([*generic, *shards], specs, names):
+        if name in shards:
+            found.append(_read_shards(name, shards[name], specs.get(name)))
+        elif name in specs:
+            found.append(_resolve(specs[name], published.get(name, {}), root))
+        else:
+            found.append(_pair(name, generic[name], _home(root, generic[name], [name])))
+    return found
 
 
-def _choose(generic: Sequence[str], names: Sequence[str] | None) -> list[str]:
-    allowed = list(dict.fromkeys([*CATALOG, *generic]))
+def _choose(others: Iterable[str], specs: Specs, names: Sequence[str] | None) -> list[str]:
+    allowed = list(dict.fromkeys([*specs, *sorted(others)]))
     if names is None:
         return allowed
-    known = _NAME_OF | {normalise(name): name for name in generic}
+    known = {normalise(name): name for name in allowed} | folder_names(specs)
     unknown = [name for name in names if normalise(name) not in known]
     if unknown:
         raise ValueError(f"unknown benchmark {unknown[0]!r}; expected one of {', '.join(allowed)}")
     return list(dict.fromkeys(known[normalise(name)] for name in names))
 
 
-def _sort_folders(root: Path, folders: Folders) -> tuple[dict[str, Folders], Folders]:
-    """(folders of each published benchmark, the others): told by the child of `root`, else by `root`."""
-    of_root = _NAME_OF.get(normalise(title(root)))
-    published: dict[str, dict[ImageFolder, list[str]]] = defaultdict(dict)
-    others: dict[ImageFolder, list[str]] = {}
-    for folder, images in folders.items():
-        name = _NAME_OF.get(normalise(folder.parts[0]), of_root) if folder.parts else of_root
-        (published[name] if name else others)[folder] = images
-    return dict(published), others
+def _absent(spec: BenchmarkSpec, root: str | Path) -> Absent:
+    return Absent(spec.name, f"not found: no folder {' or '.join(spec.names())} with images in {root}", spec)
 
 
-def _sort_generic(root: Path, folders: Folders) -> dict[str, Groups]:
-    """benchmark -> subset -> (fakes, photographs)."""
-    found: dict[str, dict[str, dict[ImageFolder, list[str]]]] = defaultdict(lambda: defaultdict(dict))
-    for folder, images in folders.items():
-        if folder.label is not None and images:
-            parts = folder.parts or (title(root),)
-            benchmark, subset = parts[:2] if len(parts) > 1 else (title(root), parts[0])
-            found[benchmark][subset][folder] = images
-    return {
-        benchmark: {name: _by_label(_evaluation_split(below, train=True), name) for name, below in subsets.items()}
-        for benchmark, subsets in found.items()
-    }
+# ---------------------------------------------------------------------------------------------------------
+# A file or a URL
+
+
+def _find_one(root: str | Path, specs: Specs, names: Sequence[str] | None) -> list[Benchmark | Absent]:
+    """What it is, and of others that are asked for by name that they are absent."""
+    url = as_url(root)
+    own = name_of(url) if url else Path(root).stem
+    name = folder_names(specs).get(normalise(own), own) if url else own
+    wanted = [name] if names is None else _choose([name], specs, names)
+    return [_open_one(root, name, specs) if each == name else _absent(specs[each], root) for each in wanted]
+
+
+def _open_one(root: str | Path, name: str, specs: Specs) -> Benchmark | Absent:
+    spec = specs.get(name)
+    if url := as_url(root):
+        shards = _shards_in(url, spec)
+        if not shards.urls:
+            raise ValueError(f"{url}: no parquet shards; expected *.parquet in it or in its folder data")
+        return _read_shards(name, shards, spec)
+    path = Path(root)
+    if (index := open_index(path)) is not None:
+        return _by_model(name, index, str(path.parent))
+    return _pair(name, _by_generator(open_source(path)), str(path.parent))
 
 
 def _by_generator(manifest: Manifest) -> Groups:
@@ -252,8 +123,125 @@ def _by_generator(manifest: Manifest) -> Groups:
     return dict(groups)
 
 
-def _pair(name: str, groups: Groups) -> Benchmark:
-    """A benchmark outside of the catalog: fakes without photographs meet the photographs without fakes."""
+# ---------------------------------------------------------------------------------------------------------
+# Parquet shards
+
+
+def _find_shards(root: Path, specs: Specs) -> dict[str, _Shards]:
+    """Benchmarks whose images are in shards: `root`, its children, or what repeats a child's name inside it."""
+    names = folder_names(specs)
+    found: dict[str, _Shards] = {}
+    of_root = specs.get(names.get(normalise(title(root)), ""))
+    inside = ("data", *(of_root.shard_folders if of_root else ()))  # where the shards of `root` itself are
+    children = sorted(
+        path
+        for path in root.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and path.name not in inside
+    )
+    for folder in (root, *children):
+        name = names.get(normalise(title(folder)), title(folder))
+        for place in (folder, folder / folder.name):
+            shards = _shards_in(str(place), specs.get(name))
+            if shards.urls and _are_images(shards.urls[0]):
+                found.setdefault(name, shards)
+    return found
+
+
+def _shards_in(root: str, spec: BenchmarkSpec | None) -> _Shards:
+    folders = ("data", *(spec.shard_folders if spec else ()))
+    return _Shards(root, find_shards(root, folders=folders))
+
+
+def _are_images(url: str) -> bool:
+    try:
+        return has_images(url)
+    except ValueError:
+        return True  # that it cannot be read is told to who asks for this benchmark
+
+
+def _read_shards(name: str, shards: _Shards, spec: BenchmarkSpec | None) -> Benchmark | Absent:
+    split_of = {url: _split_of_file(url) for url in shards.urls}
+    chosen = _evaluation_splits(set(split_of.values()), train=spec is None)
+    urls = [url for url in shards.urls if split_of[url] in chosen]
+    if not urls:
+        return Absent(name, f"not found: {shards.root} holds shards of the training split only", spec)
+    return _by_model(name, index_files(name, urls), shards.root, spec)
+
+
+def _split_of_file(url: str) -> str | None:
+    return SPLITS.get(re.split(r"[-_.]", url.rpartition("/")[2].lower())[0])
+
+
+def _by_model(name: str, index: ShardIndex, root: str, spec: BenchmarkSpec | None = None) -> Benchmark:
+    """A subset for each generator, against the photographs that name it, or against all."""
+    is_fake_N = index.label_N == Label.FAKE
+    models = np.unique(index.model_N[is_fake_N])
+    paired = spec.pairing == "generator" if spec else bool(np.isin(index.model_N[~is_fake_N], models).all())
+    records = [index.record(position) for position in range(len(index))]
+    subsets = []
+    for model in models:
+        of_model_N = index.model_N == model
+        wanted_N = of_model_N if paired else (of_model_N & is_fake_N) | ~is_fake_N
+        chosen = sorted((records[i] for i in np.flatnonzero(wanted_N)), key=lambda record: split_uri(record.uri))
+        manifest = Manifest(index.models[model] or "unknown", tuple(chosen))
+        subsets.append(Subset(manifest.name, manifest, reals_shared=not paired and not is_fake_N.all()))
+    if not subsets:
+        subsets = [Subset(name, Manifest(name, tuple(records)))]
+    found = {normalise(subset.name) for subset in subsets}
+    missing = tuple(
+        wanted.name for wanted in (spec.subsets if spec else ()) if normalise(wanted.name) not in found
+    )
+    subsets.sort(key=lambda subset: subset.name)
+    return Benchmark(name, tuple(subsets), missing, root, {shard.url: shard for shard in index.shards}, spec)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Folders of images
+
+
+def _sort_folders(root: Path, folders: Folders, specs: Specs) -> tuple[dict[str, Folders], Folders]:
+    """(folders of each published benchmark, the others): told by the child of `root`, else by `root`."""
+    names = folder_names(specs)
+    of_root = names.get(normalise(title(root)))
+    published: dict[str, dict[ImageFolder, list[str]]] = defaultdict(dict)
+    others: dict[ImageFolder, list[str]] = {}
+    for folder, images in folders.items():
+        name = names.get(normalise(folder.parts[0]), of_root) if folder.parts else of_root
+        (published[name] if name else others)[folder] = images
+    return dict(published), others
+
+
+def _sort_generic(root: Path, folders: Folders) -> dict[str, Groups]:
+    """benchmark -> subset -> (fakes, photographs)."""
+    found: dict[str, dict[str, dict[ImageFolder, list[str]]]] = defaultdict(lambda: defaultdict(dict))
+    for folder, images in folders.items():
+        if folder.label is not None and images:
+            parts = folder.parts or (title(root),)
+            benchmark, subset = parts[:2] if len(parts) > 1 else (title(root), parts[0])
+            found[benchmark][subset][folder] = images
+    return {benchmark: _group(subsets, train=True) for benchmark, subsets in found.items()}
+
+
+def _group(subsets: Mapping[str, Folders], *, train: bool = False) -> Groups:
+    return {name: _by_label(_evaluation_split(below, train=train), name) for name, below in subsets.items()}
+
+
+def _home(root: Path, groups: Groups, names: Iterable[str]) -> str:
+    """The folder of one of these names that all of the images are in, at or below `root`; else `root`."""
+    wanted = {normalise(name) for name in names}
+    records = [record for fakes, reals in groups.values() for record in fakes + reals]
+    ways = {Path(record.uri).parent.relative_to(root).parts for record in records}
+    home = str(root)
+    for names_of_level in zip(*ways, strict=False):
+        child = names_of_level[0]
+        if len(set(names_of_level)) > 1 or normalise(child) not in wanted:
+            break
+        home = os.path.join(home, child)  # noqa: PTH118 - a Path would drop the "./" that uris begin with
+    return home
+
+
+def _pair(name: str, groups: Groups, root: str, spec: BenchmarkSpec | None = None) -> Benchmark:
+    """Subsets as they were found: fakes without photographs meet the photographs without fakes."""
     pool = [record for fakes, reals in groups.values() if not fakes for record in reals]
     needed = any(not reals for _fakes, reals in groups.values())
     subsets = [
@@ -261,20 +249,34 @@ def _pair(name: str, groups: Groups) -> Benchmark:
         for subset, (fakes, reals) in sorted(groups.items())
         if fakes or not needed
     ]
-    return Benchmark(name, tuple(subsets))
+    return Benchmark(name, tuple(subsets), root=root, spec=spec)
 
 
 def _resolve(spec: BenchmarkSpec, folders: Folders, root: Path) -> Benchmark | Absent:
     """A published benchmark from the folders that bear its name."""
     if not folders:
-        looked_for = " or ".join(spec.folder_names)
-        return Absent(spec.name, f"not found: no folder {looked_for} with images in {root}")
+        return _absent(spec, root)
+    if not spec.subsets:
+        return _resolve_unlisted(spec, folders, root)
     found = [subset for subset in (_find_subset(spec, wanted, folders) for wanted in spec.subsets) if subset]
     names = {subset.name for subset in found}
     missing = tuple(wanted.name for wanted in spec.subsets if wanted.name not in names)
     if not found:
-        return Absent(spec.name, f"not found: its folder holds no fakes to score of {', '.join(missing)}")
-    return Benchmark(spec.name, tuple(found), missing)
+        return Absent(spec.name, f"not found: its folder holds no fakes to score of {', '.join(missing)}", spec)
+    groups: Groups = {subset.name: (list(subset.manifest), []) for subset in found}
+    return Benchmark(spec.name, tuple(found), missing, _home(root, groups, spec.names()), spec=spec)
+
+
+def _resolve_unlisted(spec: BenchmarkSpec, folders: Folders, root: Path) -> Benchmark | Absent:
+    """Each generator that is found is a subset, named after the folder of its class folders."""
+    subsets: dict[str, dict[ImageFolder, list[str]]] = defaultdict(dict)
+    for folder, images in folders.items():
+        if folder.label is not None:
+            subsets[folder.parts[-1] if folder.parts else spec.name][folder] = images
+    groups = {name: pair for name, pair in _group(subsets).items() if any(pair)}
+    if not any(fakes for fakes, _reals in groups.values()):
+        return Absent(spec.name, "not found: its folder holds no fakes to score", spec)
+    return _pair(spec.name, groups, _home(root, groups, spec.names()), spec)
 
 
 def _find_subset(spec: BenchmarkSpec, wanted: SubsetSpec, folders: Folders) -> Subset | None:
@@ -289,7 +291,7 @@ def _find_subset(spec: BenchmarkSpec, wanted: SubsetSpec, folders: Folders) -> S
         return _make(wanted.name, fakes, reals)
     beside = {f: folders[f] for f in folders if f.label is not Label.FAKE and _named(f, wanted.reals)}
     shared = _records(_evaluation_split(beside), Label.REAL, wanted.reals[0])
-    if spec.match_stems:
+    if spec.pairing == "stems":
         shared = _like_stems(shared, fakes)
     return _make(wanted.name, fakes, shared, shared=True)
 
@@ -307,11 +309,14 @@ def _make(name: str, fakes: list[Record], reals: list[Record], *, shared: bool =
 
 
 def _evaluation_split(folders: Folders, *, train: bool = False) -> Folders:
+    chosen = _evaluation_splits({folder.split for folder in folders}, train=train)
+    return {folder: images for folder, images in folders.items() if folder.split in chosen}
+
+
+def _evaluation_splits(present: set[str | None], *, train: bool) -> set[str | None]:
     """The test split, else the validation split, and what is in no split; training data only if asked for."""
-    present = {folder.split for folder in folders}
     order = ("test", "val", "train") if train else ("test", "val")
-    chosen = next((split for split in order if split in present), None)
-    return {folder: images for folder, images in folders.items() if folder.split in (None, chosen)}
+    return {None, *[split for split in order if split in present][:1]}
 
 
 def _by_label(folders: Folders, generator: str) -> tuple[list[Record], list[Record]]:

@@ -40,12 +40,16 @@ class _Page:
 
 
 def stream_values(
-    stream: pa.NativeFile, chunk: pq.ColumnChunkMetaData, wanted: np.ndarray, *, nullable: bool
+    stream: pa.NativeFile, chunk: pq.ColumnChunkMetaData, wanted: np.ndarray, *, max_level: int
 ) -> Iterator[tuple[int, bytes]]:
-    """(row, value) of the wanted rows of a chunk of binary values, in the memory of one; a null is empty."""
+    """(row, value) of the wanted rows of a chunk of binary values, in the memory of one; a null is empty.
+
+    `max_level` is parquet's definition level of a value that is there: 0 where nothing can be null, 1 in a column
+    that can be, 2 in a field that can be of a struct that can be.
+    """
     first = 0
     try:
-        for number_N, values in _parts(stream, chunk, nullable=nullable):
+        for number_N, values in _parts(stream, chunk, max_level=max_level):
             rows = wanted[(first <= wanted) & (wanted < first + len(number_N))]
             yield from zip(rows.tolist(), _pick(values, number_N[rows - first].tolist()), strict=True)
             first += len(number_N)
@@ -57,7 +61,7 @@ def stream_values(
 
 
 def _parts(
-    stream: pa.NativeFile, chunk: pq.ColumnChunkMetaData, *, nullable: bool
+    stream: pa.NativeFile, chunk: pq.ColumnChunkMetaData, *, max_level: int
 ) -> Iterator[tuple[np.ndarray, _Bytes]]:
     """(which value each of the next rows has, -1 for a null; these values) for all rows, by page or dictionary."""
     dictionary: _Page | None = None
@@ -66,7 +70,7 @@ def _parts(
         if page.header[1] == _DICTIONARY_PAGE:
             dictionary = page
         elif page.header[1] in _DATA_PAGES:
-            number_N, encoding, values = _open_page(stream, page, chunk.compression, nullable=nullable)
+            number_N, encoding, values = _open_page(stream, page, chunk.compression, max_level=max_level)
             if encoding in _BY_DICTIONARY:
                 width = values.byte()
                 number_N[number_N >= 0] = _unpack(values.rest(), width, int((number_N >= 0).sum()))
@@ -116,7 +120,7 @@ def _pages(stream: pa.NativeFile, chunk: pq.ColumnChunkMetaData) -> Iterator[_Pa
 
 
 def _open_page(
-    stream: pa.NativeFile, page: _Page, compression: str, *, nullable: bool
+    stream: pa.NativeFile, page: _Page, compression: str, *, max_level: int
 ) -> tuple[np.ndarray, int, _Bytes]:
     """(which of the values each row has, -1 for a null; their encoding; the values) of a data page."""
     if page.header[1] == _DATA_PAGE_V2:
@@ -128,8 +132,8 @@ def _open_page(
     else:
         num_rows, encoding = page.header[5][1], page.header[5][2]
         values = _open_body(stream, page, compression)
-        levels = values.take(int.from_bytes(values.take(4), "little")) if nullable else b""
-    present_N = _unpack(levels, 1, num_rows) == 1 if nullable else np.ones(num_rows, bool)
+        levels = values.take(int.from_bytes(values.take(4), "little")) if max_level else b""
+    present_N = _unpack(levels, max_level.bit_length(), num_rows) == max_level  # all are when it is 0
     return np.where(present_N, np.cumsum(present_N) - 1, -1), encoding, values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -69,9 +70,10 @@ class Manifest:
         """Images of each (label, generator)."""
         return Counter((record.label, record.generator) for record in self.records)
 
-    def file_list_sha256(self) -> str:
-        """Identifies which images, in any order, with which labels."""
-        return list_sha256((record.uri, record.label) for record in self.records)
+    def file_list_sha256(self, root: str | Path | None = None) -> str:
+        """Identifies which images, in any order, with which labels; of those below `root` by where in it they
+        are, so that it does not matter where `root` is."""
+        return list_sha256((relative_uri(record.uri, root), record.label) for record in self.records)
 
     def where(self, keep: Callable[[Record], bool]) -> Manifest:
         return Manifest(self.name, tuple(record for record in self.records if keep(record)))
@@ -99,6 +101,14 @@ class Manifest:
                 part = of_class.draw(count, seed=seed)
                 taken.update(record.uri for record in part)
         return self.where(lambda r: r.uri not in taken), self.where(lambda r: r.uri in taken)
+
+
+def relative_uri(uri: str, root: str | Path | None) -> str:
+    """A uri below the folder or URL `root` from there on, with slashes; another one as it is."""
+    if root is None or not uri.startswith(prefix := str(root).rstrip("/" + os.sep)):
+        return uri
+    below = uri[len(prefix) :].replace(os.sep, "/")
+    return below[1:] if below.startswith("/") else uri
 
 
 def list_sha256(images: Iterable[tuple[str, Label]]) -> str:

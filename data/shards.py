@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data.columns import LABEL_COLUMN, LABELS, Columns, columns_of, image_leaf
 from data.folders import title
 from data.pages import PIECE_BYTES, can_stream, stream_values
 from data.records import Label, Record, list_sha256
 
-IMAGE_COLUMN = "image_data"
-_NEEDED = (IMAGE_COLUMN, "label", "model_name")
-_OPTIONAL = ("real_source", "architecture")
+IMAGE_COLUMN = "image_data"  # of Records' tables
 _BATCH_BYTES = 8 << 20  # of images that are in memory at a time
 _REQUEST_BYTES = 16 << 20  # asked of a server at a time while images are read
 _THREADS = 16  # that wait for a disk or a server
@@ -62,6 +62,8 @@ class ShardIndex:
     generator_N     int32, position in `generators`: what made a fake, or where a photograph is from. A name can
                     stand for both; (label, generator) tells them apart.
     architecture_N  int32, position in `architectures`, where "" stands for an unknown one
+    model_N         int32, position in `models`: what the column of generators says, of a photograph too, where it
+                    can be the generator that the photograph is paired with
     """
 
     name: str
@@ -73,6 +75,8 @@ class ShardIndex:
     generators: tuple[str, ...]
     architecture_N: np.ndarray
     architectures: tuple[str, ...]
+    model_N: np.ndarray
+    models: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.row_N)
@@ -87,6 +91,7 @@ class ShardIndex:
             label_N=self.label_N[rows_M],
             generator_N=self.generator_N[rows_M],
             architecture_N=self.architecture_N[rows_M],
+            model_N=self.model_N[rows_M],
         )
 
     def where(self, mask_N: np.ndarray) -> ShardIndex:
@@ -126,13 +131,13 @@ def as_url(root: str | Path) -> str | None:
     return str(root) if "://" in str(root) else f"{match['protocol']}://{match['path']}"
 
 
-def find_shards(root: str | Path) -> list[str]:
-    """Paths or URLs of the parquet files in `root` or `root/data`, sorted; `root` itself when it is one."""
+def find_shards(root: str | Path, *, folders: Sequence[str] = ("data",)) -> list[str]:
+    """Paths or URLs of parquet files in `root` or these folders in it, sorted; `root` itself when it is one."""
     if url := as_url(root):
         with _naming(url):
-            return sorted(filter(_is_shard, _list_remote(url)))
+            return sorted(filter(_is_shard, _list_remote(url, folders)))
     path = Path(root)
-    found = [path] if path.is_file() else chain(path.glob("*"), path.glob("data/*"))
+    found = [path] if path.is_file() else chain(path.glob("*"), *((path / name).glob("*") for name in folders))
     return sorted(filter(_is_shard, map(str, found)))
 
 
@@ -141,14 +146,14 @@ def _is_shard(url: str) -> bool:
     return name.lower().endswith(".parquet") and not name.startswith(".")
 
 
-def _list_remote(url: str) -> list[str]:
+def _list_remote(url: str, wanted: Sequence[str]) -> list[str]:
     filesystem, path = _filesystem(url)
     if filesystem.info(path)["type"] == "file":
         return [url]
     entries = filesystem.ls(path, detail=True)
     folders = [entry["name"] for entry in entries if entry["type"] == "directory"]
     for folder in folders:
-        if folder.rstrip("/").rpartition("/")[2] == "data":
+        if folder.rstrip("/").rpartition("/")[2] in wanted:
             entries += filesystem.ls(folder, detail=True)
     return [filesystem.unstrip_protocol(entry["name"]) for entry in entries if entry["type"] == "file"]
 
@@ -156,27 +161,28 @@ def _list_remote(url: str) -> list[str]:
 def holds_images(root: str | Path) -> bool:
     """Whether `root` is, or holds, parquet shards with encoded images in them."""
     shards = find_shards(root)
-    if not shards:
-        return False
-    with _open(shards[0]) as (file, _):
-        return IMAGE_COLUMN in file.schema_arrow.names
+    return bool(shards) and has_images(shards[0])
+
+
+def has_images(shard: str) -> bool:
+    """Whether this parquet file has encoded images in it. Raises ValueError when it cannot be read."""
+    with _open(shard) as (file, _):
+        return image_leaf(file.schema_arrow) is not None
 
 
 def read_index(root: str | Path) -> ShardIndex:
-    """The rows of parquet shards (OwensLab/CommunityForensics and its kin), without reading an image.
+    """The rows of parquet shards of the kinds in data.columns, without reading an image.
 
     `root` is one parquet file, a folder of them, a folder with them in `data/`, or the URL of such, for instance
-    `hf://datasets/OwensLab/CommunityForensics-Small`. Columns: `image_data`, `label` (0 real, 1 fake),
-    `model_name`; for a photograph `real_source`, if there and not empty, names the source; `architecture`, if
-    there. Shards may hold one class or both.
+    `hf://datasets/OwensLab/CommunityForensics-Small`. Shards may hold one class or both.
 
     Raises ValueError when there is no shard, one cannot be reached or read, a column is missing or a label is
-    neither 0 nor 1.
+    neither 0 or real nor 1 or fake.
     """
     urls = find_shards(root)
     if not urls:
         raise ValueError(f"{root}: no parquet shards; expected *.parquet in it or in its folder data")
-    return index_files(_name(root), urls)
+    return index_files(name_of(root), urls)
 
 
 def index_files(name: str, urls: Sequence[str]) -> ShardIndex:
@@ -197,6 +203,7 @@ def join_indexes(name: str, indexes: Sequence[ShardIndex]) -> ShardIndex:
     starts = np.cumsum([0, *(len(index.shards) for index in indexes)])
     generator_N, generators = _join_names([(index.generator_N, index.generators) for index in indexes])
     architecture_N, architectures = _join_names([(index.architecture_N, index.architectures) for index in indexes])
+    model_N, models = _join_names([(index.model_N, index.models) for index in indexes])
     return ShardIndex(
         name,
         shards,
@@ -209,6 +216,8 @@ def join_indexes(name: str, indexes: Sequence[ShardIndex]) -> ShardIndex:
         generators,
         architecture_N,
         architectures,
+        model_N,
+        models,
     )
 
 
@@ -220,7 +229,8 @@ def _join_names(parts: Sequence[tuple[np.ndarray, tuple[str, ...]]]) -> tuple[np
     return np.concatenate(joined), names
 
 
-def _name(root: str | Path) -> str:
+def name_of(root: str | Path) -> str:
+    """What shards at this path or URL are called."""
     path = Path(_URL.sub(r"\g<path>", str(root)))
     return title(path.with_suffix("") if path.suffix.lower() == ".parquet" and not path.is_dir() else path)
 
@@ -228,15 +238,18 @@ def _name(root: str | Path) -> str:
 def _index_file(url: str) -> ShardIndex:
     with _open(url, coalesce=True) as (file, stream):
         columns = _check_columns(url, file.schema_arrow)
-        shard = _describe(url, stream.size(), file.metadata)
+        shard = _describe(url, stream.size(), file)
         labels = [_label(url, row, value) for row, value in enumerate(_labels(file))]
-        table = file.read(columns=columns)
-    values = {name: table[name].to_pylist() for name in columns}
+        small = [columns.generator, columns.source, columns.architecture]
+        table = file.read(columns=[name for name in small if name in file.schema_arrow.names])
     unknown = [None] * len(labels)
-    sources, architectures = (values.get(name, unknown) for name in _OPTIONAL)
+    named, sources, architectures = (
+        table[name].to_pylist() if name in table.column_names else unknown for name in small
+    )
+    models = [str(model or "") for model in named]
     generators = [
         str((source if label == Label.REAL else None) or model or "unknown")
-        for label, source, model in zip(labels, sources, values["model_name"], strict=True)
+        for label, source, model in zip(labels, sources, models, strict=True)
     ]
     return ShardIndex(
         url,
@@ -246,6 +259,7 @@ def _index_file(url: str) -> ShardIndex:
         np.array(labels, np.uint8),
         *_number(generators),
         *_number([str(architecture or "") for architecture in architectures]),
+        *_number(models),
     )
 
 
@@ -256,21 +270,32 @@ def _number(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.array(numbers, np.int32), tuple(positions)
 
 
-def _check_columns(url: str, schema: pa.Schema) -> list[str]:
-    """The small columns that are there, without the label. Raises ValueError when one that is needed is not."""
-    missing = [column for column in _NEEDED if column not in schema.names]
+def _check_columns(url: str, schema: pa.Schema) -> Columns:
+    """Raises ValueError when one that is needed is not there."""
+    columns = columns_of(schema.names)
+    missing = [column for column in columns.needed() if column not in schema.names]
     if missing:
         raise ValueError(f"{url}: no column {', '.join(missing)}; found {', '.join(schema.names)}")
-    kind = schema.field(IMAGE_COLUMN).type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise ValueError(f"{url}: column {IMAGE_COLUMN} is {kind}; expected binary, the encoded images")
-    return [column for column in ("model_name", *_OPTIONAL) if column in schema.names]
+    if image_leaf(schema) is None:
+        raise ValueError(
+            f"{url}: column {columns.image} is {schema.field(columns.image).type}; expected binary, the encoded "
+            "images, or a struct with them in its field bytes"
+        )
+    return columns
 
 
-def _describe(url: str, num_bytes: int, footer: pq.FileMetaData) -> Shard:
-    groups = [footer.row_group(group) for group in range(footer.num_row_groups)]
-    image_bytes = [_chunk(group, IMAGE_COLUMN).total_compressed_size for group in groups]
+def _describe(url: str, num_bytes: int, file: pq.ParquetFile) -> Shard:
+    groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+    leaf = _image_leaf(url, file)
+    image_bytes = [_chunk(group, leaf).total_compressed_size for group in groups]
     return Shard(url, num_bytes, tuple(group.num_rows for group in groups), tuple(image_bytes))
+
+
+def _image_leaf(url: str, file: pq.ParquetFile) -> str:
+    leaf = image_leaf(file.schema_arrow)
+    if leaf is None:
+        raise ValueError(f"{url}: no column of encoded images; found {', '.join(file.schema_arrow.names)}")
+    return leaf
 
 
 def _chunk(group: pq.RowGroupMetaData, column: str) -> pq.ColumnChunkMetaData:
@@ -282,17 +307,18 @@ def _labels(file: pq.ParquetFile) -> Iterator[Any]:
     """The label of every row; the column is read where the footer does not tell that all are the same."""
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
-        known = _chunk(group, "label").statistics
+        known = _chunk(group, LABEL_COLUMN).statistics
         if known is not None and known.has_min_max and known.null_count == 0 and known.min == known.max:
             yield from [known.min] * group.num_rows
         else:
-            yield from file.read_row_group(number, columns=["label"])["label"].to_pylist()
+            yield from file.read_row_group(number, columns=[LABEL_COLUMN])[LABEL_COLUMN].to_pylist()
 
 
 def _label(url: str, row: int, value: Any) -> int:
-    if value not in (Label.REAL, Label.FAKE):
-        raise ValueError(f"{url}, row {row}: label {value!r}; expected 0 (real) or 1 (fake)")
-    return int(value)
+    label = LABELS.get(value.lower() if isinstance(value, str) else value)
+    if label is None:
+        raise ValueError(f"{url}, row {row}: label {value!r}; expected 0 (real) or 1 (fake), or these words")
+    return int(label)
 
 
 def read_rows(shard: Shard, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, bytes]]:
@@ -306,7 +332,7 @@ def read_rows(shard: Shard, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[
     assert np.all(np.diff(wanted) > 0)
     assert not len(wanted) or 0 <= wanted[0] <= wanted[-1] < shard.num_rows
     with _open(shard.url) as (file, stream):
-        if _describe(shard.url, stream.size(), file.metadata) != shard:
+        if _describe(shard.url, stream.size(), file) != shard:
             raise ValueError(f"{shard.url} has changed since its rows were listed; run the command again")
         starts = np.cumsum((0, *shard.group_rows))
         for group, (start, end) in enumerate(pairwise(starts)):
@@ -315,29 +341,47 @@ def read_rows(shard: Shard, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[
                 yield int(start) + row, image
 
 
+def split_uri(uri: str) -> tuple[str, int]:
+    """(URL of the shard, row) of a record of an index; they sort as the images lie in the shards."""
+    url, _, row = uri.rpartition("#")
+    return url, int(row)
+
+
+def read_records(records: Iterable[Record], shards: Mapping[str, Shard]) -> Iterator[tuple[Record, bytes]]:
+    """(record, encoded image) of records in the order of split_uri, by read_rows of the shard each is in."""
+    for url, of_shard in groupby(records, lambda record: split_uri(record.uri)[0]):
+        records_of_shard = list(of_shard)
+        images = read_rows(shards[url], [split_uri(record.uri)[1] for record in records_of_shard])
+        for record, (_row, image) in zip(records_of_shard, images, strict=True):
+            yield record, image
+
+
 def _read_group(
     file: pq.ParquetFile, stream: pa.NativeFile, group: int, wanted: np.ndarray
 ) -> Iterator[tuple[int, bytes]]:
     """As read_rows, with rows counted from the start of the row group."""
     if not len(wanted):
         return
-    chunk = _chunk(file.metadata.row_group(group), IMAGE_COLUMN)
+    leaf = image_leaf(file.schema_arrow)
+    assert leaf is not None, "read_rows has described the file"
+    chunk = _chunk(file.metadata.row_group(group), leaf)
     if can_stream(chunk):
         columns = (file.schema.column(i) for i in range(len(file.schema.names)))
-        nullable = next(column for column in columns if column.path == IMAGE_COLUMN).max_definition_level > 0
-        yield from stream_values(stream, chunk, wanted, nullable=nullable)
+        max_level = next(column for column in columns if column.path == leaf).max_definition_level
+        yield from stream_values(stream, chunk, wanted, max_level=max_level)
     else:
-        yield from _read_batches(file, group, wanted)
+        yield from _read_batches(file, group, wanted, leaf)
 
 
-def _read_batches(file: pq.ParquetFile, group: int, wanted: np.ndarray) -> Iterator[tuple[int, bytes]]:
+def _read_batches(file: pq.ParquetFile, group: int, wanted: np.ndarray, leaf: str) -> Iterator[tuple[int, bytes]]:
     """By pyarrow, in small batches; they take the memory of a whole page twice all the same."""
     footer = file.metadata.row_group(group)
-    num_bytes = _chunk(footer, IMAGE_COLUMN).total_compressed_size
+    num_bytes = _chunk(footer, leaf).total_compressed_size
     per_batch = max(1, _BATCH_BYTES * footer.num_rows // max(1, num_bytes))
     first = 0
-    for batch in file.iter_batches(per_batch, row_groups=[group], columns=[IMAGE_COLUMN], use_threads=False):
+    for batch in file.iter_batches(per_batch, row_groups=[group], columns=[leaf], use_threads=False):
         images, end = batch.column(0), first + len(batch)
+        images = pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
         for row in wanted[(first <= wanted) & (wanted < end)].tolist():
             yield row, images[row - first].as_py() or b""
         if wanted[-1] < end:

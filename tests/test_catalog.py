@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data.catalog import CATALOG, Absent, Benchmark, Subset, find_benchmarks
-from data.records import Label
+from data.catalog import Absent, Benchmark, Subset, apply_protocol, find_benchmarks, read_catalog
+from data.records import Label, Manifest, Record
 
 Tree = Callable[..., Path]
 
@@ -169,8 +169,8 @@ def test_evalgen_is_fakes_only(tree: Tree) -> None:
 def test_an_absent_benchmark_is_a_row(tree: Tree) -> None:
     root = tree(*classes(["WildRF/test/reddit"]))
     rows = find_benchmarks(root)
-    assert [row.name for row in rows] == list(CATALOG)
-    assert sum(isinstance(row, Absent) for row in rows) == len(CATALOG) - 1
+    assert [row.name for row in rows] == list(read_catalog())
+    assert sum(isinstance(row, Absent) for row in rows) == len(read_catalog()) - 1
     (row,) = find_benchmarks(root, names=["Chameleon"])
     assert row == Absent("Chameleon", f"not found: no folder Chameleon with images in {root}")
 
@@ -246,7 +246,81 @@ def test_mistakes_are_named(tree: Tree) -> None:
 
 
 def test_the_catalog_knows_how_much_to_expect() -> None:
-    subsets = CATALOG["ForenSynths"].subsets
+    catalog = read_catalog()
+    subsets = catalog["ForenSynths"].subsets
     assert sum(s.n_real or 0 for s in subsets) + sum(s.n_fake or 0 for s in subsets) == 62_003
-    assert len(CATALOG["AIGIBench"].subsets) == 25
-    assert [len(CATALOG[name].subsets) for name in ("UFD", "GenImage", "SynthBuster")] == [8, 8, 9]
+    assert len(catalog["AIGIBench"].subsets) == 25
+    assert [len(catalog[name].subsets) for name in ("UFD", "GenImage", "SynthBuster")] == [8, 8, 9]
+    assert all(spec.source and spec.licence for spec in catalog.values())
+    assert {s.reals for s in catalog["UFD"].subsets} == {("imagenet",), ("laion",)}
+
+
+@pytest.mark.parametrize(
+    "folder", ["GenImage/Midjourney", "GenImage/wukong/val", "GenImage/VQDM/imagenet_ai_0419_vqdm/val"]
+)
+def test_genimage_repacked_and_by_split(tree: Tree, folder: str) -> None:
+    names = ("0_real", "1_fake") if folder.endswith("Midjourney") else ("nature", "ai")
+    assert list(counts(only(tree(*classes([folder], *names)), "GenImage")).values()) == [(1, 1)]
+
+
+def test_a_listed_benchmark_without_listed_subsets_takes_what_it_finds(tree: Tree) -> None:
+    root = tree(*classes(["OpenFake/core/test/flux", "OpenFake/core/train/flux"]), "OpenFake/gpt/fake/1.png")
+    assert counts(only(root, "OpenFake")) == {"flux": (1, 1), "gpt": (0, 1)}
+    (absent,) = find_benchmarks(tree("CommForEval/a/real/1.png"), names=["CommFor-Eval"])
+    assert absent == Absent("CommFor-Eval", "not found: its folder holds no fakes to score")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("Chameleon/test", "Chameleon"), ("WildRF/WildRF/test/reddit", "WildRF"), ("mine/a", "mine")],
+)
+def test_the_file_list_has_the_same_hash_wherever_it_is(tree: Tree, folder: str, name: str) -> None:
+    root = tree(*classes([folder]))
+    moved = root.rename(root.with_name("moved"))
+    before, after, below = only(tree(*classes([folder])), name), only(moved, name), only(moved / name, name)
+    assert before.file_list_sha256() == after.file_list_sha256() == below.file_list_sha256()
+    assert before.images().file_list_sha256() != after.images().file_list_sha256()
+
+
+def test_the_file_list_of_a_relative_root(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree(*classes(["WildRF/test/reddit"]))
+    expected = only(root, "WildRF").file_list_sha256()
+    for place, relative in ((root, "."), (root.parent, "root"), (root / "WildRF", ".")):
+        monkeypatch.chdir(place)
+        assert only(Path(relative), "WildRF").file_list_sha256() == expected
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Protocols
+
+
+def benchmark_of(n_real: int, n_fake: int, *, root: str = "a") -> Benchmark:
+    records = [
+        Record(f"{root}/{label.name}/{i:05}.png", label, "sd")
+        for label, count in ((Label.REAL, n_real), (Label.FAKE, n_fake))
+        for i in range(count)
+    ]
+    return Benchmark("b", (Subset("sd", Manifest("sd", tuple(records))),), root=root)
+
+
+@pytest.mark.parametrize(
+    ("there", "scored"),
+    [
+        ((1000, 1500), (1000, 1000)),
+        ((999, 1500), (100, 100)),
+        ((1500, 60), (100, 60)),
+        ((0, 1500), (0, 1000)),
+        ((0, 300), (0, 100)),
+    ],
+)
+def test_the_protocol_of_the_release(there: tuple[int, int], scored: tuple[int, int]) -> None:
+    assert counts(apply_protocol(benchmark_of(*there), "release")) == {"sd": scored}
+    assert apply_protocol(benchmark_of(*there), "all") == benchmark_of(*there)
+
+
+def test_a_draw_depends_on_its_seed_alone() -> None:
+    here, there = (apply_protocol(benchmark_of(200, 200, root=root), "release") for root in ("a", "elsewhere"))
+    assert here.file_list_sha256() == there.file_list_sha256()
+    assert here.file_list_sha256() != apply_protocol(benchmark_of(200, 200), "release", seed=1).file_list_sha256()
+    with pytest.raises(ValueError, match="unknown protocol 'paper'; expected one of all, release"):
+        apply_protocol(here, "paper")

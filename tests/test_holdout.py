@@ -51,6 +51,8 @@ def indexed(rows_a_shard: int = 10) -> ShardIndex:
         generators,
         np.zeros(len(names), np.int32),
         ("",),
+        np.zeros(len(names), np.int32),
+        ("",),
     )
 
 

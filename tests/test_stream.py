@@ -78,6 +78,8 @@ def listed(shards: Sequence[Sequence[Row]]) -> ShardIndex:
         tuple(generators),
         np.array([architectures.index(row[2]) for row in rows], np.int32),
         tuple(architectures),
+        np.zeros(len(rows), np.int32),
+        ("",),
     )
 
 
