@@ -1,4 +1,4 @@
-"""Labels and scores -> figures, scored benchmarks -> table, rows -> parquet and back."""
+"""Labels and scores -> figures; predictions; rows -> parquet and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import sklearn.metrics
@@ -15,12 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.catalog import Absent, Benchmark, Subset
 from data.loaders import Batch, Failure
-from data.records import Label, Manifest, Record
-from evaluation.metrics import RATES, Metrics, compute_metrics, mean_metrics, metrics_of
+from data.records import Label, Record
+from evaluation.metrics import Metrics, calibration_error, compute_metrics, mean_metrics, metrics_of
 from evaluation.predict import ScoreRow, predict, write_scores
-from evaluation.report import COLUMNS, make_table, to_text
 from models.backbone import TINY, load_backbone
 from models.detector import Output, Stage1Detector
 
@@ -33,6 +30,9 @@ def row(uri: str, label: int, score: float, error: str = "") -> ScoreRow:
 
 # ---------------------------------------------------------------------------------------------------------
 # Metrics
+
+
+THRESHOLDED = ("accuracy", "real_accuracy", "fake_accuracy", "balanced_accuracy")
 
 
 def test_by_hand() -> None:
@@ -50,7 +50,16 @@ def test_by_hand() -> None:
         ap=(1 / 1 + 2 / 3 + 3 / 5) / 3,
         auroc=(3 + 2 + 1) / 9,
     )
-    assert asdict(found) == pytest.approx(asdict(expected))
+    named = ("n_real", "n_fake", *THRESHOLDED, "ap", "auroc")
+    assert [getattr(found, name) for name in named] == pytest.approx([getattr(expected, name) for name in named])
+    # One fake is above all photographs; from 0.3 on, where all are found, so are two photographs.
+    assert found.tpr_at_1_fpr == found.tpr_at_5_fpr == pytest.approx(1 / 3)
+    assert found.fpr_at_95_tpr == pytest.approx(2 / 3)
+    # From 0.9, 0.7 and 0.3 on: (1/3 + 1) / 2, (2/3 + 2/3) / 2 and (1 + 1/3) / 2; the first is as good as any.
+    assert (found.balanced_accuracy_oracle, found.threshold_oracle) == (pytest.approx(2 / 3), 0.9)
+    assert found.oracle_gap == pytest.approx(0)
+    assert found.brier == pytest.approx((0.1**2 + 0.8**2 + 0.3**2 + 0.4**2 + 0.7**2 + 0.1**2) / 6)
+    assert found.nll == pytest.approx(-sum(math.log(p) for p in (0.9, 0.2, 0.7, 0.6, 0.3, 0.9)) / 6)
 
 
 def test_as_scikit_learn_has_it() -> None:
@@ -63,6 +72,13 @@ def test_as_scikit_learn_has_it() -> None:
     assert found.balanced_accuracy == pytest.approx(sklearn.metrics.balanced_accuracy_score(labels_N, called_N))
     assert found.ap == pytest.approx(sklearn.metrics.average_precision_score(labels_N, scores_N))
     assert found.auroc == pytest.approx(sklearn.metrics.roc_auc_score(labels_N, scores_N))
+    assert found.brier == pytest.approx(sklearn.metrics.brier_score_loss(labels_N, scores_N))
+    assert found.nll == pytest.approx(sklearn.metrics.log_loss(labels_N, scores_N))
+    every = [sklearn.metrics.balanced_accuracy_score(labels_N, scores_N >= t) for t in np.unique(scores_N)]
+    assert found.balanced_accuracy_oracle == pytest.approx(max(every))
+    at_best = compute_metrics(labels_N, scores_N, threshold=found.threshold_oracle or 0)
+    assert (at_best.balanced_accuracy, at_best.oracle_gap) == (pytest.approx(max(every)), pytest.approx(0))
+    assert found.oracle_gap == pytest.approx(max(every) - (found.balanced_accuracy or 0))
     assert found.accuracy != pytest.approx(found.balanced_accuracy, abs=0.01)
     assert (found.n_real, found.n_fake) == (int((labels_N == 0).sum()), int(labels_N.sum()))
 
@@ -80,6 +96,56 @@ def test_score_at_the_threshold_is_fake() -> None:
     above = compute_metrics(np.array([0, 1]), np.array([0.5, 0.5]), threshold=math.nextafter(0.5, 1))
     assert (at.real_accuracy, at.fake_accuracy) == (0, 1)
     assert (above.real_accuracy, above.fake_accuracy) == (1, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_operating_points_over_every_threshold(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels_N = generator.integers(2, size=300)
+    scores_N = np.round(np.clip(generator.normal(0.3 + 0.4 * labels_N, 0.2), 0, 1), 2)
+    rates = [
+        ((scores_N >= t)[labels_N == 0].mean(), (scores_N >= t)[labels_N == 1].mean()) for t in (*scores_N, 2)
+    ]
+    found = compute_metrics(labels_N, scores_N, threshold=0.5)
+    assert found.fpr_at_95_tpr == min(fpr for fpr, tpr in rates if tpr >= 0.95)
+    assert found.tpr_at_1_fpr == max(tpr for fpr, tpr in rates if fpr <= 0.01)
+    assert found.tpr_at_5_fpr == max(tpr for fpr, tpr in rates if fpr <= 0.05)
+
+
+def test_useless_scores() -> None:
+    found = compute_metrics(np.array([0, 0, 1]), np.full(3, 0.5), threshold=0.9)
+    assert (found.fpr_at_95_tpr, found.tpr_at_1_fpr) == (1, 0)
+    assert (found.balanced_accuracy_oracle, found.threshold_oracle, found.oracle_gap) == (0.5, 0.5, 0)
+
+
+def test_calibration_error_by_hand() -> None:
+    """Three of 15 bins hold images: of P(fake) 0, 0.5 +- 0.01 and 1."""
+    labels_N = np.array([0, 0, 1, 0, 1, 1, 1, 0])
+    scores_N = np.array([0.0, 0.02, 0.51, 0.49, 0.5, 1.0, 0.98, 1.0])
+    expected = (2 * abs(0.01 - 0) + 3 * abs(0.5 - 2 / 3) + 3 * abs(2.98 / 3 - 2 / 3)) / 8
+    assert calibration_error(labels_N, scores_N) == pytest.approx(expected)
+
+
+def test_scores_that_are_probabilities_are_calibrated() -> None:
+    generator = np.random.default_rng(0)
+    scores_N = generator.random(20_000)
+    labels_N = (generator.random(20_000) < scores_N).astype(int)
+    assert calibration_error(labels_N, scores_N) < 0.02
+    assert calibration_error(1 - labels_N, scores_N) > 0.4
+
+
+def test_likelihood_of_scores_that_round_to_one() -> None:
+    logits_N, labels_N = np.array([50.0, -800.0]), np.array([0, 1])
+    scores_N = np.array([1.0, 0.0])
+    assert compute_metrics(labels_N, scores_N, threshold=0.5, logits_N=logits_N).nll == pytest.approx(425)
+    clipped = sklearn.metrics.log_loss(labels_N, scores_N)
+    assert compute_metrics(labels_N, scores_N, threshold=0.5).nll == pytest.approx(clipped)
+
+
+def test_logits_that_are_not_those_of_calibrated_scores_are_not_taken() -> None:
+    labels_N, scores_N = np.array([0, 1]), np.array([0.3, 0.6])
+    found = compute_metrics(labels_N, scores_N, threshold=0.5, logits_N=np.array([-5.0, 5.0]))
+    assert found.nll == pytest.approx(-(math.log(0.7) + math.log(0.6)) / 2)
 
 
 @pytest.mark.parametrize(("label", "known"), [(0, "real_accuracy"), (1, "fake_accuracy")])
@@ -120,8 +186,14 @@ def test_mean_leaves_out_what_has_one_class_only() -> None:
     both = [Metrics(10, 10, a, a, a, a, a, a) for a in (0.5, 0.9)]
     recall_only = Metrics(0, 50, 1.0, None, 1.0, None, None, None)
     mean = mean_metrics([both[0], recall_only, both[1]])
-    assert [getattr(mean, name) for name in RATES] == pytest.approx([0.7] * 6)
+    assert [getattr(mean, name) for name in (*THRESHOLDED, "ap", "auroc")] == pytest.approx([0.7] * 6)
     assert (mean.n_real, mean.n_fake) == (20, 70)
+
+
+def test_mean_has_no_threshold() -> None:
+    parts = [compute_metrics(np.array([0, 1]), np.array([0.1, high]), threshold=0.5) for high in (0.4, 0.8)]
+    mean = mean_metrics(parts)
+    assert (mean.oracle_gap, mean.balanced_accuracy_oracle, mean.threshold_oracle) == (0.25, 1, None)
 
 
 def test_mean_of_recalls_is_a_recall() -> None:
@@ -189,102 +261,3 @@ def test_failed_write_leaves_the_old_scores(tmp_path: Path, monkeypatch: pytest.
         write_scores(path, [row("a", 0, 0.5)], benchmark=["X"])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Report
-
-
-def subset(name: str, uris: str, *, shared: bool = False) -> Subset:
-    """Images called r... are photographs, f... are fakes."""
-    records = [Record(uri, Label.FAKE if uri[0] == "f" else Label.REAL, name) for uri in uris.split()]
-    return Subset(name, Manifest(name, tuple(records)), reals_shared=shared)
-
-
-def scored(**scores: float | str) -> list[ScoreRow]:
-    return [
-        row(
-            uri,
-            int(uri[0] == "f"),
-            0.5 if isinstance(value, str) else value,
-            value if isinstance(value, str) else "",
-        )
-        for uri, value in scores.items()
-    ]
-
-
-@pytest.fixture
-def table() -> pd.DataFrame:
-    """A benchmark of two subsets that share photographs, a single one, one of fakes only, one that is absent."""
-    found = [
-        Benchmark("Two", (subset("a", "r1 r2 f1 f2"), subset("b", "r1 r2 f3 f4", shared=True)), ("c", "d")),
-        Absent("Gone", "not found: no folder Gone with images in /data"),
-        Benchmark("One", (subset("One", "r5 f5"),)),
-        Benchmark("Fakes", (subset("x", "f6"), subset("y", "f7"))),
-    ]
-    scores = {
-        "Two": scored(r1=0.1, r2=0.6, f1=0.9, f2=0.9, f3=0.2, f4="damaged"),
-        "One": scored(r5=0.2, f5=0.9),
-        "Fakes": scored(f6=0.9, f7=0.1),
-    }
-    return make_table(found, scores, threshold=0.5)
-
-
-def test_rows_of_the_table(table: pd.DataFrame) -> None:
-    assert list(table.columns) == list(COLUMNS)
-    assert list(zip(table["benchmark"], table["subset"], strict=True)) == [
-        ("Two", "a"),
-        ("Two", "b"),
-        ("Two", "mean"),
-        ("Two", "all images"),
-        ("Gone", "-"),
-        ("One", "One"),
-        ("Fakes", "x"),
-        ("Fakes", "y"),
-        ("Fakes", "mean"),
-        ("Fakes", "all images"),
-        ("MEAN", "mean"),
-    ]
-
-
-def test_figures_of_the_table(table: pd.DataFrame) -> None:
-    def figures(benchmark: str, name: str, *columns: str) -> list[float]:
-        of_row = table[(table["benchmark"] == benchmark) & (table["subset"] == name)]
-        return [float(of_row[column].item()) for column in columns]
-
-    counts_and_accuracy = ("n_real", "n_fake", "real_accuracy", "fake_accuracy", "balanced_accuracy")
-    assert figures("Two", "a", *counts_and_accuracy) == [2, 2, 0.5, 1, 0.75]
-    assert figures("Two", "b", *counts_and_accuracy) == [2, 1, 0.5, 0, 0.25]
-    assert figures("Two", "mean", "balanced_accuracy", "accuracy") == pytest.approx([0.5, (3 / 4 + 1 / 3) / 2])
-    # The photographs, which both subsets are scored against, count once.
-    assert figures("Two", "all images", *counts_and_accuracy) == pytest.approx([2, 3, 0.5, 2 / 3, 7 / 12])
-    # Of the two benchmarks with both classes: a recall of fakes is no accuracy.
-    assert figures("MEAN", "mean", "balanced_accuracy") == pytest.approx([(0.5 + 1) / 2])
-    assert figures("Fakes", "mean", "fake_accuracy") == [0.5]
-
-
-def test_what_is_missing_is_said(table: pd.DataFrame) -> None:
-    notes = dict(zip(zip(table["benchmark"], table["subset"], strict=True), table["note"], strict=True))
-    assert notes["Two", "mean"] == notes["Two", "all images"] == "without c, d"
-    assert notes["Two", "b"] == "shared photographs"
-    assert notes["Gone", "-"] == "not found"
-    assert notes["MEAN", "mean"] == "of Two, One"
-    unreadable = table.set_index(["benchmark", "subset"])["unreadable"]
-    assert unreadable["Two", "a"] == 0
-    assert unreadable["Two", "b"] == unreadable["Two", "mean"] == unreadable["Two", "all images"] == 1
-    assert unreadable["MEAN", "mean"] == 1
-
-
-def test_single_benchmark_has_no_mean_of_itself() -> None:
-    one = Benchmark("One", (subset("One", "r5 f5"),))
-    table = make_table([one, Absent("Gone", "not found: x")], {"One": scored(r5=0.2, f5=0.9)}, threshold=0.5)
-    assert table["benchmark"].tolist() == ["One", "Gone"]
-
-
-def test_text_has_a_line_a_row_and_blanks_for_what_is_not_defined(table: pd.DataFrame) -> None:
-    lines = to_text(table).splitlines()
-    assert len(lines) == 1 + len(table)
-    assert "bal_acc" in lines[0]
-    assert lines[5].split() == ["Gone", "-", "not", "found"]
-    assert "nan" not in to_text(table).lower()
-    assert "0.750" in lines[1]
