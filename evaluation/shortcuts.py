@@ -1,0 +1,182 @@
+"""Traits of image files, and a detector's scores -> how much of the label, and of the scores, the traits explain.
+
+Shape suffixes: N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest, spearmanr
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from threadpoolctl import threadpool_limits
+
+from evaluation.intervals import LEVEL, MIN_SOURCES, NUM_RESAMPLES, bootstrap
+
+NUM_FOLDS = 5
+MAX_PER_CLASS = 20_000  # images that a model of traits is made of; of more, so many are drawn
+# What is named alone -> its columns. A JPEG quality is missing where the file is no JPEG, which the model sees;
+# how many bytes a pixel takes is in part a matter of content: smooth pictures take few.
+TRAITS = {
+    "format": ("format",),
+    "size": ("width", "height"),
+    "JPEG quality": ("jpeg_quality",),
+    "bytes per pixel": ("bytes_per_pixel",),
+    "chroma subsampling": ("subsampling",),
+    "EXIF": ("has_exif",),
+}
+ALL = "all"
+CATEGORIES = ("format", "subsampling")
+NUMBERS = ("width", "height", "bytes_per_pixel", "jpeg_quality", "is_jpeg", "has_exif")
+CLASSES = {0: "real", 1: "fake"}
+
+
+def is_by_source(traits: pd.DataFrame) -> bool:
+    """Whether each class has the sources (MIN_SOURCES) that it takes to hold some of them out."""
+    return bool((traits.groupby("label")["source"].nunique() >= MIN_SOURCES).all())
+
+
+def predict_labels(
+    traits: pd.DataFrame, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> tuple[pd.DataFrame, str]:
+    """(a row for each trait and for all: trait, auroc, low, high; what the intervals were drawn from).
+
+    A boosted forest sees nothing but the trait, and predicts the images of NUM_FOLDS folds, each after fitting to
+    the others. If `is_by_source`, a source is in one fold as a whole: what is found then holds for other sources;
+    otherwise images are dealt at random. 0.5 is chance. Intervals are evaluation.intervals', of the predictions.
+    """
+    drawn = pd.concat(
+        part.sample(min(len(part), MAX_PER_CLASS), random_state=seed).sort_index()
+        for _, part in traits.groupby("label")
+    )
+    label_N = drawn["label"].to_numpy(int)
+    folds = list(_folds(drawn, seed=seed))
+    rows, unit = [], ""
+    for name in (*TRAITS, ALL):
+        wanted = list(dict.fromkeys(sum(TRAITS.values(), ()))) if name == ALL else list(TRAITS[name])
+        score_N = _out_of_fold(drawn[wanted], label_N, folds, seed=seed)
+        resampled = bootstrap(
+            *(label_N, score_N),
+            threshold=0.5,
+            sources_N=drawn["source"].to_list(),
+            uris_N=drawn["uri"].to_list(),
+            seed=seed,
+            num_resamples=num_resamples,
+        )
+        low, high = resampled.intervals()["auroc"]
+        rows.append({"trait": name, "auroc": float(roc_auc_score(label_N, score_N)), "low": low, "high": high})
+        unit = resampled.unit
+    return pd.DataFrame(rows), unit
+
+
+def _folds(traits: pd.DataFrame, *, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    label_N = traits["label"].to_numpy(int)
+    options = {"n_splits": NUM_FOLDS, "shuffle": True, "random_state": seed}
+    if is_by_source(traits):
+        return StratifiedGroupKFold(**options).split(label_N, label_N, groups=traits["source"])
+    return StratifiedKFold(**options).split(label_N, label_N)
+
+
+def _out_of_fold(
+    columns: pd.DataFrame, label_N: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]], *, seed: int
+) -> np.ndarray:
+    """P(fake) of each image by the model of the other folds, the classes weighted alike."""
+    score_N = np.full(len(label_N), 0.5)
+    if (columns.nunique(dropna=False) == 1).all():
+        return score_N
+    encoded = columns.assign(**{name: columns[name].astype("category") for name in CATEGORIES if name in columns})
+    model = HistGradientBoostingClassifier(
+        max_iter=30,
+        learning_rate=0.3,
+        max_leaf_nodes=15,
+        min_samples_leaf=5,
+        categorical_features="from_dtype",
+        class_weight="balanced",
+        early_stopping=False,
+        random_state=seed,
+    )
+    # Threads that wait for each other on a busy machine cost more than they save on so few numbers.
+    with threadpool_limits(1, user_api="openmp"):
+        for train, test in folds:
+            if len(np.unique(label_N[train])) == 2:
+                model.fit(encoded.iloc[train], label_N[train])
+                score_N[test] = model.predict_proba(encoded.iloc[test])[:, 1]
+    # A trait that all images share must give ties; models of two folds differ in the last bits.
+    return score_N.round(6)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Scores beside traits: rows of traits with a column `score`
+
+
+def size_bins(traits: pd.DataFrame) -> pd.Series:
+    """ "256-362 px": the side of a square of as many pixels, in steps of half an octave."""
+    side = np.sqrt(traits["width"].to_numpy(float) * traits["height"].to_numpy(float))
+    step = np.floor(2 * np.log2(np.maximum(side, 1)) + 1e-9)
+    return pd.Series(
+        [f"{round(2 ** (k / 2))}-{round(2 ** ((k + 1) / 2))} px" for k in step], index=traits.index, dtype=object
+    )
+
+
+def auroc_of(scored: pd.DataFrame) -> float:
+    """NaN without one of the classes."""
+    label_N = scored["label"].to_numpy(int)
+    both = 0 < label_N.sum() < len(label_N)
+    return float(roc_auc_score(label_N, scored["score"])) if both else float("nan")
+
+
+def auroc_within(scored: pd.DataFrame) -> tuple[float, float]:
+    """(AUROC among the pairs of a real and a fake image of one format and size bin, their share of all pairs).
+
+    The AUROC is that of each stratum, weighted by its pairs; NaN when there are none.
+    """
+    total, outranked = 0, 0.0
+    for _, stratum in scored.groupby(["format", size_bins(scored)]):
+        num_fake = int((stratum["label"] == 1).sum())
+        if pairs := num_fake * (len(stratum) - num_fake):
+            total += pairs
+            outranked += pairs * auroc_of(stratum)
+    num_fake = int((scored["label"] == 1).sum())
+    all_pairs = num_fake * (len(scored) - num_fake)
+    return (outranked / total if total else float("nan")), (total / all_pairs if all_pairs else float("nan"))
+
+
+def correlations(scored: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation of the score with each number, inside each class: trait, class, n, spearman.
+
+    It is NaN where the trait is the same for all; a JPEG quality counts for JPEG only.
+    """
+    numbers = scored.assign(is_jpeg=scored["format"] == "JPEG")
+    rows = []
+    for name in NUMBERS:
+        for label, called in CLASSES.items():
+            part = numbers[(numbers["label"] == label) & numbers[name].notna()]
+            varies = part[name].nunique() > 1 and part["score"].nunique() > 1
+            rho = float(spearmanr(part[name].astype(float), part["score"]).statistic) if varies else float("nan")
+            rows.append({"trait": name, "class": called, "n": len(part), "spearman": rho})
+    return pd.DataFrame(rows)
+
+
+def false_positives(scored: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
+    """Photographs called fake, their score at least `threshold`, by source, camera, format and size bin.
+
+    Columns: by, value, n, false_positives, rate, low, high (Wilson's interval of 95 %), the highest rate first.
+    """
+    reals = scored[scored["label"] == 0].assign(size=size_bins)
+    called = reals["score"] >= threshold
+    rows = []
+    for by in ("source", "camera", "format", "size"):
+        for value, wrong in called.groupby(reals[by]):
+            count, n = int(wrong.sum()), len(wrong)
+            low, high = binomtest(count, n).proportion_ci(LEVEL, method="wilson")
+            named = {"by": by, "value": str(value) or "unknown", "n": n, "false_positives": count}
+            rows.append({**named, "rate": count / n, "low": float(low), "high": float(high)})
+    columns = ["by", "value", "n", "false_positives", "rate", "low", "high"]
+    table = pd.DataFrame(rows, columns=columns)
+    rank = table["by"].map({by: i for i, by in enumerate(("source", "camera", "format", "size"))})
+    order = table.assign(rank=rank).sort_values(["rank", "rate", "n"], ascending=[True, False, False]).index
+    return table.loc[order].reset_index(drop=True)
