@@ -27,7 +27,6 @@ from data.loaders import LISTS_PER_WORKER, Sample, batch_loader
 from data.records import Record
 from data.shards import Shard, read_rows
 
-HASH_BITS = 64
 IMAGES_PER_LIST = 16
 # ITU-T T.81, table K.1: luminance, at what the IJG's software calls quality 50, rows from low to high frequency.
 LUMINANCE_64 = np.array(

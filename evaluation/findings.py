@@ -21,7 +21,7 @@ CALLED = {
     "format": "the file format",
     "size": "the image size",
     "JPEG quality": "the JPEG quality",
-    "bytes per pixel": "the number of bytes per pixel, in part a matter of content,",
+    "bytes per pixel": "the number of bytes per pixel",
     "chroma subsampling": "the chroma subsampling",
     "EXIF": "the presence of EXIF",
     ALL: "all traits together",
@@ -181,9 +181,10 @@ def _contrast(traits: pd.DataFrame, trait: str) -> str:
         without = [name for name, part in (("fakes", fakes), ("photographs", reals)) if part[column].isna().all()]
         if without:
             return f": no JPEG among the {without[0]}"
-        return (
-            f": half of the fakes have {_middle(fakes[column])}, half of the photographs {_middle(reals[column])}"
+        ranges = (
+            f"half of the fakes have {_middle(fakes[column])}, half of the photographs {_middle(reals[column])}"
         )
+        return f": {ranges}" + ("; in part that is content" if trait == "bytes per pixel" else "")
     shares = pd.DataFrame(
         {name: frame[columns].value_counts(normalize=True) for name, frame in (("fakes", fakes), ("reals", reals))}
     ).fillna(0.0)
