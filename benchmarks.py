@@ -1,82 +1,431 @@
-"""Scores a detector on every benchmark below a folder: per-image scores to parquet, then a table.
+"""Scores detectors on every benchmark below a folder: per-image scores to parquet, then tables.
 
     python benchmarks.py --model_path runs/stage2/detector.safetensors --data-root DIR
-    python benchmarks.py --model_path runs/stage2/detector.safetensors --data-root DIR --benchmarks GenImage,UFD
+    python benchmarks.py run --model_path A.safetensors B.safetensors --data-root DIR --benchmarks GenImage,UFD
+    python benchmarks.py list --data-root DIR           what is there, beside what was published
+    python benchmarks.py verify --data-root DIR         every image read: broken and doubled ones, formats, sizes
+    python benchmarks.py merge OUT1 OUT2 --out OUT      the parts of `run --shard 1/2` and `--shard 2/2`
+    python benchmarks.py report scores.parquet          tables of this or another tool's scores
+    python benchmarks.py compare A.parquet B.parquet    two detectors on the same images
+    python benchmarks.py audit --data-root DIR          what file format, size and compression tell of the label
+    python benchmarks.py calibrate scores.parquet --model_path A.safetensors --out B.safetensors
 
-A data root with a folder `bench` is searched there. Every image of every subset is scored: <out>/scores.parquet
-has a row for each, <out>/metrics.csv the table.
+A data root with a folder `bench` is searched there. `run`, which is meant when no command is named, scores every
+image of every subset: <out>/scores.parquet has a row for each, <out>/metrics.csv, .md and .tex the table. A run
+that was stopped is continued by the same command; under torchrun the processes share the images.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import json
 import os
-from dataclasses import asdict
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cli
-from data.catalog import Absent, Benchmark, find_benchmarks
-from data.loaders import ordered_batches
-from data.transforms import eval_view
-from evaluation.predict import ScoreRow, predict, write_scores
-from evaluation.report import make_table, to_text
-from models.checkpoint import Checkpoint, load_checkpoint
-from models.hub import MODEL_HELP, find_model
+from data.catalog import PROTOCOLS, Absent, Benchmark, apply_protocol, find_benchmarks
+from data.degrade import parse_degradation
+from data.sources import open_source
+from data.variants import Degrade
+from evaluation.cluster import score_on_ray
+from evaluation.job import CLEAN, PARTS, TABLE, JobFolder, finish, make_job
+from evaluation.layout import to_text
+from evaluation.report import make_table, write_tables
+from evaluation.scores import join_tables, read_scores
+from evaluation.scoring import ScoredModel, score_job
+from files.integrity import sha256_of
+from models.calibration import METHODS
+from models.checkpoint import PACKAGES, store_calibration
+from models.hub import MODEL_HELP
+
+Found = list[Benchmark | Absent]
 
 
 def main() -> None:
-    args = parse_arguments()
-    device = cli.pick_device(args.device)
+    words = sys.argv[1:]
+    if not words or (words[0] not in COMMANDS and words[0] not in ("-h", "--help")):
+        words = ["run", *words]
+    args = parse_arguments(words)
+    COMMANDS[args.command](args)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# run
+
+
+def run(args: argparse.Namespace) -> None:
+    found = find(args)
+    benchmarks = [apply_protocol(each, args.protocol) for each in require_some(found, args)]
+    degradations = {name: None if name == CLEAN else parse_degradation(name) for name in args.degrade}
+    if args.overwrite:
+        remove_results(args.out)
+    cli.pick_device(args.device)  # before the weights are read: there may be no such device
+    models = load_models(args)
+    job = make_job(
+        benchmarks,
+        models={model.name: model.sha256 for model in models},
+        degradations=list(degradations),
+        protocol=args.protocol,
+        batch_size=args.batch_size,
+        details=args.details,
+        about=describe(found, benchmarks, models),
+    )
+    folder = JobFolder(args.out, job)
+    if folder.is_complete():
+        print(f"[INFO] {args.out / TABLE} holds these scores; --overwrite scores anew")
+    elif not score(args, folder, models, degradations):
+        return
+    print_report(args.out / TABLE, out=args.out)
+    for notice in dict.fromkeys(model.notice for model in models if model.notice):
+        print(f"note: {notice}")
+
+
+def score(
+    args: argparse.Namespace,
+    folder: JobFolder,
+    models: Sequence[ScoredModel],
+    degradations: Mapping[str, Degrade | None],
+) -> bool:
+    """This process's part of the images; whether the table is there and this is the process to tell of it."""
+    if args.ray:
+        given = [(model.name, model.path) for model in models]
+        options = {"device": cli.pick_device(args.device), "allow_tiny": args.allow_tiny}
+        score_on_ray(folder, given, num_actors=args.ray, address=args.ray_address, **options)
+        finish(folder.folder)
+        return True
+    shard, num_shards = args.shard
+    with processes(args.device) as (rank, world, device, wait_for_all):
+        for model in models:
+            model.detector.to(device)
+        part, num_parts = shard * world + rank, num_shards * world
+        score_job(
+            *(folder, models),
+            degradations=degradations,
+            device=device,
+            num_workers=args.num_workers,
+            part=part,
+            num_parts=num_parts,
+            quiet=rank > 0,
+        )
+        wait_for_all()
+        if rank > 0:
+            return False
+    missing = folder.missing()
+    if missing:
+        done = folder.job.num_batches - len(missing)
+        print(f"[INFO] shard {shard + 1}/{num_shards}: {done} of {folder.job.num_batches} batches are scored here")
+        print(f"[INFO] with all shards: python benchmarks.py merge {args.out} ... --out OUT")
+        return False
+    finish(folder.folder)
+    return True
+
+
+@contextmanager
+def processes(device: str) -> Iterator[tuple[int, int, str, Callable[[], None]]]:
+    """(rank, how many, device, barrier) under torchrun, or this process alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0, 1, cli.pick_device(device), lambda: None
+        return
+    from training.processes import share_of, start_processes
+
+    with start_processes(device=cli.pick_device(device)) as accelerator:
+        share = share_of(accelerator)
+        yield share.rank, share.world, str(accelerator.device), accelerator.wait_for_everyone
+
+
+def load_models(args: argparse.Namespace) -> list[ScoredModel]:
+    models = []
+    for name, path in zip(model_names(args.model_path), args.model_path, strict=True):
+        print(f"[INFO] Loading model from {path}...", flush=True)
+        models.append(ScoredModel.load(name, path, allow_tiny=args.allow_tiny))
+    return models
+
+
+def model_names(paths: Sequence[str]) -> list[str]:
+    """Of each its folder's name, or as much of the path as tells them apart."""
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"--model_path names a file twice: {' '.join(paths)}")
+    parents = [Path(path).resolve().parent for path in paths]
+    for depth in (1, 2, 3):
+        names = ["/".join(parent.parts[-depth:]) for parent in parents]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)
+
+
+def describe(found: Found, benchmarks: Sequence[Benchmark], models: Sequence[ScoredModel]) -> dict[str, Any]:
+    """What the table says of itself."""
+    about: dict[str, Any] = {
+        each.name: {"absent": each.reason.partition(":")[0], "missing_subsets": [], "note": "", "n_images": 0}
+        for each in found
+        if isinstance(each, Absent)
+    }
+    for each in benchmarks:
+        about[each.name] = {
+            "absent": None,
+            "missing_subsets": list(each.missing_subsets),
+            "note": "",
+            "n_images": len(each.images()),
+            "file_list_sha256": each.file_list_sha256(),
+        }
+    return {
+        "command": shlex.join(["python", "benchmarks.py", *sys.argv[1:]]),
+        "models": {model.name: about_model(model) for model in models},
+        "benchmarks": about,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def about_model(model: ScoredModel) -> dict[str, Any]:
+    calibration = model.calibration and model.calibration.to_dict()
+    return {
+        "path": model.path,
+        "sha256": model.sha256,
+        "threshold": model.threshold,
+        "calibration": calibration,
+    }
+
+
+def remove_results(out: Path) -> None:
+    for pattern in ("job.json", "images.parquet", TABLE, f"{PARTS}/*.parquet", "metrics.*"):
+        for path in out.glob(pattern):
+            path.unlink()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The other commands
+
+
+def merge(args: argparse.Namespace) -> None:
+    args.out.mkdir(parents=True, exist_ok=True)
+    finish(args.out, parts_of=args.folders)
+    print_report(args.out / TABLE, out=args.out)
+
+
+def report(args: argparse.Namespace) -> None:
+    tables = join_tables([read_scores(path, columns=args.columns) for path in args.tables])
+    table = make_table(tables)
+    print(to_text(table))
+    if args.out:
+        write_tables(table, args.out)
+        print(f"tables in {args.out}")
+
+
+def print_report(path: Path, *, out: Path) -> None:
+    scores = read_scores(path)
+    table = make_table(scores)
+    write_tables(table, out)
+    print(to_text(table))
+    thresholds = {each["threshold"] for each in scores.about["models"].values()}
+    stated = ", ".join(map(str, sorted(thresholds)))
+    print(f"threshold {stated}; scores of {scores.frame['uri'].nunique()} images in {path}")
+
+
+def list_benchmarks(args: argparse.Namespace) -> None:
+    from data.verify import to_text as verified_text
+    from data.verify import verify as look
+
+    print(verified_text([look(each, read=False, num_workers=0) for each in find(args)]))
+
+
+def verify(args: argparse.Namespace) -> None:
+    from data.verify import to_text as verified_text
+    from data.verify import verify as look
+
+    found = find(args)
+    require_some(found, args)
+    print(verified_text([look(each, num_workers=args.num_workers) for each in found]))
+
+
+def compare(args: argparse.Namespace) -> None:
+    from evaluation.compare import compare_models
+    from evaluation.compare import to_text as compared_text
+
+    scores = join_tables([read_scores(path, columns=args.columns) for path in args.tables])
+    print(compared_text(compare_models(scores, models=args.models)))
+
+
+def audit(args: argparse.Namespace) -> None:
+    from data.traits import read_traits
+    from evaluation.audit import audit_benchmark
+    from evaluation.audit import to_text as audited_text
+
+    benchmarks = require_some(find(args), args)
+    scores = join_tables([read_scores(path) for path in args.scores]) if args.scores else None
+    train = None
+    if args.train:
+        records = [record for source in args.train for record in open_source(source)]
+        train = read_traits(records, num_workers=args.num_workers)
+    audits = {}
+    for each in benchmarks:
+        images = each.images().records
+        traits = read_traits(images, shards=each.shards, num_workers=args.num_workers)
+        of_scores: dict[str, Any] = {}
+        if scores is not None:
+            model = args.model or scores.models[0]
+            of_scores = {"scores": scores.frame, "model": model, "threshold": scores.threshold(model)}
+        audits[each.name] = audit_benchmark(traits, name=each.name, train=train, **of_scores)
+        print(audited_text(audits[each.name]))
+    if args.out:
+        text = json.dumps({name: each.to_dict() for name, each in audits.items()}, indent=1)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text, encoding="utf-8")
+
+
+def calibrate(args: argparse.Namespace) -> None:
+    from evaluation.calibrate import calibrate as fit
+    from evaluation.calibrate import check_no_overlap
+
+    scores = join_tables([read_scores(path) for path in args.tables])
+    sha256 = sha256_of(args.model_path)
+    names = [name for name, about in scores.about["models"].items() if about["sha256"] == sha256]
+    if not names:
+        raise ValueError(f"{args.model_path}: no scores of this file in {', '.join(map(str, args.tables))}")
+    frame = scores.frame
+    held_out = frame[(frame["model"] == names[0]) & (frame["degradation"] == CLEAN)]
+    for path in args.against:
+        check_no_overlap(held_out, read_scores(path).frame)
+    calibration = fit(held_out, method=args.method, alpha=args.alpha)
+    store_calibration(args.model_path, calibration, out=args.out)
+    print(f"{calibration.method}: score = sigmoid({calibration.a:.4g} * logit {calibration.b:+.4g})")
+    print(f"from {calibration.n_real} photographs and {calibration.n_fake} fakes")
+    print(f"calibration error on them {calibration.ece_before:.3f} before, {calibration.ece_after:.3f} after")
+    for name, threshold in calibration.operating_points.items():
+        print(f"operating point {name}: fake from {threshold:.4f} on")
+    if calibration.has_band:
+        band = f"between {calibration.band_low:.4f} and {calibration.band_high:.4f}"
+        print(f"unsure {band}: at most {calibration.alpha:.0%} of each class are called the other")
+    print(f"saved {args.out}")
+
+
+def find(args: argparse.Namespace) -> Found:
+    if args.data_root is None:
+        raise ValueError("no benchmarks to look for: give --data-root or set GAPL_DATA_ROOT")
     names = args.benchmarks.split(",") if args.benchmarks else None
-    inner = args.data_root / "bench"
-    found = find_benchmarks(inner if inner.is_dir() else args.data_root, names=names)
+    inner = Path(args.data_root) / "bench"
+    root = inner if inner.is_dir() else Path(args.data_root)
+    return find_benchmarks(root, names=names, catalog=args.catalog)
+
+
+def require_some(found: Found, args: argparse.Namespace) -> list[Benchmark]:
     benchmarks = [each for each in found if isinstance(each, Benchmark)]
     if not benchmarks:
         reasons = "; ".join(f"{each.name}: {each.reason}" for each in found if isinstance(each, Absent))
         raise ValueError(f"{args.data_root}: no benchmark found ({reasons})")
-    print(f"[INFO] Loading model from {args.model_path}...", flush=True)
-    checkpoint = load_checkpoint(find_model(args.model_path), allow_tiny=args.allow_tiny)
-    checkpoint.detector.to(device)
-    args.out.mkdir(parents=True, exist_ok=True)  # before the work: it may be refused
-
-    scores = {each.name: score(checkpoint, each, args, device) for each in benchmarks}
-    every_row = [row for rows in scores.values() for row in rows]
-    of_benchmark = [name for name, rows in scores.items() for _ in rows]
-    write_scores(args.out / "scores.parquet", every_row, benchmark=of_benchmark)
-
-    table = make_table(found, scores, threshold=checkpoint.threshold)
-    table.to_csv(args.out / "metrics.csv", index=False)
-    print(to_text(table))
-    print(f"threshold {checkpoint.threshold}; scores of {len(every_row)} images in {args.out / 'scores.parquet'}")
-    if checkpoint.notice:
-        print(f"note: {checkpoint.notice}")
+    return benchmarks
 
 
-def score(checkpoint: Checkpoint, benchmark: Benchmark, args: argparse.Namespace, device: str) -> list[ScoreRow]:
-    """Each image once, even if subsets share it."""
-    images = benchmark.images()
-    view = eval_view(**asdict(checkpoint.config.pixel))
-    loader = ordered_batches(images, view, batch_size=args.batch_size, num_workers=args.num_workers)
-    return predict(checkpoint.detector, loader, device=device, total=len(images), desc=benchmark.name)
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "run": run,
+    "list": list_benchmarks,
+    "verify": verify,
+    "merge": merge,
+    "report": report,
+    "compare": compare,
+    "calibrate": calibrate,
+    "audit": audit,
+}
 
 
-def parse_arguments() -> argparse.Namespace:
+# ---------------------------------------------------------------------------------------------------------
+# Arguments
+
+
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--model_path", "--model-path", required=True, help=MODEL_HELP)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
+    of_run = commands.add_parser("run", help="score detectors (the default)")
+    of_run.add_argument("--model_path", "--model-path", nargs="+", required=True, help=MODEL_HELP)
+    add_root(of_run)
+    of_run.add_argument("--out", type=Path, help="default: runs/benchmarks/<name of the first detector's folder>")
+    of_run.add_argument("--protocol", choices=PROTOCOLS, default="all", help="which images count (default: all)")
+    of_run.add_argument("--degrade", nargs="+", default=[CLEAN], metavar="NAME", help="such as none jpeg:75")
+    of_run.add_argument("--details", action="store_true", help="keep embeddings and prototype attention too")
+    of_run.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="only the I-th of N parts")
+    of_run.add_argument("--ray", type=int, metavar="N", help="on a Ray cluster, with N workers (needs ray[data])")
+    of_run.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster; default: start one here")
+    of_run.add_argument("--overwrite", action="store_true", help="lose the scores that --out holds")
+    of_run.add_argument("--device", choices=cli.DEVICES, default="auto")
+    of_run.add_argument("--batch-size", type=int, default=32, help="images a forward pass")
+    of_run.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
+    of_run.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
+
+    of_list = commands.add_parser("list", help="what is there")
+    add_root(of_list)
+    of_verify = commands.add_parser("verify", help="read every image")
+    add_root(of_verify)
+    of_verify.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
+
+    of_merge = commands.add_parser("merge", help="parts of several machines -> a table")
+    of_merge.add_argument("folders", nargs="+", type=Path)
+    of_merge.add_argument("--out", type=Path, required=True)
+    for name, text in (("report", "tables of scores"), ("compare", "two detectors on the same images")):
+        of_tables = commands.add_parser(name, help=text)
+        of_tables.add_argument("tables", nargs="+", type=Path, metavar="TABLE", help="parquet or CSV")
+        about_columns = "names of another tool's columns, such as score=prob label=target"
+        of_tables.add_argument(
+            "--columns", type=column, nargs="+", default=[], metavar="OURS=THEIRS", help=about_columns
+        )
+        if name == "report":
+            of_tables.add_argument("--out", type=Path, help="folder for metrics.csv, .md and .tex")
+        else:
+            of_tables.add_argument("--models", nargs=2, metavar="NAME", help="which two, of more")
+    of_audit = commands.add_parser("audit", help="what format, size and compression tell of the label")
+    add_root(of_audit)
+    of_audit.add_argument("--scores", nargs="+", type=Path, default=[], metavar="TABLE", help="of a detector")
+    of_audit.add_argument("--model", metavar="NAME", help="which detector of the tables; default: the first")
+    of_audit.add_argument("--train", nargs="+", default=[], metavar="DATA", help="images to look for copies of")
+    of_audit.add_argument("--out", type=Path, help="a JSON file")
+    of_audit.add_argument("--num-workers", type=int, default=2, help="processes that read images")
+    of_calibrate = commands.add_parser("calibrate", help="thresholds and probabilities, from held-out scores")
+    of_calibrate.add_argument("tables", nargs="+", type=Path, metavar="TABLE", help="of images seen by nobody")
+    of_calibrate.add_argument("--model_path", "--model-path", type=Path, required=True)
+    of_calibrate.add_argument("--out", type=Path, required=True, help="the detector file with its calibration")
+    of_calibrate.add_argument("--method", choices=METHODS, default="platt")
+    of_calibrate.add_argument("--alpha", type=float, default=0.05, help="error rate outside of `unsure`")
+    of_calibrate.add_argument(
+        "--against", nargs="+", type=Path, default=[], help="tables of benchmarks that must share no image"
+    )
+    args = parser.parse_args(words)
+    if args.command == "run":
+        if args.ray is not None and args.ray < 1:
+            raise ValueError(f"--ray takes the number of workers, at least 1, not {args.ray}")
+        if args.ray and args.shard != (0, 1):
+            raise ValueError("--ray and --shard exclude each other: Ray deals out the images itself")
+        args.degrade = list(dict.fromkeys(args.degrade))
+        args.out = args.out or Path("runs/benchmarks") / model_names(args.model_path)[0]
+    if args.command in ("report", "compare"):
+        args.columns = dict(args.columns) or None
+    return args
+
+
+def add_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data-root", type=Path, default=os.environ.get("GAPL_DATA_ROOT") or None, help="default: GAPL_DATA_ROOT"
+        "--data-root", default=os.environ.get("GAPL_DATA_ROOT") or None, help="default: GAPL_DATA_ROOT"
     )
     parser.add_argument("--benchmarks", help="names, separated by commas; default: all that are found")
-    parser.add_argument("--out", type=Path, help="default: runs/benchmarks/<name of the run>")
-    parser.add_argument("--device", choices=cli.DEVICES, default="auto")
-    parser.add_argument("--batch-size", type=int, default=32, help="images a forward pass")
-    parser.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
-    parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
-    args = parser.parse_args()
-    if args.data_root is None:
-        raise ValueError("no benchmarks to score: give --data-root or set GAPL_DATA_ROOT")
-    args.out = args.out or Path("runs/benchmarks") / Path(args.model_path).resolve().parent.name
-    return args
+    parser.add_argument("--catalog", type=Path, help="folder of further benchmarks' YAML files")
+
+
+def shard(text: str) -> tuple[int, int]:
+    """ "2/8" -> (1, 8)."""
+    number, slash, count = text.partition("/")
+    if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected I/N with 1 <= I <= N, such as 2/8")
+    return int(number) - 1, int(count)
+
+
+def column(text: str) -> tuple[str, str]:
+    ours, equals, theirs = text.partition("=")
+    if not equals or not ours or not theirs:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected OURS=THEIRS, such as score=prob")
+    return ours, theirs
 
 
 if __name__ == "__main__":

@@ -44,20 +44,25 @@ ImageInput = Image.Image | str | Path
 class Verdict:
     """What the detector says of one image.
 
-    score      P(fake), in [0, 1]          logit      its log odds
-    label      "fake" or "real"            threshold  the score from which an image is called fake
-    warnings   what to know before relying on it
+    score       P(fake), in [0, 1]         logit      of the detector, before any calibration
+    label       "fake", "real" or "unsure", which only a calibrated detector says
+    threshold   the score from which an image is called fake
+    real_below  the score below which it is called real; less than `threshold` where there is a band of "unsure"
+    warnings    what to know before relying on it
     """
 
     score: float
     logit: float
     label: str
     threshold: float
+    real_below: float
     warnings: tuple[str, ...] = ()
 
     @property
     def confidence(self) -> float:
-        """Of the predicted class."""
+        """The probability of the predicted class; of "unsure", of the likelier one."""
+        if self.label == "unsure":
+            return max(self.score, 1 - self.score)
         return self.score if self.label == "fake" else 1 - self.score
 
 
@@ -68,11 +73,20 @@ class Detector:
     file are computed meanwhile.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu") -> None:
+    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", operating_point: str | None = None) -> None:
         from data.transforms import eval_view
         from models.backbone import TINY
 
-        self.threshold = checkpoint.threshold
+        self._calibration = checkpoint.calibration
+        self.threshold = self.real_below = checkpoint.threshold
+        if operating_point is not None:
+            if self._calibration is None:
+                raise ValueError(
+                    f"operating point {operating_point!r}: this detector is not calibrated and has none"
+                )
+            self.threshold = self.real_below = self._calibration.threshold(operating_point)
+        elif self._calibration is not None:
+            self.real_below, self.threshold = self._calibration.band_low, self._calibration.band_high
         self._device = device
         self._model = checkpoint.detector.to(device)
         self._pixel = checkpoint.config.pixel
@@ -82,15 +96,26 @@ class Detector:
             self._warnings += ("a random tower, for tests only: this verdict means nothing",)
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "auto", allow_tiny: bool = False) -> Detector:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        operating_point: str | None = None,
+        allow_tiny: bool = False,
+    ) -> Detector:
         """From a detector file, ours or the authors', or `owner/name[@revision]` on the model hub.
 
-        device: auto, cpu or cuda. Raises ValueError, one line, when it cannot.
+        device           auto, cpu or cuda
+        operating_point  of a calibrated detector, such as "fpr1": its threshold alone decides, nothing is "unsure"
+
+        Raises ValueError, one line, when it cannot.
         """
         file = open_weights(find_model(str(path)), what=DETECTOR_FILE)
         load_checkpoint = _import_loader()
         checked = cli.pick_device(device)  # before the weights are read: there may be no such device
-        return cls(load_checkpoint(file, allow_tiny=allow_tiny), device=checked)
+        checkpoint = load_checkpoint(file, allow_tiny=allow_tiny)
+        return cls(checkpoint, device=checked, operating_point=operating_point)
 
     @overload
     def __call__(self, image: ImageInput) -> Verdict: ...
@@ -116,7 +141,10 @@ class Detector:
             logit_B = self._model(pixels_BCHW).logit_B.double().cpu()
         if not logit_B.isfinite().all():
             raise ValueError("the detector's score is not a number: its weights are those of no working detector")
-        scored = zip(images, logit_B.tolist(), logit_B.sigmoid().tolist(), strict=True)
+        score_B = (
+            logit_B.sigmoid().numpy() if self._calibration is None else self._calibration.apply(logit_B.numpy())
+        )
+        scored = zip(images, logit_B.tolist(), score_B.tolist(), strict=True)
         return [self._verdict(image, logit, score) for image, logit, score in scored]
 
     def _verdict(self, image: Image.Image, logit: float, score: float) -> Verdict:
@@ -125,8 +153,12 @@ class Detector:
             how = "padded with black" if self._pixel.small_image == "pad" else "enlarged"
             size = f"{image.width} x {image.height} px"
             warnings += (f"smaller than {self._pixel.size_px} px ({size}) and {how}: less certain",)
-        label = "fake" if score >= self.threshold else "real"
-        return Verdict(score, logit, label, self.threshold, warnings)
+        return Verdict(score, logit, self._label(score), self.threshold, self.real_below, warnings)
+
+    def _label(self, score: float) -> str:
+        if self.real_below < self.threshold and self.real_below <= score <= self.threshold:
+            return "unsure"
+        return "fake" if score >= self.threshold else "real"
 
 
 def _import_loader() -> Callable[..., Checkpoint]:
@@ -154,7 +186,12 @@ def main() -> None:
     paths = scan_images(args.image_path)
     if not args.json:
         print(f"[INFO] Loading model from {args.model_path}...", flush=True)
-    detector = Detector.load(args.model_path, device=args.device, allow_tiny=args.allow_tiny)
+    detector = Detector.load(
+        args.model_path,
+        device=args.device,
+        operating_point=args.operating_point,
+        allow_tiny=args.allow_tiny,
+    )
     if args.image_path.is_file():
         try:
             show(paths[0], detector(paths[0]), args)
@@ -192,7 +229,7 @@ def show(path: Path, verdict: Verdict | str, args: argparse.Namespace) -> None:
     elif isinstance(verdict, str):
         line = f"[ERROR] Image: {path}\n  -> {verdict}"
     else:
-        prediction = "Fake (AI-Generated)" if verdict.label == "fake" else "Real"
+        prediction = {"fake": "Fake (AI-Generated)", "real": "Real", "unsure": "Unsure"}[verdict.label]
         lines = [f"[RESULT] Image: {path}", f"  -> Prediction: {prediction}"]
         lines += [f"  -> Confidence: {verdict.confidence:.1%}"]
         line = "\n".join(lines + [f"  -> Warning: {warning}" for warning in verdict.warnings])
@@ -208,6 +245,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=cli.DEVICES, default="auto")
     parser.add_argument(
         "--json", action="store_true", help="one JSON object a line and image, nothing else on stdout"
+    )
+    parser.add_argument(
+        "--operating-point", metavar="NAME", help="threshold of a calibrated detector: balanced, fpr1, fpr5"
     )
     parser.add_argument("--batch-size", type=int, default=16, help="images a forward pass, for a folder")
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")

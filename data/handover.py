@@ -52,8 +52,10 @@ def place_in_memory(lists: Iterable[Sequence[Sample]], *, max_lists: int) -> Ite
             file.seek(0)
             placed = []
             for sample in samples:
-                assert isinstance(sample.encoded, bytes)
-                placed.append(replace(sample, encoded=Place(path, file.tell(), len(sample.encoded))))
-                file.write(sample.encoded)
+                if isinstance(sample.encoded, bytes):
+                    placed.append(replace(sample, encoded=Place(path, file.tell(), len(sample.encoded))))
+                    file.write(sample.encoded)
+                else:
+                    placed.append(sample)
             file.flush()
             yield placed

@@ -334,7 +334,7 @@ def split_steps(parts: Sequence[Iterator[Item]], *, per_part: int, size: int) ->
 
 
 def read_ahead(items: Iterator[Item], *, depth: int) -> Iterator[Item]:
-    """Endless items, made in a thread, `depth` of them ahead; what is raised there is raised here.
+    """Items made in a thread, `depth` of them ahead; what is raised there is raised here.
 
     The thread ends when this iterator is closed or collected.
     """
@@ -352,6 +352,8 @@ def read_ahead(items: Iterator[Item], *, depth: int) -> Iterator[Item]:
     try:
         while True:
             item, error = made.get()
+            if isinstance(error, StopIteration):
+                return
             if error is not None:
                 try:
                     raise error

@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn.metrics import roc_curve
 
-from evaluation.calibration import BALANCED, METHODS, Calibration
+from models.calibration import BALANCED, METHODS, Calibration
 
 MIN_IMAGES = 20  # of each class: two parameters from fewer say little
 ECE_BINS = 15

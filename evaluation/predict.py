@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
@@ -73,17 +70,3 @@ def _score(detector: TowerHead, batch: Batch, device: str) -> list[ScoreRow]:
             ScoreRow(record.uri, int(record.label), record.generator, math.nan, math.nan, 0, 0, failure.reason)
         )
     return rows
-
-
-def write_scores(path: Path, rows: list[ScoreRow], **columns: list[str]) -> None:
-    """A parquet table, a row an image, with further columns of the same length."""
-    table = pa.Table.from_pylist([asdict(row) for row in rows])
-    for name, values in columns.items():
-        table = table.append_column(name, pa.array(values))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.tmp")
-    try:
-        pq.write_table(table, scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ import cli
 from files import PickleFile, TensorFile, WeightFile, open_weights, refusal, tensorfile
 from models.adapt import add_lora_shapes, base_tower, has_lora, is_lora, merge_lora, name_base
 from models.backbone import DEFAULT, TINY, fingerprint, load_backbone
+from models.calibration import BALANCED, Calibration
 from models.config import DETECTOR_FILE, DetectorConfig
 from models.detector import TowerHead, build_detector
 from models.official import LABELS, THRESHOLD, Official, check_values, read_official, release_pixels
@@ -42,6 +43,7 @@ class Checkpoint:
     """A detector and all that its file says of it.
 
     threshold   score from which an image is called fake
+    calibration what turns logits into probabilities and verdicts that may be "unsure"; None: the sigmoid does
     backbone_fingerprint   of the tower without LoRA, see models.backbone.fingerprint
     notice      what a user must know of its verdicts, or nothing
     provenance  prototypes (method, sources, seed), recipe, training data, seed
@@ -57,6 +59,7 @@ class Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
     form: str = "adapter"
     versions: dict[str, str] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Stored:
     notice: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -107,8 +111,23 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, dtype: str = "float32
         "notice": checkpoint.notice,
         "provenance": checkpoint.provenance,
         "versions": package_versions(),
+        "calibration": checkpoint.calibration and checkpoint.calibration.to_dict(),
     }
     tensorfile.write(path, {name: state[name] for name in names}, format=FORMAT, header=header)
+
+
+def store_calibration(source: Path, calibration: Calibration, *, out: Path) -> None:
+    """The detector file with its calibration, and the threshold of the operating point "balanced"; else the same.
+
+    Raises ValueError when `source` is no detector file of this project.
+    """
+    file = open_weights(source, what=DETECTOR_FILE)
+    if isinstance(file, PickleFile):
+        raise ValueError(f"{source} cannot hold a calibration; convert it: python -m models.checkpoint convert")
+    read_checkpoint(file)
+    header, tensors = TensorFile(source).read()
+    stored = {"calibration": calibration.to_dict(), "threshold": calibration.threshold(BALANCED)}
+    tensorfile.write(out, tensors, format=FORMAT, header=header | stored)
 
 
 def _shorten(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -172,7 +191,7 @@ def load_checkpoint(
         state = merge_lora(state, config.lora, in_place=True)
     detector = build_detector(replace(config, lora=None) if merge else config)
     detector.load_state_dict(state, strict=True, assign=True)
-    kept = ("backbone_fingerprint", "threshold", "notice", "provenance", "form", "versions")
+    kept = ("backbone_fingerprint", "threshold", "notice", "provenance", "form", "versions", "calibration")
     return Checkpoint(detector.eval(), config, **{name: getattr(stored, name) for name in kept})
 
 
@@ -228,11 +247,14 @@ def _stored(file: TensorFile) -> Stored:
         if tensor.dtype != expected:
             raise ValueError(f"tensor {name!r} is of type {tensor.dtype}; expected {expected}")
         check_values(name, tensor)
+    stated = header.get("calibration")  # files written before there was any have no such field
+    if not isinstance(stated, dict | None):
+        raise ValueError(f"its calibration is of type {type(stated).__name__}")
+    calibration = None if stated is None else Calibration.from_dict(stated)
     described = f"{form} file of a stage-{config.stage} detector on {config.backbone or 'a tower without a name'}"
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
-    return Stored(
-        form, described, config, tensors, backbone_fingerprint, float(threshold), notice, provenance, versions
-    )
+    of_header = (backbone_fingerprint, float(threshold), notice, provenance, versions, calibration)
+    return Stored(form, described, config, tensors, *of_header)
 
 
 def expected_shapes(config: DetectorConfig, form: str) -> dict[str, torch.Size]:

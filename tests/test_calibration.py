@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.calibration import Calibration
+from models.calibration import Calibration
 
 FOUND = Calibration(
     method="platt",

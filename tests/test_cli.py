@@ -81,7 +81,8 @@ def test_table_of_benchmarks(scored: tuple[Finished, Path]) -> None:
     }
     assert table.loc[("Chameleon", "-"), "note"] == "not found"
     assert "scores of 15 images" in done.out.splitlines()[-1]
-    assert sorted(path.name for path in out.iterdir()) == ["metrics.csv", "scores.parquet"]
+    names = ["job.json", "metrics.csv", "metrics.md", "metrics.tex", "scores.parquet"]
+    assert sorted(path.name for path in out.iterdir()) == names
 
 
 def test_detector_has_learnt_to_tell_bright_from_dark(scored: tuple[Finished, Path]) -> None:
@@ -418,7 +419,7 @@ def test_benchmarks_refuse(run_cli: RunCli, tiny_run: TinyRun, tiny_root: Path, 
         return [*given, "--out", bad / "run", *more]
 
     cases: list[Case] = [
-        (["--model_path", tiny_run.stage2], "no benchmarks to score: give --data-root or set GAPL_DATA_ROOT"),
+        (["--model_path", tiny_run.stage2], "no benchmarks to look for: give --data-root or set GAPL_DATA_ROOT"),
         (on(bad / "gone"), f"{bad}/gone does not exist"),
         (on(bad / "empty"), f"{bad}/empty: no benchmark found"),
         (on(tiny_root, "--benchmarks", "GenImage,Nothing"), "unknown benchmark 'Nothing'; expected one of"),

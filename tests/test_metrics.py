@@ -1,13 +1,11 @@
-"""Labels and scores -> figures; predictions; rows -> parquet and back."""
+"""Labels and scores -> figures; predictions."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import sklearn.metrics
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from data.loaders import Batch, Failure
 from data.records import Label, Record
 from evaluation.metrics import Metrics, calibration_error, compute_metrics, mean_metrics, metrics_of
-from evaluation.predict import ScoreRow, predict, write_scores
+from evaluation.predict import ScoreRow, predict
 from models.backbone import TINY, load_backbone
 from models.detector import Output, Stage1Detector
 
@@ -232,32 +230,3 @@ def test_every_image_is_a_row_whether_it_could_be_read_or_not() -> None:
     assert rows[1].score == pytest.approx(1 / (1 + math.exp(-2)))
     assert [(r.uri, r.error) for r in rows[2:]] == [("2", "damaged image"), ("3", "empty")]
     assert all(math.isnan(r.score) and math.isnan(r.logit) for r in rows[2:])
-
-
-def test_scores_come_back_from_parquet(tmp_path: Path) -> None:
-    rows = [row("a", 0, 0.25), row("b", 1, 0, "damaged: \u00e9"), row("c", 1, 0.999999)]
-    path = tmp_path / "new" / "scores.parquet"
-    write_scores(path, rows, benchmark=["X", "X", "Y"])
-    table = pq.read_table(path).to_pydict()
-    assert table.pop("benchmark") == ["X", "X", "Y"]
-    read = [ScoreRow(**dict(zip(table, values, strict=True))) for values in zip(*table.values(), strict=True)]
-    assert [read[0], read[2]] == [rows[0], rows[2]]
-    assert math.isnan(read[1].score)
-    assert read[1].error == rows[1].error
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_failed_write_leaves_the_old_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "scores.parquet"
-    write_scores(path, [row("a", 0, 0.25)], benchmark=["X"])
-    before = path.read_bytes()
-
-    def interrupted(_table: object, where: Path) -> None:
-        where.write_bytes(before[:10])
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(pq, "write_table", interrupted)
-    with pytest.raises(OSError, match="No space"):
-        write_scores(path, [row("a", 0, 0.5)], benchmark=["X"])
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]

@@ -243,7 +243,8 @@ def real_size() -> ShardIndex:
     shard_N = np.repeat(np.arange(2 * SHARDS, dtype=np.int32), ROWS_A_SHARD)
     row_N = np.tile(np.arange(ROWS_A_SHARD, dtype=np.int32), 2 * SHARDS)
     names = tuple(map(str, range(GENERATORS)))
-    return ShardIndex("set", shards, shard_N, row_N, label_N, generator_N, names, np.zeros_like(row_N), ("",))
+    none_N = np.zeros_like(row_N)
+    return ShardIndex("set", shards, shard_N, row_N, label_N, generator_N, names, none_N, ("",), none_N, ("",))
 
 
 def memory_mb(name: str) -> float:

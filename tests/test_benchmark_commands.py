@@ -1,0 +1,82 @@
+"""list, verify, report, compare and audit, as a user gives them; what they find in a damaged tree."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import MakeImage, RunCli
+
+import benchmarks
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory, make_image: MakeImage) -> Path:
+    """A benchmark with a subset missing, a broken image, a doubled one and JPEG against PNG."""
+    root = tmp_path_factory.mktemp("tree")
+    for subset in ("reddit", "twitter"):
+        for i in range(12):
+            make_image(root / "WildRF/test" / subset / "0_real" / f"{i}.jpg", seed=i + len(subset))
+            make_image(root / "WildRF/test" / subset / "1_fake" / f"{i}.png", seed=500 + i + len(subset))
+    (root / "WildRF/test/reddit/0_real/5.jpg").write_bytes(b"\xff\xd8 cut")
+    shutil.copy(root / "WildRF/test/reddit/1_fake/3.png", root / "WildRF/test/twitter/0_real/copy.png")
+    return root
+
+
+def test_list_shows_what_is_there_and_what_is_not(run_cli: RunCli, tree: Path) -> None:
+    done = run_cli(benchmarks.main, "list", "--data-root", tree)
+    assert done.code == 0, done.err
+    assert "WildRF" in done.out
+    assert "facebook" in done.out
+    assert "Chameleon" in done.out
+
+
+def test_verify_names_what_is_broken_and_doubled(run_cli: RunCli, tree: Path) -> None:
+    done = run_cli(benchmarks.main, "verify", "--data-root", tree, "--benchmarks", "WildRF", "--num-workers", 0)
+    assert done.code == 0, done.err
+    assert "reddit/0_real/5.jpg" in done.out
+    assert "twitter/0_real/copy.png" in done.out
+    assert "JPEG" in done.out
+    assert "PNG" in done.out
+
+
+def test_audit_finds_the_format_out(run_cli: RunCli, tree: Path, tmp_path: Path) -> None:
+    options = ("--data-root", tree, "--benchmarks", "WildRF", "--num-workers", 0, "--out", tmp_path / "audit.json")
+    done = run_cli(benchmarks.main, "audit", *options)
+    assert done.code == 0, done.err
+    assert "format" in done.out
+    assert "WildRF" in json.loads((tmp_path / "audit.json").read_text())
+
+
+def test_report_and_compare_read_tables_of_other_tools(run_cli: RunCli, tmp_path: Path) -> None:
+    names = [f"{i}.png" for i in range(40)]
+    labels = [i % 2 for i in range(40)]
+    good = [0.9 if label else 0.1 + i / 1000 for i, label in enumerate(labels)]
+    poor = [((i * 7) % 40) / 40 for i in range(40)]
+    for name, scores in (("good", good), ("poor", poor)):
+        frame = pd.DataFrame({"image": names, "target": labels, "their_score": scores})
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+    mapped = ("--columns", "score=their_score")
+    done = run_cli(benchmarks.main, "report", tmp_path / "good.csv", *mapped, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    table = pd.read_csv(tmp_path / "out" / "metrics.csv")
+    assert table["auroc"].tolist()[0] == 1
+    done = run_cli(benchmarks.main, "compare", tmp_path / "poor.csv", tmp_path / "good.csv", *mapped)
+    assert done.code == 0, done.err
+    assert "40 shared images" in done.out
+    refused = run_cli(benchmarks.main, "report", tmp_path / "good.csv")
+    assert "--columns" in refused.only_error()
+
+
+def test_commands_refuse(run_cli: RunCli, tmp_path: Path) -> None:
+    for command in ("list", "verify", "audit"):
+        assert "give --data-root" in run_cli(benchmarks.main, command).only_error()
+        assert "does not exist" in run_cli(benchmarks.main, command, "--data-root", tmp_path / "gone").only_error()
+    assert "no benchmark found" in run_cli(benchmarks.main, "verify", "--data-root", tmp_path).only_error()
+    assert "no such file" in run_cli(benchmarks.main, "report", tmp_path / "gone.parquet").only_error()
+    assert "OURS=THEIRS" in run_cli(benchmarks.main, "report", tmp_path, "--columns", "score").only_error()
+    (tmp_path / "empty.csv").write_text("filename,label,score\n")
+    assert run_cli(benchmarks.main, "report", tmp_path / "empty.csv").only_error()

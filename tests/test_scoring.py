@@ -1,0 +1,259 @@
+"""Detectors x images x degradations -> a table that grows on disk, whoever scores and however often it stops."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import Finished, MakeImage, RunCli, TinyRun
+
+import benchmarks
+from evaluation.job import JobFolder
+from files import tensorfile
+
+ROOT = Path(__file__).resolve().parent.parent
+Score = Callable[..., Finished]
+
+
+@pytest.fixture
+def score(run_cli: RunCli, tiny_run: TinyRun) -> Score:
+    """`score(out, "--shard", "1/2", model=[...])` runs `benchmarks.py run` on the small benchmarks."""
+
+    def run(out: Path, *options: object, model: list[Path] | None = None, root: Path = tiny_run.root) -> Finished:
+        given = ["--model_path", *(model or [tiny_run.stage2]), "--data-root", root, "--out", out]
+        return run_cli(
+            benchmarks.main, "run", *given, "--allow-tiny", "--num-workers", 0, "--batch-size", 4, *options
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(run_cli: RunCli, tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole")
+    given = ["--model_path", tiny_run.stage2, "--data-root", tiny_run.root, "--out", out, "--allow-tiny"]
+    done = run_cli(benchmarks.main, *given, "--num-workers", 0, "--batch-size", 4)
+    assert done.code == 0, done.err
+    return out
+
+
+def table(out: Path) -> pd.DataFrame:
+    return pd.read_parquet(out / "scores.parquet")
+
+
+def test_a_row_tells_what_was_scored(whole: Path) -> None:
+    scores = table(whole)
+    for row in scores.itertuples():
+        encoded = Path(row.uri).read_bytes()
+        assert row.content_sha256 == hashlib.sha256(encoded).hexdigest()
+        assert (row.width, row.height, row.format, row.num_bytes) == (40, 36, "PNG", len(encoded))
+        assert row.source == next(iter(row.subsets))
+        assert row.generator == (row.source if row.label else "")
+    assert set(scores["protocol"]) == {"all"}
+    assert set(scores["degradation"]) == {"none"}
+    about = json.loads(pq.read_schema(whole / "scores.parquet").metadata[b"gapl_scores"])
+    assert about["benchmarks"]["Chameleon"]["absent"] == "not found"
+    assert about["benchmarks"]["GenImage"]["n_images"] == 6
+    (model,) = about["models"].values()
+    assert model["sha256"] == hashlib.sha256(Path(model["path"]).read_bytes()).hexdigest()
+    assert sorted(path.name for path in whole.iterdir()) == [
+        *("job.json", "metrics.csv", "metrics.md", "metrics.tex", "scores.parquet")
+    ]
+
+
+def test_two_shards_are_one_run(score: Score, run_cli: RunCli, whole: Path, tmp_path: Path) -> None:
+    for number in (1, 2):
+        done = score(tmp_path / str(number), "--shard", f"{number}/2")
+        assert done.code == 0, done.err
+        assert "2 of 4 batches" in done.out
+        assert not (tmp_path / str(number) / "scores.parquet").exists()
+    refused = run_cli(benchmarks.main, "merge", tmp_path / "1", "--out", tmp_path / "merged")
+    assert "2 of 4 batches have no scores, the first is 2" in refused.only_error()
+    done = run_cli(benchmarks.main, "merge", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "merged")
+    assert done.code == 0, done.err
+    pd.testing.assert_frame_equal(table(tmp_path / "merged"), table(whole))
+    for number in (2, 1):
+        assert score(tmp_path / "same", "--shard", f"{number}/2").code == 0
+    pd.testing.assert_frame_equal(table(tmp_path / "same"), table(whole))
+
+
+def test_a_run_that_was_killed_goes_on(
+    score: Score, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = []
+    write = JobFolder.write
+
+    def die_at_the_third(folder: JobFolder, rows: list[dict[str, object]]) -> None:
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append({row["batch"] for row in rows})
+        write(folder, rows)
+
+    monkeypatch.setattr("evaluation.scoring.FLUSH_SECONDS", 0)
+    monkeypatch.setattr(JobFolder, "write", die_at_the_third)
+    assert score(tmp_path).code == 130
+    monkeypatch.setattr(
+        JobFolder, "write", lambda self, rows: (scored.append({r["batch"] for r in rows}), write(self, rows))
+    )
+    assert score(tmp_path).code == 0
+    assert sorted(number for batches in scored for number in batches) == [0, 1, 2, 3], "none twice"
+    pd.testing.assert_frame_equal(table(tmp_path), table(whole))
+    again = score(tmp_path)
+    assert "holds these scores; --overwrite scores anew" in again.out
+    assert len(scored) == 4
+
+
+def test_kill_9_at_random_moments_leaves_an_equal_table(tiny_run: TinyRun, whole: Path, tmp_path: Path) -> None:
+    given = ["--model_path", tiny_run.stage2, "--data-root", tiny_run.root, "--out", tmp_path, "--allow-tiny"]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks.py"),
+        *map(str, given),
+        "--num-workers",
+        "1",
+        "--batch-size",
+        "4",
+    ]
+    rng, start = random.Random(0), time.monotonic()
+    for _ in range(2):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(rng.uniform(2, 6))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 200
+    pd.testing.assert_frame_equal(table(tmp_path), table(whole))
+
+
+def test_two_processes_share_the_images(tiny_run: TinyRun, whole: Path, tmp_path: Path) -> None:
+    given = ["--model_path", tiny_run.stage2, "--data-root", tiny_run.root, "--out", tmp_path, "--allow-tiny"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = ["--num-workers", "0", "--batch-size", "4", "--device", "cpu"]
+    command = [*torchrun, str(ROOT / "benchmarks.py"), *map(str, given), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("scores of 15 images") == 1
+    pd.testing.assert_frame_equal(table(tmp_path), table(whole), rtol=1e-6)
+
+
+def test_a_ray_cluster_gives_the_same_table(score: Score, whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs ray[data]")
+    done = score(tmp_path, "--ray", 2, "--device", "cpu")
+    assert done.code == 0, done.err
+    pd.testing.assert_frame_equal(table(tmp_path), table(whole), rtol=1e-6)
+
+
+def test_several_detectors_and_degradations_in_one_call(
+    score: Score, tiny_run: TinyRun, whole: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "detector.safetensors"
+    other.parent.mkdir()
+    shutil.copy(tiny_run.stage2, other)
+    done = score(tmp_path / "out", "--degrade", "none", "jpeg:30", model=[tiny_run.stage2, other])
+    assert done.code == 0, done.err
+    scores = table(tmp_path / "out")
+    assert len(scores) == 4 * len(table(whole))
+    clean = scores[(scores["degradation"] == "none") & (scores["model"] == "stage2")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(clean, table(whole))
+    twin = scores[(scores["degradation"] == "none") & (scores["model"] == "other")]
+    assert twin["logit"].tolist() == clean["logit"].tolist()
+    jpeg = scores[(scores["degradation"] == "jpeg:30") & (scores["model"] == "stage2")]
+    assert (jpeg["logit"].to_numpy() != clean["logit"].to_numpy()).all()
+
+
+def test_details_are_embeddings_and_attention(score: Score, tmp_path: Path) -> None:
+    assert score(tmp_path, "--details", "--benchmarks", "GenImage").code == 0
+    for row in table(tmp_path).itertuples():
+        assert len(row.embedding) == 128
+        assert sum(value * value for value in row.embedding) == pytest.approx(1, abs=1e-5)
+        assert len(row.attention) == 8
+        assert sum(row.attention) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_cannot_be_read_is_a_row_with_the_reason(score: Score, make_image: MakeImage, tmp_path: Path) -> None:
+    root = tmp_path / "root" / "mine"
+    for number in range(5):
+        make_image(root / "real" / f"{number}.png", seed=number)
+        make_image(root / "fake" / f"{number}.png", seed=10 + number, levels=90)
+    (root / "real" / "2.png").write_bytes(b"no image")
+    (root / "fake" / "9.png").symlink_to(tmp_path / "gone.png")
+    done = score(tmp_path / "out", root=root)
+    assert done.code == 0, done.err
+    scores = table(tmp_path / "out")
+    assert len(scores) == 11
+    broken = scores[scores["error"] != ""]
+    assert {
+        Path(uri).name: reason.split(":")[0] for uri, reason in zip(broken["uri"], broken["error"], strict=True)
+    } == {
+        "2.png": "not an image, or of a format that Pillow does not know",
+        "9.png": "[Errno 2] No such file or directory",
+    }
+    assert broken["logit"].isna().all()
+    metrics = pd.read_csv(tmp_path / "out" / "metrics.csv").set_index("benchmark")
+    assert metrics.loc["mine", ["n_real", "n_fake", "unreadable"]].tolist() == [4, 5, 2]
+
+
+def test_mistakes_are_one_line(
+    score: Score, run_cli: RunCli, tiny_run: TinyRun, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "done")
+    refused = score(tmp_path / "done", "--benchmarks", "GenImage")
+    assert "scores of another run (different: images, num_images, num_batches)" in refused.only_error()
+    assert table(tmp_path / "done").equals(table(whole))
+    assert score(tmp_path / "done", "--benchmarks", "GenImage", "--overwrite").code == 0
+    assert len(table(tmp_path / "done")) == 6
+    assert "expected I/N" in score(tmp_path, "--shard", "3/2").only_error()
+    assert "unknown degradation" in score(tmp_path, "--degrade", "melt:3").only_error()
+    assert "exclude each other" in score(tmp_path, "--ray", 2, "--shard", "1/2").only_error()
+    assert "no job.json" in run_cli(benchmarks.main, "merge", tmp_path, "--out", tmp_path).only_error()
+    twice = score(tmp_path, model=[tiny_run.stage2, tiny_run.stage2])
+    assert "names a file twice" in twice.only_error()
+
+
+def test_a_detector_that_gives_no_number_is_told_of(score: Score, tiny_run: TinyRun, tmp_path: Path) -> None:
+    from models.checkpoint import load_checkpoint, save_checkpoint
+
+    checkpoint = load_checkpoint(tiny_run.stage2, merge=False, allow_tiny=True)
+    with torch.no_grad():
+        checkpoint.detector.classifier.weight.fill_(3e38)
+        checkpoint.detector.attention.out_proj.weight.fill_(3e38)
+    save_checkpoint(tmp_path / "detector.safetensors", checkpoint)
+    refused = score(tmp_path / "out", model=[tmp_path / "detector.safetensors"])
+    assert "is not a number" in refused.only_error()
+
+
+def test_a_full_disk_loses_no_scores(
+    score: Score, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluation.scoring.FLUSH_SECONDS", 0)
+    with monkeypatch.context() as patch:
+        real = pq.write_table
+
+        def full(rows: object, where: Path, *more: object) -> None:
+            real(rows, where, *more)
+            if "000002" in Path(where).name:
+                raise OSError(28, "No space left on device", str(where))
+
+        patch.setattr(pq, "write_table", full)
+        assert "No space left on device" in score(tmp_path).only_error()
+    assert len(list((tmp_path / "parts").glob("*"))) == 2, "no scratch file stays"
+    assert score(tmp_path).code == 0
+    pd.testing.assert_frame_equal(table(tmp_path), table(whole))
+    assert tensorfile.replacing
