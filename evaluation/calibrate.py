@@ -63,7 +63,7 @@ def calibrate(
     n_real = len(label_N) - n_fake
     _check_enough(n_real, "photographs", (alpha, *fprs))
     _check_enough(n_fake, "fakes", (alpha,))
-    weight_N = _weights(label_N) if balance_classes else np.ones(len(label_N))
+    weight_N = class_weights(label_N) if balance_classes else np.ones(len(label_N))
     smooth = is_separable(logit_N, label_N, method=method)
     if smooth:
         notes.append("no error on the held-out images, so that targets were smoothed (Platt 1999)")
@@ -133,7 +133,7 @@ def images_needed(rate: float) -> int:
     return math.ceil(1 / Fraction(str(rate))) - 1
 
 
-def _weights(label_N: np.ndarray) -> np.ndarray:
+def class_weights(label_N: np.ndarray) -> np.ndarray:
     counts = np.bincount(label_N, minlength=2)
     return (len(label_N) / (2 * counts))[label_N]
 
