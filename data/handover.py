@@ -8,10 +8,10 @@ goes through the pipe. The files are anonymous: they need neither a disk nor the
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from data.loaders import Sample
@@ -35,27 +35,42 @@ class Place:
         return encoded
 
 
-def place_in_memory(lists: Iterable[Sequence[Sample]], *, max_lists: int) -> Iterator[list[Sample]]:
-    """The lists of samples with their bytes placed in memory files, each list in one of its own.
+class PlacedLists:
+    """Iterates over the lists of samples with their bytes placed in memory files, each list in one of its own.
 
     A file is used again `max_lists` lists later: the caller asks for a list only when all but the last
-    `max_lists` - 1 are done with. Where the system has no memory files, the lists come as they are.
+    `max_lists` - 1 are done with. The files live as long as this iterator, also when the lists have ended: workers
+    may still be reading the last. Where the system has no memory files, the lists come as they are.
     """
-    if not hasattr(os, "memfd_create"):
-        yield from map(list, lists)
-        return
-    with ExitStack() as stack:
-        files = [stack.enter_context(os.fdopen(os.memfd_create("images"), "wb")) for _ in range(max_lists)]
-        paths = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in files]
-        for number, samples in enumerate(lists):
-            file, path = files[number % max_lists], paths[number % max_lists]
-            file.seek(0)
-            placed = []
-            for sample in samples:
-                if isinstance(sample.encoded, bytes):
-                    placed.append(replace(sample, encoded=Place(path, file.tell(), len(sample.encoded))))
-                    file.write(sample.encoded)
-                else:
-                    placed.append(sample)
-            file.flush()
-            yield placed
+
+    def __init__(self, lists: Iterable[Sequence[Sample]], *, max_lists: int) -> None:
+        can_place = hasattr(os, "memfd_create")
+        self._files = [os.fdopen(os.memfd_create("images"), "wb") for _ in range(max_lists * can_place)]
+        self._numbered = enumerate(lists)
+        weakref.finalize(self, _close, self._files)
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        return self
+
+    def __next__(self) -> list[Sample]:
+        number, samples = next(self._numbered)
+        if not self._files:
+            return list(samples)
+        file = self._files[number % len(self._files)]
+        file.seek(0)
+        placed = [_place(sample, file) for sample in samples]
+        file.flush()
+        return placed
+
+
+def _place(sample: Sample, file: BinaryIO) -> Sample:
+    if not isinstance(sample.encoded, bytes):
+        return sample
+    place = Place(f"/proc/{os.getpid()}/fd/{file.fileno()}", file.tell(), len(sample.encoded))
+    file.write(sample.encoded)
+    return replace(sample, encoded=place)
+
+
+def _close(files: Sequence[BinaryIO]) -> None:
+    for file in files:
+        file.close()

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from data.handover import place_in_memory
+from data.handover import PlacedLists
 from data.loaders import LISTS_PER_WORKER, Batch, Sample, SampleDataset, Share, batch_loader
 from data.records import Label
 from data.shards import Shard, ShardIndex, read_rows
@@ -88,7 +88,7 @@ def stream_batches(
     lists = split_steps(parts, per_part=per_part, size=batch_size // (share.world * pieces))
     ahead = read_ahead(lists, depth=_LISTS_AHEAD)
     if num_workers:
-        ahead = place_in_memory(ahead, max_lists=1 + LISTS_PER_WORKER * num_workers)
+        ahead = PlacedLists(ahead, max_lists=1 + LISTS_PER_WORKER * num_workers)
     return iter(batch_loader(SampleDataset(view, replace_unreadable=True), ahead, num_workers=num_workers))
 
 

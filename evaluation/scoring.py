@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from data.handover import place_in_memory
+from data.handover import PlacedLists
 from data.loaders import LISTS_PER_WORKER, Sample, batch_loader
 from data.shards import read_records
 from data.stream import read_ahead
@@ -103,7 +103,7 @@ def load_batches(
     if job.shards:
         lists = read_ahead(lists, depth=2)
         if num_workers:
-            lists = place_in_memory(lists, max_lists=1 + LISTS_PER_WORKER * num_workers)
+            lists = PlacedLists(lists, max_lists=1 + LISTS_PER_WORKER * num_workers)
     views = list({model.pixel: model.view for model in models}.values())
     return batch_loader(VariantDataset(degradations, views), lists, num_workers=num_workers)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.handover import Place, place_in_memory
+from data.handover import Place, PlacedLists
 from data.loaders import Sample
 from data.records import Label, Record
 
@@ -26,15 +26,19 @@ def read_all(list_of_samples: list[Sample]) -> list[bytes]:
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memory files")
 def test_another_process_reads_the_bytes_and_files_are_used_again() -> None:
     paths = set()
+    lists = PlacedLists(map(samples, LISTS), max_lists=2)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        for images, placed in zip(LISTS, place_in_memory(map(samples, LISTS), max_lists=2), strict=True):
+        for images, placed in zip(LISTS, lists, strict=True):
             assert [sample.seed for sample in placed] == list(range(len(images)))
             assert pool.apply(read_all, (placed,)) == images
             paths |= {sample.encoded.path for sample in placed if isinstance(sample.encoded, Place)}
+        assert next(lists, None) is None
+        assert pool.apply(read_all, (placed,)) == LISTS[-1], "a worker may be late"
     assert len(paths) == 2
+    del lists
     assert not any(map(os.path.exists, paths)), "closed with the iterator"
 
 
 def test_without_memory_files_lists_come_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create", raising=False)
-    assert list(place_in_memory(map(samples, LISTS), max_lists=2)) == list(map(samples, LISTS))
+    assert list(PlacedLists(map(samples, LISTS), max_lists=2)) == list(map(samples, LISTS))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -176,6 +177,35 @@ def test_several_detectors_and_degradations_in_one_call(
     assert twin["logit"].tolist() == clean["logit"].tolist()
     jpeg = scores[(scores["degradation"] == "jpeg:30") & (scores["model"] == "stage2")]
     assert (jpeg["logit"].to_numpy() != clean["logit"].to_numpy()).all()
+
+
+def test_rows_of_shards_score_as_the_files_they_hold(
+    score: Score, tiny_run: TinyRun, whole: Path, tmp_path: Path
+) -> None:
+    scored = table(whole)
+    files = scored[scored["benchmark"] == "GenImage"]
+    for label, of_class in files.groupby("label"):
+        shard = tmp_path / "root" / "mine" / "data" / f"train-{label}.parquet"
+        shard.parent.mkdir(parents=True, exist_ok=True)
+        columns = {
+            "image_data": [Path(uri).read_bytes() for uri in of_class["uri"]],
+            "label": of_class["label"].to_numpy(),
+            "model_name": of_class["source"].to_list(),
+        }
+        pq.write_table(pa.table(columns), shard, row_group_size=2)
+    given = ("--model_path", tiny_run.stage2, "--data-root", tmp_path / "root", "--allow-tiny", "--batch-size", 4)
+    for workers in (0, 2):
+        out = tmp_path / f"out{workers}"
+        command = [sys.executable, str(ROOT / "benchmarks.py"), *map(str, given), "--out", str(out)]
+        done = subprocess.run(
+            [*command, "--num-workers", str(workers)], capture_output=True, text=True, check=False, timeout=200
+        )
+        assert done.returncode == 0, done.stderr
+        rows = table(out).set_index("content_sha256")
+        assert len(rows) == 6
+        for row in files.itertuples():
+            assert rows.loc[row.content_sha256, "logit"] == pytest.approx(row.logit, abs=1e-4)
+    pd.testing.assert_frame_equal(table(tmp_path / "out0"), table(tmp_path / "out2"))
 
 
 def test_details_are_embeddings_and_attention(score: Score, tmp_path: Path) -> None:
