@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import shlex
 import sys
@@ -30,18 +29,14 @@ from typing import Any
 
 import cli
 from data.catalog import PROTOCOLS, Absent, Benchmark, apply_protocol, find_benchmarks
-from data.degrade import parse_degradation
-from data.sources import open_source
+from data.degrade import SUITE, parse_degradation
 from data.variants import Degrade
+from evaluation import commands
 from evaluation.cluster import score_on_ray
 from evaluation.job import CLEAN, PARTS, TABLE, JobFolder, finish, make_job
-from evaluation.layout import to_text
-from evaluation.report import make_table, write_tables
-from evaluation.scores import join_tables, read_scores
 from evaluation.scoring import ScoredModel, score_job
-from files.integrity import sha256_of
 from models.calibration import METHODS
-from models.checkpoint import PACKAGES, store_calibration
+from models.checkpoint import PACKAGES
 from models.hub import MODEL_HELP
 
 Found = list[Benchmark | Absent]
@@ -81,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"[INFO] {args.out / TABLE} holds these scores; --overwrite scores anew")
     elif not score(args, folder, models, degradations):
         return
-    print_report(args.out / TABLE, out=args.out)
+    commands.show_run(args.out)
     for notice in dict.fromkeys(model.notice for model in models if model.notice):
         print(f"note: {notice}")
 
@@ -205,26 +200,7 @@ def remove_results(out: Path) -> None:
 def merge(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     finish(args.out, parts_of=args.folders)
-    print_report(args.out / TABLE, out=args.out)
-
-
-def report(args: argparse.Namespace) -> None:
-    tables = join_tables([read_scores(path, columns=args.columns) for path in args.tables])
-    table = make_table(tables)
-    print(to_text(table))
-    if args.out:
-        write_tables(table, args.out)
-        print(f"tables in {args.out}")
-
-
-def print_report(path: Path, *, out: Path) -> None:
-    scores = read_scores(path)
-    table = make_table(scores)
-    write_tables(table, out)
-    print(to_text(table))
-    thresholds = {each["threshold"] for each in scores.about["models"].values()}
-    stated = ", ".join(map(str, sorted(thresholds)))
-    print(f"threshold {stated}; scores of {scores.frame['uri'].nunique()} images in {path}")
+    commands.show_run(args.out)
 
 
 def list_benchmarks(args: argparse.Namespace) -> None:
@@ -241,67 +217,6 @@ def verify(args: argparse.Namespace) -> None:
     found = find(args)
     require_some(found, args)
     print(verified_text([look(each, num_workers=args.num_workers) for each in found]))
-
-
-def compare(args: argparse.Namespace) -> None:
-    from evaluation.compare import compare_models
-    from evaluation.compare import to_text as compared_text
-
-    scores = join_tables([read_scores(path, columns=args.columns) for path in args.tables])
-    print(compared_text(compare_models(scores, models=args.models)))
-
-
-def audit(args: argparse.Namespace) -> None:
-    from data.traits import read_traits
-    from evaluation.audit import audit_benchmark
-    from evaluation.audit import to_text as audited_text
-
-    benchmarks = require_some(find(args), args)
-    scores = join_tables([read_scores(path) for path in args.scores]) if args.scores else None
-    train = None
-    if args.train:
-        records = [record for source in args.train for record in open_source(source)]
-        train = read_traits(records, num_workers=args.num_workers)
-    audits = {}
-    for each in benchmarks:
-        images = each.images().records
-        traits = read_traits(images, shards=each.shards, num_workers=args.num_workers)
-        of_scores: dict[str, Any] = {}
-        if scores is not None:
-            model = args.model or scores.models[0]
-            of_scores = {"scores": scores.frame, "model": model, "threshold": scores.threshold(model)}
-        audits[each.name] = audit_benchmark(traits, name=each.name, train=train, **of_scores)
-        print(audited_text(audits[each.name]))
-    if args.out:
-        text = json.dumps({name: each.to_dict() for name, each in audits.items()}, indent=1)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
-
-
-def calibrate(args: argparse.Namespace) -> None:
-    from evaluation.calibrate import calibrate as fit
-    from evaluation.calibrate import check_no_overlap
-
-    scores = join_tables([read_scores(path) for path in args.tables])
-    sha256 = sha256_of(args.model_path)
-    names = [name for name, about in scores.about["models"].items() if about["sha256"] == sha256]
-    if not names:
-        raise ValueError(f"{args.model_path}: no scores of this file in {', '.join(map(str, args.tables))}")
-    frame = scores.frame
-    held_out = frame[(frame["model"] == names[0]) & (frame["degradation"] == CLEAN)]
-    for path in args.against:
-        check_no_overlap(held_out, read_scores(path).frame)
-    calibration = fit(held_out, method=args.method, alpha=args.alpha)
-    store_calibration(args.model_path, calibration, out=args.out)
-    print(f"{calibration.method}: score = sigmoid({calibration.a:.4g} * logit {calibration.b:+.4g})")
-    print(f"from {calibration.n_real} photographs and {calibration.n_fake} fakes")
-    print(f"calibration error on them {calibration.ece_before:.3f} before, {calibration.ece_after:.3f} after")
-    for name, threshold in calibration.operating_points.items():
-        print(f"operating point {name}: fake from {threshold:.4f} on")
-    if calibration.has_band:
-        band = f"between {calibration.band_low:.4f} and {calibration.band_high:.4f}"
-        print(f"unsure {band}: at most {calibration.alpha:.0%} of each class are called the other")
-    print(f"saved {args.out}")
 
 
 def find(args: argparse.Namespace) -> Found:
@@ -326,10 +241,24 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "list": list_benchmarks,
     "verify": verify,
     "merge": merge,
-    "report": report,
-    "compare": compare,
-    "calibrate": calibrate,
-    "audit": audit,
+    "report": lambda args: commands.report(args.tables, columns=args.columns, out=args.out),
+    "compare": lambda args: commands.compare(args.tables, columns=args.columns, models=args.models),
+    "audit": lambda args: commands.audit(
+        require_some(find(args), args),
+        tables=args.scores,
+        model=args.model,
+        train=args.train,
+        out=args.out,
+        num_workers=args.num_workers,
+    ),
+    "calibrate": lambda args: commands.calibrate(
+        args.tables,
+        model_path=args.model_path,
+        out=args.out,
+        method=args.method,
+        alpha=args.alpha,
+        against=args.against,
+    ),
 }
 
 
@@ -339,13 +268,15 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
-    of_run = commands.add_parser("run", help="score detectors (the default)")
+    subparsers = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
+    of_run = subparsers.add_parser("run", help="score detectors (the default)")
     of_run.add_argument("--model_path", "--model-path", nargs="+", required=True, help=MODEL_HELP)
     add_root(of_run)
     of_run.add_argument("--out", type=Path, help="default: runs/benchmarks/<name of the first detector's folder>")
     of_run.add_argument("--protocol", choices=PROTOCOLS, default="all", help="which images count (default: all)")
-    of_run.add_argument("--degrade", nargs="+", default=[CLEAN], metavar="NAME", help="such as none jpeg:75")
+    of_run.add_argument(
+        "--degrade", nargs="+", default=[CLEAN], metavar="NAME", help="such as none jpeg:75; or suite, for all"
+    )
     of_run.add_argument("--details", action="store_true", help="keep embeddings and prototype attention too")
     of_run.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="only the I-th of N parts")
     of_run.add_argument("--ray", type=int, metavar="N", help="on a Ray cluster, with N workers (needs ray[data])")
@@ -356,17 +287,17 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     of_run.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
     of_run.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
 
-    of_list = commands.add_parser("list", help="what is there")
+    of_list = subparsers.add_parser("list", help="what is there")
     add_root(of_list)
-    of_verify = commands.add_parser("verify", help="read every image")
+    of_verify = subparsers.add_parser("verify", help="read every image")
     add_root(of_verify)
     of_verify.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
 
-    of_merge = commands.add_parser("merge", help="parts of several machines -> a table")
+    of_merge = subparsers.add_parser("merge", help="parts of several machines -> a table")
     of_merge.add_argument("folders", nargs="+", type=Path)
     of_merge.add_argument("--out", type=Path, required=True)
     for name, text in (("report", "tables of scores"), ("compare", "two detectors on the same images")):
-        of_tables = commands.add_parser(name, help=text)
+        of_tables = subparsers.add_parser(name, help=text)
         of_tables.add_argument("tables", nargs="+", type=Path, metavar="TABLE", help="parquet or CSV")
         about_columns = "names of another tool's columns, such as score=prob label=target"
         of_tables.add_argument(
@@ -376,14 +307,14 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
             of_tables.add_argument("--out", type=Path, help="folder for metrics.csv, .md and .tex")
         else:
             of_tables.add_argument("--models", nargs=2, metavar="NAME", help="which two, of more")
-    of_audit = commands.add_parser("audit", help="what format, size and compression tell of the label")
+    of_audit = subparsers.add_parser("audit", help="what format, size and compression tell of the label")
     add_root(of_audit)
     of_audit.add_argument("--scores", nargs="+", type=Path, default=[], metavar="TABLE", help="of a detector")
     of_audit.add_argument("--model", metavar="NAME", help="which detector of the tables; default: the first")
     of_audit.add_argument("--train", nargs="+", default=[], metavar="DATA", help="images to look for copies of")
     of_audit.add_argument("--out", type=Path, help="a JSON file")
     of_audit.add_argument("--num-workers", type=int, default=2, help="processes that read images")
-    of_calibrate = commands.add_parser("calibrate", help="thresholds and probabilities, from held-out scores")
+    of_calibrate = subparsers.add_parser("calibrate", help="thresholds and probabilities, from held-out scores")
     of_calibrate.add_argument("tables", nargs="+", type=Path, metavar="TABLE", help="of images seen by nobody")
     of_calibrate.add_argument("--model_path", "--model-path", type=Path, required=True)
     of_calibrate.add_argument("--out", type=Path, required=True, help="the detector file with its calibration")
@@ -398,7 +329,9 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
             raise ValueError(f"--ray takes the number of workers, at least 1, not {args.ray}")
         if args.ray and args.shard != (0, 1):
             raise ValueError("--ray and --shard exclude each other: Ray deals out the images itself")
-        args.degrade = list(dict.fromkeys(args.degrade))
+        suite = [each.name for each in SUITE]
+        named = [name for given in args.degrade for name in (suite if given == "suite" else [given])]
+        args.degrade = list(dict.fromkeys(named))
         args.out = args.out or Path("runs/benchmarks") / model_names(args.model_path)[0]
     if args.command in ("report", "compare"):
         args.columns = dict(args.columns) or None

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.decode import UnreadableImage, decode_image, to_rgb
-from data.handover import place_in_memory
+from data.handover import PlacedLists
 from data.loaders import LISTS_PER_WORKER, Sample, batch_loader
 from data.records import Record
 from data.shards import Shard, read_rows
@@ -171,7 +171,7 @@ def read_traits(
     num_workers = min(num_workers, -(-len(records) // IMAGES_PER_LIST))
     lists: Iterable[list[Sample]] = _lists(_samples(records, shards or {}))
     if shards and num_workers:
-        lists = place_in_memory(lists, max_lists=1 + LISTS_PER_WORKER * num_workers)
+        lists = PlacedLists(lists, max_lists=1 + LISTS_PER_WORKER * num_workers)
     rows: list[dict[str, Any]] = []
     with tqdm(total=len(records), desc="traits", unit="image", dynamic_ncols=True, disable=quiet) as bar:
         for found in batch_loader(TraitsDataset(), lists, num_workers=num_workers):

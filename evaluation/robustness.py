@@ -186,3 +186,15 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
     columns = ["model", "benchmark", "family", "unit", "strength", "figure", "value", "clean"]
     found = pd.DataFrame(rows, columns=columns)
     return found.sort_values([*GROUP, "family", "figure", "strength"], ignore_index=True)
+
+
+def to_text(table: pd.DataFrame) -> str:
+    """For a terminal: a line for each degradation, then the worst cases."""
+    figures = ["degradation", *FIGURES, "flips", "real_to_fake", "fake_to_real"]
+    lines = [
+        table[[*GROUP, *figures]].to_string(index=False, na_rep="", float_format=lambda value: f"{value:.3f}")
+    ]
+    for worst in worst_cases(table).to_dict("records"):
+        fall = f"{worst['clean']:.3f} -> {worst['worst']:.3f} ({worst['degradation']})"
+        lines.append(f"{worst['model']}, {worst['benchmark']}: worst {worst['figure']} {fall}")
+    return "\n".join(lines)
