@@ -1,0 +1,295 @@
+"""Tables of scores, and what a detector file says of itself -> a model card in the form of the Hugging Face hub.
+
+Every figure is read from the tables; what they do not tell is said to be unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from evaluation.markdown import code, plain, share, to_table, with_interval
+from evaluation.published import ALL_IMAGES, MEAN, NO_SUBSET, OVERALL
+from evaluation.report import make_table
+from evaluation.results import calibration_of, headlines, readable
+from evaluation.scores import ScoreTable
+from evaluation.shortcuts import false_positives
+from files.tensorfile import replacing
+from models.calibration import Calibration
+
+TASK = "image-classification"
+TAGS = ("ai-generated-image-detection", "image-forensics", "deepfake-detection")
+# Column of a report -> the hub's name of the metric, and ours.
+METRICS = {
+    "accuracy": ("accuracy", "accuracy"),
+    "balanced_accuracy": ("balanced_accuracy", "balanced accuracy"),
+    "auroc": ("roc_auc", "AUROC"),
+    "ap": ("average_precision", "average precision"),
+}
+SHOWN_SOURCES = 15
+SHOWN_SUBSETS = 8
+MIN_IMAGES = 10  # of a class, for a rate or a subset to be named
+
+INTENDED = """\
+A second opinion on whether a picture is a photograph or was made by an image generator: to sort what people then
+look at, to measure, and to compare detectors. The answer is a score from 0 (photograph) to 1 (generated)."""
+FORBIDDEN = """\
+- As the only ground for an accusation, a takedown, a ban or a judgement about a person: it errs, see below.
+- As proof that a picture is authentic. A low score says that nothing was found, not that nothing is there.
+- For pictures of a kind that the tables below do not cover, such as drawings, scans, screenshots, or photographs
+  in which a part was replaced, without measuring it on them first.
+- To tell which generator made a picture, or who did."""
+
+
+@dataclass(frozen=True)
+class DetectorFacts:
+    """What the file of a detector says of itself. Empty: the card says that it is not stated.
+
+    form          adapter, full, merged, official or projection
+    backbone      name of the tower, such as clip-vit-l14
+    base_model    its repository on the hub
+    provenance    prototypes, recipe, training data, seed
+    notice        what a user must know of its verdicts
+    datasets      repositories on the hub that it was trained on
+    """
+
+    name: str
+    form: str = ""
+    backbone: str = ""
+    base_model: str = ""
+    sha256: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    notice: str = ""
+    datasets: Sequence[str] = ()
+
+
+def write_card(
+    path: Path,
+    scores: ScoreTable,
+    *,
+    facts: DetectorFacts,
+    licence: str,
+    model: str | None = None,
+    licence_name: str = "",
+    licence_link: str = "",
+    seed: int = 0,
+) -> None:
+    """Writes README.md whole or not at all.
+
+    licence      the hub's identifier, such as "mit"; "other" needs a `licence_name`
+    model        whose scores; needed when the table has several
+    """
+    if not licence or (licence == "other" and not licence_name):
+        raise ValueError(
+            f"licence {licence!r}; expected the hub's identifier, such as mit, or other with its name"
+        )
+    card = make_card(
+        scores, facts=facts, licence=licence, model=model, names=(licence_name, licence_link), seed=seed
+    )
+    with replacing(path) as scratch:
+        scratch.write_text(str(card), encoding="utf-8", errors="replace")
+
+
+def make_card(
+    scores: ScoreTable,
+    *,
+    facts: DetectorFacts,
+    licence: str,
+    model: str | None = None,
+    names: tuple[str, str] = ("", ""),
+    seed: int = 0,
+) -> ModelCard:
+    """names   of the licence and where it is, if it is "other"."""
+    model = _choose(scores, model)
+    frame = scores.frame[scores.frame["model"] == model]
+    scores = ScoreTable(frame, scores.about)
+    table = make_table(scores, seed=seed)
+    results = _results(scores, table)
+    data = ModelCardData(
+        license=licence,
+        license_name=names[0] or None,
+        license_link=names[1] or None,
+        pipeline_tag=TASK,
+        tags=list(TAGS),
+        base_model=facts.base_model or None,
+        datasets=list(facts.datasets) or None,
+        model_name=facts.name if results else None,
+        eval_results=results or None,
+        metrics=[hub for hub, _ in METRICS.values()] if results else None,
+    )
+    calibration = facts.calibration or calibration_of(scores, model)
+    parts = [
+        f"# {plain(facts.name)}",
+        *([f"> **{plain(facts.notice)}**"] if facts.notice else []),
+        "A detector of AI-generated images by generator-aware prototypes (GAPL, arXiv:2512.12982).",
+        "## What it is for",
+        INTENDED,
+        "## What it must not be used for",
+        FORBIDDEN,
+        "## The detector",
+        _facts(facts, scores, model),
+        "## Results",
+        _benchmarks(table),
+        "## Known failures",
+        _failures(table),
+        "## False positives by photo source",
+        _false_positives(scores, model),
+        "## Calibration and operating points",
+        _calibration(calibration, threshold=scores.threshold(model)),
+        "## Limits",
+        _limits(scores, calibration),
+        "## How the figures were made",
+        _made(scores),
+    ]
+    body = "\n\n".join(parts)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Parts
+
+
+def _choose(scores: ScoreTable, model: str | None) -> str:
+    known = ", ".join(scores.models)
+    if model is None and len(scores.models) > 1:
+        raise ValueError(f"scores of {len(scores.models)} models ({known}); name the one that the card is of")
+    if model is not None and model not in scores.models:
+        raise ValueError(f"no scores of a model {model!r}; the table has {known}")
+    return scores.models[0] if model is None else model
+
+
+def _results(scores: ScoreTable, table: pd.DataFrame) -> list[EvalResult]:
+    """A result for each benchmark and metric."""
+    about = scores.about.get("benchmarks", {})
+    results = []
+    for row in headlines(table).to_dict("records"):
+        if row["benchmark"] == OVERALL:
+            continue
+        name = str(row["benchmark"])
+        for column, (hub, ours) in METRICS.items():
+            if pd.notna(row[column]):
+                result = EvalResult(
+                    task_type=TASK,
+                    task_name="detection of AI-generated images",
+                    dataset_type=name.lower().replace(" ", "-"),
+                    dataset_name=name,
+                    dataset_revision=about.get(name, {}).get("file_list_sha256"),
+                    metric_type=hub,
+                    metric_name=ours,
+                    metric_value=round(float(row[column]), 4),
+                )
+                results.append(result)
+    return results
+
+
+def _facts(facts: DetectorFacts, scores: ScoreTable, model: str) -> str:
+    sha256 = facts.sha256 or scores.about.get("models", {}).get(model, {}).get("sha256")
+    pairs = {"form": facts.form, "backbone": facts.backbone, "SHA-256": sha256}
+    pairs |= {key.replace("_", " "): _told(value) for key, value in facts.provenance.items()}
+    return "\n".join(f"- {plain(key)}: {plain(str(value or 'not stated'))}" for key, value in pairs.items())
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key} {_told(each)}" for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_told, value))
+    return str(value)
+
+
+def _benchmarks(table: pd.DataFrame) -> str:
+    header = ["benchmark", "protocol", "real", "fake", *(ours for _, ours in METRICS.values())]
+    rows = []
+    for row in headlines(table).to_dict("records"):
+        name = "mean over benchmarks" if row["benchmark"] == OVERALL else str(row["benchmark"])
+        figures = [with_interval(row, column) for column in METRICS]
+        rows.append([name, str(row["protocol"]), f"{row['n_real']:,}", f"{row['n_fake']:,}", *figures])
+    words = (
+        "Unweighted means over the subsets of a benchmark, or all images at once where none has both classes; "
+        "in brackets bootstrap intervals of 95 %. Accuracies are at the threshold stored with the detector."
+    )
+    return f"{words}\n\n{to_table(header, rows, num_texts=2)}"
+
+
+def _failures(table: pd.DataFrame) -> str:
+    special = (MEAN, ALL_IMAGES, NO_SUBSET)
+    rows = table[~table["subset"].isin(special) & (table["n_fake"].fillna(0) >= MIN_IMAGES)]
+    worst = rows.sort_values(["fake_accuracy", "benchmark", "subset"]).head(SHOWN_SUBSETS)
+    if worst.empty:
+        return f"No subset has {MIN_IMAGES} fakes; nothing can be said."
+    lines = [
+        [
+            str(row["benchmark"]),
+            str(row["subset"]),
+            f"{row['n_fake']:,}",
+            share(row["fake_accuracy"], row["n_fake"]),
+        ]
+        for row in worst.to_dict("records")
+    ]
+    words = f"Subsets of {MIN_IMAGES} fakes or more whose fakes are found least, with Wilson intervals of 95 %."
+    return f"{words}\n\n{to_table(['benchmark', 'subset', 'fakes', 'share found'], lines, num_texts=2)}"
+
+
+def _false_positives(scores: ScoreTable, model: str) -> str:
+    rows = readable(scores, model=model).assign(camera="")
+    found = false_positives(rows, threshold=scores.threshold(model))
+    found = found[(found["by"] == "source") & (found["n"] >= MIN_IMAGES)]
+    if found.empty:
+        return f"No source has {MIN_IMAGES} photographs; nothing can be said."
+    lines = [
+        [row["value"], f"{row['n']:,}", share(row["rate"], row["n"])]
+        for row in found.head(SHOWN_SOURCES).to_dict("records")
+    ]
+    words = "Photographs called fake, the highest rate first, with Wilson intervals of 95 %."
+    if len(found) > SHOWN_SOURCES:
+        rest = found["rate"].iloc[SHOWN_SOURCES:]
+        words += f" The other {len(rest)} sources are at {rest.iloc[0]:.1%} or less."
+    return f"{words}\n\n{to_table(['source', 'photographs', 'called fake'], lines, num_texts=1)}"
+
+
+def _calibration(calibration: Calibration | None, *, threshold: float) -> str:
+    if calibration is None:
+        return f"The scores are not calibrated, they rank images. One is called fake from {threshold:.4g} on."
+    points = [[name, f"{value:.4f}"] for name, value in calibration.operating_points.items()]
+    n_real, n_fake = calibration.n_real, calibration.n_fake
+    words = (
+        f"{calibration.method.capitalize()} scaling on {n_real:,} photographs and {n_fake:,} fakes that were held "
+        f"out; calibration error on them {calibration.ece_before:.3f} before, {calibration.ece_after:.3f} after. "
+        f"An image is called fake from {threshold:.4g} on."
+    )
+    if calibration.has_band:
+        words += (
+            f" Scores from {calibration.band_low:.4f} to {calibration.band_high:.4f} are unsure; then at most "
+            f"{calibration.alpha:.0%} of each class are called the other, for images like those held out."
+        )
+    return f"{words}\n\n{to_table(['operating point', 'fake from'], points, num_texts=1)}"
+
+
+def _limits(scores: ScoreTable, calibration: Calibration | None) -> str:
+    about = scores.about.get("benchmarks", {})
+    said = ["The figures are of the listed images. On other generators, cameras and platforms they may be worse."]
+    said += [f"{name} was not measured: {each['absent']}." for name, each in about.items() if each.get("absent")]
+    said += [f"{name} is without {', '.join(m)}." for name, e in about.items() if (m := e.get("missing_subsets"))]
+    if (scores.frame["degradation"] == "none").all():
+        said.append("It was measured on files as they are: what recompression or resizing does to it is unknown.")
+    unread = scores.frame.loc[scores.frame["error"] != "", "uri"].nunique()
+    said += [f"{unread:,} images could not be read and are in no figure."] if unread else []
+    said += [] if calibration else ["A score is no probability."]
+    return "\n".join(f"- {plain(each)}" for each in said)
+
+
+def _made(scores: ScoreTable) -> str:
+    about = scores.about
+    lines = [f"- command: {code(about.get('command') or 'not stated')}"]
+    for name, each in about.get("benchmarks", {}).items():
+        if each.get("file_list_sha256"):
+            lines.append(f"- list of files of {plain(name)}, SHA-256: {code(each['file_list_sha256'])}")
+    if versions := about.get("versions"):
+        lines.append("- versions: " + ", ".join(f"{key} {value}" for key, value in versions.items()))
+    return "\n".join(lines)

@@ -1,0 +1,46 @@
+"""Names and figures -> Markdown, in which a name is never markup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from scipy.stats import binomtest
+
+from evaluation.intervals import LEVEL
+
+
+def to_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_texts: int) -> str:
+    """The first `num_texts` columns are names, which may hold anything; figures of ours follow."""
+    rule = ["---" if number < num_texts else "---:" for number in range(len(header))]
+    lines = [list(header), rule, *([*map(plain, row[:num_texts]), *row[num_texts:]] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plain(text: str) -> str:
+    """Text in which Markdown and HTML see nothing; one line."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{char}" if char in "\\`*_[]|~$" else char for char in text)
+
+
+def code(text: str) -> str:
+    """A span of code, whatever backticks are in it."""
+    text = " ".join(text.split())
+    fence = "`"
+    while fence in text:
+        fence += "`"
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
+
+
+def share(value: float, n: int) -> str:
+    """Of n images, with Wilson's interval."""
+    low, high = binomtest(round(value * n), n).proportion_ci(LEVEL, method="wilson")
+    return f"{value:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def with_interval(row: Mapping[Any, Any], name: str) -> str:
+    if pd.isna(row[name]):
+        return ""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:.3f}" + ("" if pd.isna(low) else f" [{low:.3f}, {high:.3f}]")

@@ -1,0 +1,72 @@
+"""A table of scores -> the images that a detector is most wrong about, small where they can be read."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import pandas as pd
+
+from data.decode import UnreadableImage, decode_image, to_rgb
+from evaluation.blocks import Block, Gallery, Section, Thumbnail, Words, shorten
+from evaluation.results import readable
+from evaluation.scores import ScoreTable
+
+SHOWN = 12  # of each kind of mistake
+LONG_SIDE_PX = 160
+JPEG_QUALITY = 80
+MAX_FILE_BYTES = 64 << 20
+
+
+def mistakes(scores: ScoreTable, *, thumbnails: bool) -> Section:
+    blocks: list[Block] = []
+    for model in scores.models:
+        for label, what in ((0, "Photographs with the highest scores"), (1, "Fakes with the lowest scores")):
+            worst = worst_mistakes(scores, model=model, label=label)
+            title = f"{model}: {what.lower()}" if len(scores.models) > 1 else what
+            blocks.append(Words(heading=title))
+            if worst.empty:
+                blocks.append(Words(["None is called what it is not."]))
+                continue
+            items = [_thumbnail(row, thumbnails=thumbnails) for _, row in worst.iterrows()]
+            blocks.append(Gallery(f"{what}, the worst first; all are called what they are not.", items))
+    meaning = (
+        "These are the errors that no change of threshold mends cheaply. Look for what they share: a medium, a "
+        "subject, a format. Some may be labelled wrongly."
+    )
+    return Section("mistakes", "The worst mistakes", meaning, blocks)
+
+
+def worst_mistakes(scores: ScoreTable, *, model: str, label: int, num: int = SHOWN) -> pd.DataFrame:
+    """Rows of photographs (label 0) called fake, or fakes (1) called real, the farthest from right first."""
+    rows = readable(scores, model=model)
+    rows = rows[(rows["label"] == label) & ((rows["score"] >= scores.threshold(model)) != bool(label))]
+    return rows.sort_values(["score", "logit", "uri"], ascending=[bool(label), bool(label), True]).head(num)
+
+
+def thumbnail(path: Path) -> tuple[bytes, tuple[int, int]] | None:
+    """(JPEG, width and height in pixels); None when the file is gone or is no image."""
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
+            return None
+        image = to_rgb(decode_image(path.read_bytes()))
+    except (OSError, ValueError, UnreadableImage):
+        return None
+    image.thumbnail((LONG_SIDE_PX, LONG_SIDE_PX))
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=JPEG_QUALITY)
+    return encoded.getvalue(), image.size
+
+
+def _thumbnail(row: pd.Series, *, thumbnails: bool) -> Thumbnail:
+    uri = str(row["uri"])
+    name = shorten(Path(uri).name or uri, limit=40)
+    origin = shorten(str(row["source"] or row["generator"] or row["benchmark"]), limit=40)
+    score = f"{row['score']:.3f}"
+    made = thumbnail(Path(uri)) if thumbnails else None
+    if made is None:
+        return Thumbnail(name, score, origin)
+    encoded, (width, height) = made
+    source = f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
+    return Thumbnail(name, score, origin, source, width, height)

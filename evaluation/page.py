@@ -1,0 +1,78 @@
+"""A table of scores, and audits of its benchmarks -> one HTML file for people who decide on a detector.
+
+The file needs nothing but itself: pictures, styles and thumbnails are inside, and no network is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from evaluation.blocks import Section
+from evaluation.damage import robustness
+from evaluation.metrics import RATES
+from evaluation.mistakes import mistakes
+from evaluation.origins import absences, audited, made
+from evaluation.prototype_use import prototype_use
+from evaluation.report import make_table
+from evaluation.results import by_source, calibrated, ranking, subsets, summary
+from evaluation.scores import ScoreTable
+from files.tensorfile import replacing
+
+if TYPE_CHECKING:
+    from evaluation.audit import Audit
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def write_report(
+    path: Path,
+    scores: ScoreTable,
+    *,
+    audits: Mapping[str, Audit] | None = None,
+    thumbnails: bool = True,
+    title: str = "Detector report",
+    seed: int = 0,
+) -> None:
+    """Writes the file whole or not at all.
+
+    audits       name of a benchmark -> what evaluation.audit found
+    thumbnails   show the worst mistakes as small images, read from where the table says that they are
+    seed         of the bootstrap, and of the images of a map
+    """
+    sections = make_sections(scores, audits=audits or {}, thumbnails=thumbnails, seed=seed)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(title=title, sections=sections, models=scores.models)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as scratch:
+        scratch.write_text(page, encoding="utf-8", errors="replace")
+
+
+def make_sections(
+    scores: ScoreTable, *, audits: Mapping[str, Audit], thumbnails: bool, seed: int = 0
+) -> list[Section]:
+    """In the order of the page; a section that the table has nothing for is left out."""
+    table = make_table(scores, seed=seed)
+    table = table.astype(dict.fromkeys(RATES, float))  # a figure that no row has is None
+    sections = [
+        summary(table, absent=absences(scores)),
+        subsets(table),
+        ranking(scores),
+        calibrated(scores),
+        by_source(scores),
+        robustness(scores),
+        audited(audits) if audits else None,
+        prototype_use(scores, seed=seed),
+        mistakes(scores, thumbnails=thumbnails),
+        made(scores),
+    ]
+    return [section for section in sections if section is not None]

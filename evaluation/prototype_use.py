@@ -1,0 +1,90 @@
+"""Embeddings and attention of scored images -> which prototypes answer to which generator, and a map of them.
+
+A table of scores has them when it was made with `run --details`. Shape suffixes: N images, G sources,
+P prototypes, E embedding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+
+from evaluation import plots
+from evaluation.blocks import Block, Picture, Section, Words
+from evaluation.results import readable
+from evaluation.scores import ScoreTable
+from evaluation.svg import to_svg
+
+MAX_MAPPED = 5000  # images of a map; of more, so many are drawn
+
+
+def prototype_use(scores: ScoreTable, *, seed: int = 0) -> Section | None:
+    """None without such columns. How many prototypes stand for photographs is read from `about`: "num_real"
+    of "prototypes" of a model, as PrototypeBank.facts names it."""
+    blocks: list[Block] = []
+    for number, model in enumerate(scores.models):
+        rows = readable(scores, model=model)
+        found = _attention(scores, rows, model=model, prefix=f"use{number}") + _map(
+            rows, model=model, prefix=f"map{number}", seed=seed
+        )
+        if found:
+            blocks += [Words(heading=model), *found]
+    if not blocks:
+        return None
+    meaning = (
+        "The detector describes an image as a mixture of prototypes, vectors that stand for photographs and for a "
+        "few generators. A generator whose row looks like those of photographs has no prototype that knows it; on "
+        "the map its images lie among the photographs."
+    )
+    return Section("prototypes", "Prototypes and embeddings", meaning, blocks)
+
+
+def mean_attention(rows: pd.DataFrame) -> tuple[list[str], np.ndarray]:
+    """(names of the sources, photographs first; their mean attention_GP)."""
+    names, means = [], []
+    for (label, source), of_source in rows.groupby(["label", "source"], sort=True):
+        names.append(f"{source or 'unnamed'} ({'fake' if label else 'real'})")
+        means.append(np.stack(of_source["attention"].to_list()).mean(axis=0))
+    return names, np.stack(means)
+
+
+def _attention(scores: ScoreTable, rows: pd.DataFrame, *, model: str, prefix: str) -> list[Block]:
+    rows = _with_vectors(rows, "attention")
+    if rows.empty:
+        return []
+    names, attention_GP = mean_attention(rows)
+    num_real = scores.about.get("models", {}).get(model, {}).get("prototypes", {}).get("num_real")
+    figure = plots.attention(attention_GP, names=names, num_real=num_real)
+    label = (
+        f"Heat map of the mean attention of {len(names)} sources to {attention_GP.shape[1]} prototypes of {model}"
+    )
+    caption = "Mean attention of the images of a source to each prototype. Bright: the source leans on it."
+    return [Picture(to_svg(figure, label=label, prefix=prefix), label, caption, is_wide=True)]
+
+
+def _map(rows: pd.DataFrame, *, model: str, prefix: str, seed: int) -> list[Block]:
+    rows = _with_vectors(rows, "embedding")
+    if len(rows) < 3:
+        return []
+    drawn = rows.sample(min(len(rows), MAX_MAPPED), random_state=seed)
+    embedding_NE = np.stack(drawn["embedding"].to_list()).astype(np.float64)
+    pca = PCA(2, svd_solver="full").fit(embedding_NE)
+    share = pca.explained_variance_ratio_
+    figure = plots.embedding_map(
+        pca.transform(embedding_NE),
+        drawn["label"].to_numpy(int),
+        axis_names=(f"first component, {share[0]:.0%} of variance", f"second, {share[1]:.0%}"),
+    )
+    label = f"Map of the embeddings of {len(drawn)} images by {model}, photographs and fakes"
+    caption = f"Embeddings of {len(drawn):,} of {len(rows):,} images on their two principal components."
+    return [Picture(to_svg(figure, label=label, prefix=prefix), label, caption)]
+
+
+def _with_vectors(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Rows that have a vector of the usual length, the first one's."""
+    if column not in rows:
+        return rows.iloc[:0]
+    lengths = rows[column].map(lambda value: len(value) if isinstance(value, np.ndarray | list | tuple) else 0)
+    some = lengths[lengths > 0]
+    return rows[lengths == some.iloc[0]] if len(some) else rows.iloc[:0]
