@@ -6,8 +6,10 @@
     python benchmarks.py verify --data-root DIR         every image read: broken and doubled ones, formats, sizes
     python benchmarks.py merge OUT1 OUT2 --out OUT      the parts of `run --shard 1/2` and `--shard 2/2`
     python benchmarks.py report scores.parquet          tables of this or another tool's scores
+    python benchmarks.py report scores.parquet --html report.html
     python benchmarks.py compare A.parquet B.parquet    two detectors on the same images
     python benchmarks.py audit --data-root DIR          what file format, size and compression tell of the label
+    python benchmarks.py card scores.parquet --model_path FILE --licence mit --out README.md
     python benchmarks.py calibrate scores.parquet --model_path A.safetensors --out B.safetensors
 
 A data root with a folder `bench` is searched there. `run`, which is meant when no command is named, scores every
@@ -184,6 +186,7 @@ def about_model(model: ScoredModel) -> dict[str, Any]:
         "sha256": model.sha256,
         "threshold": model.threshold,
         "calibration": calibration,
+        "prototypes": model.prototypes,
     }
 
 
@@ -241,7 +244,23 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "list": list_benchmarks,
     "verify": verify,
     "merge": merge,
-    "report": lambda args: commands.report(args.tables, columns=args.columns, out=args.out),
+    "report": lambda args: commands.report(
+        args.tables,
+        columns=args.columns,
+        out=args.out,
+        html=args.html,
+        benchmarks=require_some(find(args), args) if args.audit else [],
+        thumbnails=not args.no_thumbnails,
+        num_workers=args.num_workers,
+    ),
+    "card": lambda args: commands.card(
+        args.tables,
+        model_path=args.model_path,
+        out=args.out,
+        licence=args.licence,
+        licence_link=args.licence_link,
+        datasets=args.datasets,
+    ),
     "compare": lambda args: commands.compare(args.tables, columns=args.columns, models=args.models),
     "audit": lambda args: commands.audit(
         require_some(find(args), args),
@@ -305,6 +324,15 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         )
         if name == "report":
             of_tables.add_argument("--out", type=Path, help="folder for metrics.csv, .md and .tex")
+            of_tables.add_argument(
+                "--html", type=Path, metavar="FILE", help="a page with all figures, in one file"
+            )
+            of_tables.add_argument("--no-thumbnails", action="store_true", help="name the worst mistakes only")
+            of_tables.add_argument(
+                "--audit", action="store_true", help="audit the benchmarks below --data-root too"
+            )
+            of_tables.add_argument("--num-workers", type=int, default=2, help="processes that read images")
+            add_root(of_tables)
         else:
             of_tables.add_argument("--models", nargs=2, metavar="NAME", help="which two, of more")
     of_audit = subparsers.add_parser("audit", help="what format, size and compression tell of the label")
@@ -323,6 +351,13 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     of_calibrate.add_argument(
         "--against", nargs="+", type=Path, default=[], help="tables of benchmarks that must share no image"
     )
+    of_card = subparsers.add_parser("card", help="a model card for the Hugging Face hub")
+    of_card.add_argument("tables", nargs="+", type=Path, metavar="TABLE")
+    of_card.add_argument("--model_path", "--model-path", type=Path, required=True)
+    of_card.add_argument("--out", type=Path, required=True, help="such as README.md")
+    of_card.add_argument("--licence", required=True, help="identifier of the hub, such as mit or cc-by-nc-4.0")
+    of_card.add_argument("--licence-link", default="", metavar="URL")
+    of_card.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="on the hub, of training")
     args = parser.parse_args(words)
     if args.command == "run":
         if args.ray is not None and args.ray < 1:

@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[], None]) -> None:
     """Runs a command. A user's mistake or a system's refusal is one line on stderr and exit code 2."""
     logging.basicConfig(format="[%(levelname)s] %(message)s", level=logging.WARNING, stream=sys.stderr)
-    for name in ("cli", "data", "evaluation", "files", "models", "prototype", "training", "__main__"):
+    for name in ("cli", "data", "evaluation", "files", "models", "prototype", "reporting", "training", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     try:

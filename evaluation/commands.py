@@ -1,4 +1,4 @@
-"""What benchmarks.py does with tables of scores: reports, comparisons, audits, calibrations."""
+"""What benchmarks.py does with tables of scores: reports, comparisons, audits, calibrations, model cards."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from data.benchmark import Benchmark
+from data.records import Record
 from data.sources import open_source
+from data.traits import read_traits
 from evaluation import robustness
+from evaluation.audit import Audit, audit_benchmark
+from evaluation.audit import to_text as audit_text
 from evaluation.job import CLEAN, TABLE
 from evaluation.layout import to_text
 from evaluation.report import make_table, write_tables
 from evaluation.scores import ScoreTable, join_tables, read_scores
 from files.integrity import sha256_of
-from models.checkpoint import store_calibration
+from models.checkpoint import read_checkpoint, store_calibration
 
 
 def show_run(folder: Path) -> None:
@@ -28,10 +32,67 @@ def show_run(folder: Path) -> None:
     print(f"threshold {stated}; scores of {scores.frame['uri'].nunique()} images in {path}")
 
 
-def report(tables: Sequence[Path], *, columns: Mapping[str, str] | None, out: Path | None) -> None:
-    _show_tables(_read(tables, columns), out)
+def report(
+    tables: Sequence[Path],
+    *,
+    columns: Mapping[str, str] | None,
+    out: Path | None,
+    html: Path | None,
+    benchmarks: Sequence[Benchmark],
+    thumbnails: bool,
+    num_workers: int,
+) -> None:
+    """The tables, and one HTML file with all figures; with the audits of `benchmarks`, if they are given."""
+    scores = _read(tables, columns)
+    _show_tables(scores, out)
     if out:
         print(f"tables in {out}")
+    if html:
+        from reporting.page import write_report
+
+        scored = [each for each in benchmarks if each.name in set(scores.frame["benchmark"])]
+        audits = _audits(scored, scores=scores, model=None, train=None, num_workers=num_workers)
+        write_report(html, scores, audits=audits, thumbnails=thumbnails)
+        print(f"report in {html}")
+
+
+def card(
+    tables: Sequence[Path],
+    *,
+    model_path: Path,
+    out: Path,
+    licence: str,
+    licence_link: str,
+    datasets: Sequence[str],
+) -> None:
+    """A model card of the Hugging Face hub for a detector file, from tables of its scores."""
+    from reporting.card import DetectorFacts, write_card
+
+    scores = _read(tables)
+    name = _name_of(model_path, scores, tables)
+    stored = read_checkpoint(model_path)
+    backbone = stored.config.backbone if stored.config and stored.config.backbone else ""
+    facts = DetectorFacts(
+        name=name,
+        form=stored.form,
+        backbone=backbone,
+        sha256=sha256_of(model_path),
+        provenance=stored.provenance,
+        calibration=stored.calibration,
+        notice=stored.notice,
+        datasets=datasets,
+    )
+    write_card(out, scores, facts=facts, licence=licence, model=name, licence_link=licence_link)
+    print(f"model card in {out}")
+
+
+def _name_of(model_path: Path, scores: ScoreTable, tables: Sequence[Path]) -> str:
+    """Under which the table has the scores of this very file."""
+    sha256 = sha256_of(model_path)
+    names = [name for name, about in scores.about.get("models", {}).items() if about["sha256"] == sha256]
+    if not names:
+        raise ValueError(f"{model_path}: no scores of this file in {', '.join(map(str, tables))}")
+    return names[0]
 
 
 def _show_tables(scores: ScoreTable, out: Path | None) -> None:
@@ -67,29 +128,39 @@ def audit(
     out: Path | None,
     num_workers: int,
 ) -> None:
-    from data.traits import read_traits
-    from evaluation.audit import audit_benchmark
-    from evaluation.audit import to_text as audited_text
+    audits = _audits(
+        benchmarks,
+        scores=_read(tables) if tables else None,
+        model=model,
+        train=[record for source in train for record in open_source(source)] if train else None,
+        num_workers=num_workers,
+    )
+    for each in audits.values():
+        print(audit_text(each))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({name: each.to_dict() for name, each in audits.items()}, indent=1)
+        out.write_text(text, encoding="utf-8")
 
-    scores = _read(tables) if tables else None
-    of_train = None
-    if train:
-        records = [record for source in train for record in open_source(source)]
-        of_train = read_traits(records, num_workers=num_workers)
+
+def _audits(
+    benchmarks: Sequence[Benchmark],
+    *,
+    scores: ScoreTable | None,
+    model: str | None,
+    train: Sequence[Record] | None,
+    num_workers: int,
+) -> dict[str, Audit]:
+    of_train = read_traits(train, num_workers=num_workers) if train else None
+    of_scores: dict[str, Any] = {}
+    if scores is not None:
+        name = model or scores.models[0]
+        of_scores = {"scores": scores.frame, "model": name, "threshold": scores.threshold(name)}
     audits = {}
     for each in benchmarks:
-        images = each.images().records
-        traits = read_traits(images, shards=each.shards, num_workers=num_workers)
-        of_scores: dict[str, Any] = {}
-        if scores is not None:
-            name = model or scores.models[0]
-            of_scores = {"scores": scores.frame, "model": name, "threshold": scores.threshold(name)}
+        traits = read_traits(each.images().records, shards=each.shards, num_workers=num_workers)
         audits[each.name] = audit_benchmark(traits, name=each.name, train=of_train, **of_scores)
-        print(audited_text(audits[each.name]))
-    if out:
-        text = json.dumps({name: each.to_dict() for name, each in audits.items()}, indent=1)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+    return audits
 
 
 def calibrate(
@@ -100,12 +171,9 @@ def calibrate(
     from evaluation.calibrate import check_no_overlap
 
     scores = _read(tables)
-    sha256 = sha256_of(model_path)
-    names = [name for name, about in scores.about["models"].items() if about["sha256"] == sha256]
-    if not names:
-        raise ValueError(f"{model_path}: no scores of this file in {', '.join(map(str, tables))}")
+    name = _name_of(model_path, scores, tables)
     frame = scores.frame
-    held_out = frame[(frame["model"] == names[0]) & (frame["degradation"] == CLEAN)]
+    held_out = frame[(frame["model"] == name) & (frame["degradation"] == CLEAN)]
     for path in against:
         check_no_overlap(held_out, read_scores(path).frame)
     calibration = fit(held_out, method=method, alpha=alpha)
@@ -113,8 +181,8 @@ def calibrate(
     print(f"{calibration.method}: score = sigmoid({calibration.a:.4g} * logit {calibration.b:+.4g})")
     print(f"from {calibration.n_real} photographs and {calibration.n_fake} fakes")
     print(f"calibration error on them {calibration.ece_before:.3f} before, {calibration.ece_after:.3f} after")
-    for name, threshold in calibration.operating_points.items():
-        print(f"operating point {name}: fake from {threshold:.4f} on")
+    for point, threshold in calibration.operating_points.items():
+        print(f"operating point {point}: fake from {threshold:.4f} on")
     if calibration.has_band:
         band = f"between {calibration.band_low:.4f} and {calibration.band_high:.4f}"
         print(f"unsure {band}: at most {calibration.alpha:.0%} of each class are called the other")

@@ -25,6 +25,7 @@ COLUMNS = (
     *("uri", "content_sha256", "label", "generator", "source", "benchmark", "subsets", "protocol", "model"),
     *("degradation", "logit", "score", "width", "height", "format", "num_bytes", "error"),
 )
+DETAILS = ("embedding", "attention")  # of `benchmarks.py run --details`
 # What other detectors call their columns, the usual one first; compared in lower case.
 USUAL_NAMES = {
     "uri": ("filename", "image", "path", "src"),
@@ -43,7 +44,8 @@ EPSILON = float(np.finfo(np.float64).eps)  # a score of 0 or 1 has this distance
 class ScoreTable:
     """Scores and what is known of them.
 
-    frame   a row for each image, model, degradation and benchmark; the columns are COLUMNS. `subsets` is a tuple;
+    frame   a row for each image, model, degradation and benchmark; the columns are COLUMNS and, in some tables,
+            DETAILS. `subsets` is a tuple;
             `score` is P(fake); both numbers are NaN where `error` says why
     about   "models": name -> {"path", "sha256", "threshold"}; "benchmarks": name -> {"absent",
             "missing_subsets", "note", "file_list_sha256", "n_images"}; "command", "versions". Empty for another
@@ -82,10 +84,12 @@ def read_scores(path: str | Path, *, columns: Mapping[str, str] | None = None) -
     if found.empty:
         raise ValueError(f"{path}: the table has no rows; expected one for each image")
     frame = _rename(found, columns or {}, where=str(path))
+    details = [name for name in DETAILS if name in found]
+    frame[details] = found[details]
     frame = _fill_text(frame, path)
     frame = _fill_numbers(frame, str(path))
     _check_rows(frame, str(path))
-    return ScoreTable(frame[list(COLUMNS)], about)
+    return ScoreTable(frame[[*COLUMNS, *details]], about)
 
 
 def join_tables(tables: Sequence[ScoreTable]) -> ScoreTable:

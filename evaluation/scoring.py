@@ -45,6 +45,7 @@ class ScoredModel:
     pixel: PixelSpec
     view: View
     notice: str
+    prototypes: dict[str, Any]  # what the file tells of them
 
     @classmethod
     def load(cls, name: str, path: str, *, allow_tiny: bool) -> ScoredModel:
@@ -53,7 +54,9 @@ class ScoredModel:
         checkpoint = load_checkpoint(file, allow_tiny=allow_tiny)
         pixel = checkpoint.config.pixel
         of_file = (name, path, sha256_of(file), checkpoint.threshold, checkpoint.calibration)
-        return cls(*of_file, checkpoint.detector, pixel, eval_view(**asdict(pixel)), checkpoint.notice)
+        view = eval_view(**asdict(pixel))
+        prototypes = checkpoint.provenance.get("prototypes", {})
+        return cls(*of_file, checkpoint.detector, pixel, view, checkpoint.notice, prototypes)
 
 
 def score_job(

@@ -11,9 +11,9 @@ from scipy.special import expit
 from test_audit import make_traits, plant_format
 
 from evaluation.audit import audit_benchmark
-from evaluation.page import write_report
 from evaluation.scores import COLUMNS, ScoreTable
 from models.calibration import Calibration
+from reporting.page import write_report
 
 HOSTILE = "<script>alert(1)</script>"
 CALIBRATED, OTHER = "stage2", "other"

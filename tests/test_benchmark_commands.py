@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import MakeImage, RunCli
+from conftest import MakeImage, RunCli, TinyRun
 
 import benchmarks
 
@@ -80,3 +80,27 @@ def test_commands_refuse(run_cli: RunCli, tmp_path: Path) -> None:
     assert "OURS=THEIRS" in run_cli(benchmarks.main, "report", tmp_path, "--columns", "score").only_error()
     (tmp_path / "empty.csv").write_text("filename,label,score\n")
     assert run_cli(benchmarks.main, "report", tmp_path / "empty.csv").only_error()
+
+
+def test_page_and_card_of_a_run(run_cli: RunCli, tree: Path, tiny_run: TinyRun, tmp_path: Path) -> None:
+    where = ("--data-root", tree, "--benchmarks", "WildRF")
+    options = ("--num-workers", 0, "--out", tmp_path, "--allow-tiny", "--details", "--degrade", "none", "jpeg:50")
+    done = run_cli(benchmarks.main, "run", "--model_path", tiny_run.stage2, *where, *options)
+    assert done.code == 0, done.err
+    assert "jpeg:50" in done.out
+    assert "jpeg:50" in pd.read_csv(tmp_path / "robustness.csv")["degradation"].tolist()
+    scores, page, card = (tmp_path / name for name in ("scores.parquet", "report.html", "README.md"))
+    done = run_cli(benchmarks.main, "report", scores, "--html", page, "--audit", *where, "--num-workers", 0)
+    assert done.code == 0, done.err
+    written = page.read_text()
+    assert "WildRF" in written
+    assert "attention" in written.lower()
+    done = run_cli(
+        benchmarks.main, "card", scores, "--model_path", tiny_run.stage2, "--licence", "mit", "--out", card
+    )
+    assert done.code == 0, done.err
+    assert "model-index" in card.read_text()
+    other = run_cli(
+        benchmarks.main, "card", scores, "--model_path", tiny_run.stage1, "--licence", "mit", "--out", card
+    )
+    assert "no scores of this file" in other.only_error()

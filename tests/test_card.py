@@ -8,9 +8,9 @@ import pytest
 from example_scores import CALIBRATED, CALIBRATION, HOSTILE, OTHER, make_scores
 from huggingface_hub import ModelCard
 
-from evaluation.card import DetectorFacts, write_card
 from evaluation.report import make_table
 from evaluation.scores import ScoreTable
+from reporting.card import DetectorFacts, write_card
 
 FACTS = DetectorFacts(
     "gapl_small",

@@ -11,8 +11,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from evaluation import plots
-from evaluation.svg import INK, to_svg
+from reporting import plots
+from reporting.svg import INK, to_svg
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1])
 SCORES = np.array([0.02, 0.1, 0.3, 0.7, 0.4, 0.8, 0.9, 0.97])

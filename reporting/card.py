@@ -13,14 +13,14 @@ from typing import Any
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from evaluation.markdown import code, plain, share, to_table, with_interval
 from evaluation.published import ALL_IMAGES, MEAN, NO_SUBSET, OVERALL
 from evaluation.report import make_table
-from evaluation.results import calibration_of, headlines, readable
 from evaluation.scores import ScoreTable
 from evaluation.shortcuts import false_positives
 from files.tensorfile import replacing
 from models.calibration import Calibration
+from reporting.markdown import code, plain, share, to_table, with_interval
+from reporting.results import calibration_of, headlines, readable
 
 TASK = "image-classification"
 TAGS = ("ai-generated-image-detection", "image-forensics", "deepfake-detection")

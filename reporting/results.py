@@ -7,8 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from evaluation import plots
-from evaluation.blocks import (
+from evaluation.metrics import calibration_error
+from evaluation.published import ALL_IMAGES, MEAN, NO_SUBSET, OVERALL
+from evaluation.scores import CLEAN, ScoreTable
+from evaluation.shortcuts import false_positives
+from models.calibration import Calibration
+from reporting import plots
+from reporting.blocks import (
     Block,
     Cell,
     Column,
@@ -22,12 +27,7 @@ from evaluation.blocks import (
     ranged,
     to_table,
 )
-from evaluation.metrics import calibration_error
-from evaluation.published import ALL_IMAGES, MEAN, NO_SUBSET, OVERALL
-from evaluation.scores import CLEAN, ScoreTable
-from evaluation.shortcuts import false_positives
-from evaluation.svg import to_svg
-from models.calibration import Calibration
+from reporting.svg import to_svg
 
 MAX_SENTENCES = 4  # about a model
 FOLDED_ROWS = 15  # of a long table; the others are shown when they are asked for

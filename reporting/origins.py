@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from evaluation.blocks import Block, Facts, Section, Words, count, percent, to_table
-from evaluation.results import FOLDED_ROWS
 from evaluation.scores import CLEAN, ScoreTable
+from reporting.blocks import Block, Facts, Section, Words, count, percent, to_table
+from reporting.results import FOLDED_ROWS
 
 if TYPE_CHECKING:
     from evaluation.audit import Audit

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from data.decode import UnreadableImage, decode_image, to_rgb
-from evaluation.blocks import Block, Gallery, Section, Thumbnail, Words, shorten
-from evaluation.results import readable
 from evaluation.scores import ScoreTable
+from reporting.blocks import Block, Gallery, Section, Thumbnail, Words, shorten
+from reporting.results import readable
 
 SHOWN = 12  # of each kind of mistake
 LONG_SIDE_PX = 160

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from evaluation import plots
-from evaluation.blocks import (
+from evaluation.robustness import MEAN, curves, matrix, robustness_table, worst_cases
+from evaluation.scores import CLEAN, ScoreTable
+from reporting import plots
+from reporting.blocks import (
     Block,
     Cell,
     Column,
@@ -19,9 +21,7 @@ from evaluation.blocks import (
     percent,
     to_table,
 )
-from evaluation.robustness import MEAN, curves, matrix, robustness_table, worst_cases
-from evaluation.scores import CLEAN, ScoreTable
-from evaluation.svg import to_svg
+from reporting.svg import to_svg
 
 
 def robustness(scores: ScoreTable) -> Section | None:

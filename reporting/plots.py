@@ -1,4 +1,4 @@
-"""Labels, scores, embeddings -> the pictures of a report, as matplotlib figures in the style of evaluation.svg.
+"""Labels, scores, embeddings -> the pictures of a report, as matplotlib figures in the style of reporting.svg.
 
 Shape suffixes: N images, K bins, T thresholds, P prototypes, G generators.
 """
@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from evaluation.blocks import shorten
 from evaluation.metrics import ECE_BINS
-from evaluation.svg import INK, STYLE
+from reporting.blocks import shorten
+from reporting.svg import INK, STYLE
 
 # Legible on white and on black, and apart for colour-blind eyes; lines differ in their dashes too.
 REAL, FAKE = "#2a7ab9", "#d55e00"

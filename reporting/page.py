@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from evaluation.blocks import Section
-from evaluation.damage import robustness
 from evaluation.metrics import RATES
-from evaluation.mistakes import mistakes
-from evaluation.origins import absences, audited, made
-from evaluation.prototype_use import prototype_use
 from evaluation.report import make_table
-from evaluation.results import by_source, calibrated, ranking, subsets, summary
 from evaluation.scores import ScoreTable
 from files.tensorfile import replacing
+from reporting.blocks import Section
+from reporting.damage import robustness
+from reporting.mistakes import mistakes
+from reporting.origins import absences, audited, made
+from reporting.prototype_use import prototype_use
+from reporting.results import by_source, calibrated, ranking, subsets, summary
 
 if TYPE_CHECKING:
     from evaluation.audit import Audit

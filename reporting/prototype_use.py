@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
-from evaluation import plots
-from evaluation.blocks import Block, Picture, Section, Words
-from evaluation.results import readable
 from evaluation.scores import ScoreTable
-from evaluation.svg import to_svg
+from reporting import plots
+from reporting.blocks import Block, Picture, Section, Words
+from reporting.results import readable
+from reporting.svg import to_svg
 
 MAX_MAPPED = 5000  # images of a map; of more, so many are drawn
 
