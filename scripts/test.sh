@@ -6,7 +6,7 @@ source "$(dirname "$0")/environment.sh"
 install requirements.txt requirements-test.txt
 if [ -n "${CI:-}" ] && ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "Installing chromium, in which the HTML report is opened"
-    apt-get update -qq && apt-get install -y -qq chromium >/dev/null
+    (apt-get update -qq && apt-get install -y -qq chromium >/dev/null) || echo "not installed: its tests are skipped"
 fi
 "$python" -m ruff check .
 "$python" -m ruff format --check .
