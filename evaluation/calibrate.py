@@ -6,7 +6,7 @@ Temperature: Guo et al. 2017, On calibration of modern neural networks. Platt: P
 for support vector machines. Thresholds with a promise: split-conformal quantiles, of each class apart (Mondrian):
 Vovk, Gammerman, Shafer 2005, Algorithmic learning in a random world; Angelopoulos, Bates 2021, arXiv:2107.07511.
 
-Shape suffixes: N images, D parameters, K bins.
+Shape suffixes: N images, D parameters.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn.metrics import roc_curve
 
+from evaluation.metrics import calibration_error
 from models.calibration import BALANCED, METHODS, Calibration
 
 MIN_IMAGES = 20  # of each class: two parameters from fewer say little
-ECE_BINS = 15
 
 
 def calibrate(
@@ -78,7 +78,7 @@ def calibrate(
         alpha=alpha,
         n_real=n_real,
         n_fake=n_fake,
-        ece_before=calibration_error(expit(logit_N), label_N, weight_N=weight_N),
+        ece_before=calibration_error(label_N, expit(logit_N), weights_N=weight_N),
         ece_after=0.0,
         data_sha256=_data_sha256(held_out),
         note="; ".join([*([note] if note else []), *notes]),
@@ -88,7 +88,7 @@ def calibrate(
     points = {BALANCED: balanced_threshold(score_N, label_N)}
     points |= {f"fpr{100 * rate:g}": fpr_threshold(real_N, fpr=rate) for rate in fprs}
     low, high = unsure_band(real_N, fake_N, alpha=alpha)
-    ece_after = calibration_error(score_N, label_N, weight_N=weight_N)
+    ece_after = calibration_error(label_N, score_N, weights_N=weight_N)
     return replace(unfinished, operating_points=points, band_low=low, band_high=high, ece_after=ece_after)
 
 
@@ -226,13 +226,6 @@ def fit(
     if a <= 0:
         raise ValueError(f"the best slope is {a:.3g}: fakes do not score above photographs; nothing to calibrate")
     return a, float(found.x[1]) - a * centre if method == "platt" else 0.0
-
-
-def calibration_error(score_N: np.ndarray, label_N: np.ndarray, *, weight_N: np.ndarray) -> float:
-    """Expected calibration error: 15 bins of P(fake) of equal width, |mean score - share of fakes|, weighted."""
-    bin_N = np.minimum((score_N * ECE_BINS).astype(int), ECE_BINS - 1)
-    excess_K = np.bincount(bin_N, weights=weight_N * (score_N - label_N), minlength=ECE_BINS)
-    return float(np.abs(excess_K).sum() / weight_N.sum())
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -113,11 +113,15 @@ def negative_log_likelihood(
     return float(log_loss(labels_N, scores_N, labels=[0, 1]))
 
 
-def calibration_error(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
-    """ECE as `Metrics` says; a score of k / 15 is in the bin above. (Naeini et al. 2015, on P(fake).)"""
+def calibration_error(labels_N: np.ndarray, scores_N: np.ndarray, *, weights_N: np.ndarray | None = None) -> float:
+    """ECE as `Metrics` says; a score of k / 15 is in the bin above. (Naeini et al. 2015, on P(fake).)
+
+    weights_N   how much each image counts; default: all alike
+    """
+    weights_N = np.ones(len(labels_N)) if weights_N is None else weights_N
     bin_N = np.minimum((scores_N * ECE_BINS).astype(int), ECE_BINS - 1)
-    excess_K = np.bincount(bin_N, weights=scores_N - labels_N, minlength=ECE_BINS)
-    return float(np.abs(excess_K).sum() / len(labels_N))
+    excess_K = np.bincount(bin_N, weights=weights_N * (scores_N - labels_N), minlength=ECE_BINS)
+    return float(np.abs(excess_K).sum() / weights_N.sum())
 
 
 def mean_metrics(parts: Sequence[Metrics]) -> Metrics:

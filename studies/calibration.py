@@ -20,7 +20,8 @@ from scipy.special import expit
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import cli
-from evaluation.calibrate import calibrate, calibration_error, class_weights, split_by_source
+from evaluation.calibrate import calibrate, class_weights, split_by_source
+from evaluation.metrics import calibration_error
 from evaluation.scores import CLEAN, read_scores
 from models.calibration import Calibration
 
@@ -62,8 +63,8 @@ def judge(calibration: Calibration, frame: pd.DataFrame) -> dict[str, float]:
     verdict_N = np.array([calibration.decide(score) for score in score_N])
     real_N, fake_N = label_N == 0, label_N == 1
     return {
-        "ece_before": calibration_error(expit(logit_N), label_N, weight_N=weight_N),
-        "ece_after": calibration_error(score_N, label_N, weight_N=weight_N),
+        "ece_before": calibration_error(label_N, expit(logit_N), weights_N=weight_N),
+        "ece_after": calibration_error(label_N, score_N, weights_N=weight_N),
         "bal_at_0.5": balanced(expit(logit_N) >= 0.5, label_N),
         "bal_after": balanced(score_N >= calibration.threshold("balanced"), label_N),
         "fpr5": float((score_N[real_N] >= calibration.threshold("fpr5")).mean()),

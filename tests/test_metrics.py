@@ -122,6 +122,9 @@ def test_calibration_error_by_hand() -> None:
     scores_N = np.array([0.0, 0.02, 0.51, 0.49, 0.5, 1.0, 0.98, 1.0])
     expected = (2 * abs(0.01 - 0) + 3 * abs(0.5 - 2 / 3) + 3 * abs(2.98 / 3 - 2 / 3)) / 8
     assert calibration_error(labels_N, scores_N) == pytest.approx(expected)
+    weights_N = np.array([3, 1, 1, 1, 1, 1, 1, 1])
+    weighted = (0.02 + 3 * abs(0.5 - 2 / 3) + 3 * abs(2.98 / 3 - 2 / 3)) / 10
+    assert calibration_error(labels_N, scores_N, weights_N=weights_N) == pytest.approx(weighted)
 
 
 def test_scores_that_are_probabilities_are_calibrated() -> None:
