@@ -26,6 +26,8 @@ def train_view(name: str, *, size_px: int, mean: Sequence[float], std: Sequence[
     crop       random crop, black padding when the image is smaller (stage 1; paper)
     crop_flip  the same, mirrored half of the time
     release    resize to 8/7 of the crop, the released code's random-state augmentation, random crop (stage 2)
+    reencode   half of the time enlarged or reduced (0.6 to 1.3 times, not below the crop), then seven times in ten
+               saved anew as JPEG or WebP of quality 50 to 98, and crop_flip: traces of handling, for both classes
     """
     if name not in TRAIN_VIEWS:
         raise ValueError(f"unknown train view {name!r}; choose from {', '.join(TRAIN_VIEWS)}")
@@ -42,10 +44,22 @@ def _random_state(size_px: int) -> list[Any]:
     return [v2.Resize(resize_px, antialias=True), RandomState(size_px), *_random_crop(size_px)]
 
 
+def _reencode(size_px: int) -> list[Any]:
+    saved = v2.RandomChoice([_RandomCodec(50, 98, "JPEG"), _RandomCodec(50, 98, "WEBP")], p=[2, 1])
+    return [
+        v2.RandomApply(
+            [_RandomInterpolation(lambda mode: _RandomScale(0.6, 1.3, size_px, mode), INTERPOLATIONS)], p=0.5
+        ),
+        v2.RandomApply([saved], p=0.7),
+        *TRAIN_VIEWS["crop_flip"](size_px),
+    ]
+
+
 TRAIN_VIEWS: dict[str, Callable[[int], list[Any]]] = {
     "crop": _random_crop,
     "crop_flip": lambda size_px: [*_random_crop(size_px), v2.RandomHorizontalFlip()],
     "release": _random_state,
+    "reencode": _reencode,
 }
 
 
@@ -61,7 +75,7 @@ class RandomState(torch.nn.Module):
         bilinear = InterpolationMode.BILINEAR
         largest_px = round(1.228 * crop_px)
         self.ops: list[Callable[[Tensor], Tensor]] = [
-            _RandomJpeg(75, 100),
+            _RandomCodec(75, 100),
             _RandomInterpolation(
                 lambda mode: v2.RandomResize(crop_px + 1, largest_px + 1, mode, antialias=True),
                 (bilinear, InterpolationMode.BICUBIC),
@@ -85,16 +99,32 @@ class RandomState(torch.nn.Module):
         return image_CHW
 
 
-class _RandomJpeg(torch.nn.Module):
-    """JPEG in memory by Pillow, at a quality drawn from a range, both ends included."""
+class _RandomCodec(torch.nn.Module):
+    """Saved in memory by Pillow and read again, at a quality drawn from a range, both ends included."""
 
-    def __init__(self, lowest: int, highest: int) -> None:
+    def __init__(self, lowest: int, highest: int, format: str = "JPEG") -> None:
         super().__init__()
-        self.lowest, self.highest = lowest, highest
+        self.lowest, self.highest, self.format = lowest, highest, format
 
     def forward(self, image_CHW: Tensor) -> Tensor:
         quality = int(torch.randint(self.lowest, self.highest + 1, ()))
-        return functional.pil_to_tensor(recompress(functional.to_pil_image(image_CHW), quality=quality))
+        saved = recompress(functional.to_pil_image(image_CHW), quality=quality, format=self.format)
+        return functional.pil_to_tensor(saved)
+
+
+class _RandomScale(torch.nn.Module):
+    """Both sides times a factor drawn from a range, of an image that is larger than `least_px` not below that."""
+
+    def __init__(self, smallest: float, largest: float, least_px: int, mode: InterpolationMode) -> None:
+        super().__init__()
+        self.smallest, self.largest, self.least_px, self.mode = smallest, largest, least_px, mode
+
+    def forward(self, image_CHW: Tensor) -> Tensor:
+        factor = self.smallest + (self.largest - self.smallest) * float(torch.rand(()))
+        least = min(1.0, self.least_px / min(image_CHW.shape[-2:]))
+        size = [max(1, round(max(factor, least) * side)) for side in image_CHW.shape[-2:]]
+        scaled: Tensor = functional.resize(image_CHW, size, self.mode, antialias=True)
+        return scaled
 
 
 class _RandomInterpolation(torch.nn.Module):

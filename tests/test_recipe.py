@@ -68,7 +68,7 @@ def test_overrides_replace_fields_of_the_preset() -> None:
         ({"keep": "first"}, "keep is one of best, last"),
         ({"precision": "fp8"}, "precision is one of auto, fp32, bf16, fp16"),
         ({"normalisation": "none"}, "normalisation is one of backbone, imagenet"),
-        ({"train_view": "zoom"}, "train_view is one of crop, crop_flip, release"),
+        ({"train_view": "zoom"}, "train_view is one of crop, crop_flip, release, reencode"),
         ({"sampling": "sorted"}, "sampling is one of shuffle, class, source"),
     ],
 )

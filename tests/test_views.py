@@ -161,6 +161,21 @@ def test_random_crop_pads_small_images_with_black() -> None:
     assert int(black_columns.sum()) == 22
 
 
+def test_reencode_leaves_no_border_and_saves_most_images_anew() -> None:
+    white = Image.new("RGB", (40, 36), "white")
+    view = train_view("reencode", size_px=32, mean=MEAN, std=STD)
+    lightest = normalised(np.full((32, 32, 3), 255, np.uint8))
+    for seed in range(20):
+        assert (seeded(view, white, seed=seed) - lightest).abs().max() < 0.05, "no black from outside of the image"
+    windows = windows_of(noise(40, 36))
+    drawn = [seeded(view, picture(40, 36), seed=seed) for seed in range(60)]
+    as_they_were = sum(
+        bool(min((windows - each).abs().amax(dim=(1, 2, 3)).min() for each in (pixels, pixels.flip(-1))) < 1e-5)
+        for pixels in drawn
+    )
+    assert 3 <= as_they_were <= 18, "of 60, 0.3 * 0.5 are neither scaled nor saved anew: 9"
+
+
 def test_flip_mirrors_half_of_the_time() -> None:
     view_ = train_view("crop_flip", size_px=32, mean=MEAN, std=STD)
     upright, mirrored = normalised(noise(32, 32)), normalised(noise(32, 32)[:, ::-1].copy())
@@ -187,7 +202,9 @@ def test_seeded_view_leaves_the_global_generator_alone() -> None:
 
 
 def test_unknown_view_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown train view 'zoom'; choose from crop, crop_flip, release"):
+    with pytest.raises(
+        ValueError, match="unknown train view 'zoom'; choose from crop, crop_flip, release, reencode"
+    ):
         train_view("zoom", size_px=32, mean=MEAN, std=STD)
 
 
