@@ -202,8 +202,15 @@ def bad_headers(data: dict[str, bytes]) -> Made:
                 inner = inner[key] if isinstance(inner[key], dict) else inner.setdefault(f"no {key}", {})
             inner[keys[-1]] = value
             yield kind, base, _with_header(content, json.dumps(changed))
-        for name in header:
+        for name in sorted(header.keys() - {"calibration"}):  # a detector may have none
             yield "header: a field missing", base, _with_header(content, json.dumps(header | {name: None}))
+        if base != "bank":
+            for wrong in (True, "platt", [], {}, {"method": "platt"}):
+                yield (
+                    "header: calibration",
+                    base,
+                    _with_header(content, json.dumps(header | {"calibration": wrong})),
+                )
         for constant in ("NaN", "Infinity", "1e999"):
             text = json.dumps(header).replace('"threshold": 0.5', f'"threshold": {constant}')
             yield "header: threshold", base, _with_header(content, text)
