@@ -13,6 +13,7 @@ from evaluation.shortcuts import ALL, TRAITS
 # What the words mean. An AUROC counts as above chance when its interval is above 0.5.
 TELLS_AUROC = 0.75  # from here on a trait tells real from fake
 HINTS_AUROC = 0.60  # from here on it does so in part; below it does not
+SEEN_FALL = 0.02  # of an AUROC, from which it is called a fall or a rise
 FALL_AUROC = 0.05  # a detector's AUROC that falls by as much leaned on what was taken away
 CORRELATED = 0.5  # a rank correlation as large as this, either way, is named
 MIN_IMAGES = 10  # photographs of a source whose rate of false positives is named
@@ -81,7 +82,7 @@ def about_detector(detector: Mapping[str, Any], re_encoded: pd.DataFrame, correl
             f"{'is only' if falls else 'is'} {short(within)}, over all it is {short(detector['auroc'])}."
         )
     for row in re_encoded.to_dict("records"):
-        verb = "falls" if row["fall"] >= FALL_AUROC else "stays" if row["fall"] > -FALL_AUROC else "rises"
+        verb = "falls" if row["fall"] >= SEEN_FALL else "stays" if row["fall"] > -SEEN_FALL else "rises"
         before = short(row["auroc"] + row["fall"])
         sentences.append(
             f"With both classes encoded alike ({row['degradation']}) the AUROC {verb}: {short(row['auroc'])} "

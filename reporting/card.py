@@ -274,7 +274,8 @@ def _calibration(calibration: Calibration | None, *, threshold: float) -> str:
 def _limits(scores: ScoreTable, calibration: Calibration | None) -> str:
     about = scores.about.get("benchmarks", {})
     said = ["The figures are of the listed images. On other generators, cameras and platforms they may be worse."]
-    said += [f"{name} was not measured: {each['absent']}." for name, each in about.items() if each.get("absent")]
+    if absent := [name for name, each in about.items() if each.get("absent")]:
+        said.append(f"Not measured: {', '.join(absent)}.")
     said += [f"{name} is without {', '.join(m)}." for name, e in about.items() if (m := e.get("missing_subsets"))]
     if (scores.frame["degradation"] == "none").all():
         said.append("It was measured on files as they are: what recompression or resizing does to it is unknown.")

@@ -41,7 +41,8 @@ def robustness(scores: ScoreTable) -> Section | None:
         blocks += [_heat(table, model=str(model), figure=figure, title=title) for figure, title in called.items()]
     points = curves(table)
     pictures = []
-    for family in dict.fromkeys(points["family"]):
+    strengths = points.groupby("family")["strength"].nunique()
+    for family in (name for name in dict.fromkeys(points["family"]) if strengths[name] > 1):
         label = f"AUROC against the strength of {family}"
         drawn = plots.strengths(points, models=scores.models, family=family, figure="auroc")
         svg = to_svg(drawn, label=label, prefix=f"deg-{family}")

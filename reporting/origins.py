@@ -18,13 +18,15 @@ SHOWN_ERRORS = 20
 
 
 def absences(scores: ScoreTable) -> list[str]:
-    """What the figures are not of, in sentences."""
+    """What the figures are not of, in sentences; benchmarks that are absent for one reason in one."""
     said = []
+    absent: dict[str, list[str]] = {}
     for name, about in scores.about.get("benchmarks", {}).items():
         if about.get("absent"):
-            said.append(f"{name} is absent: {about['absent']}.")
+            absent.setdefault(about["absent"], []).append(name)
         elif missing := about.get("missing_subsets"):
             said.append(f"{name} is without {', '.join(missing)}.")
+    said += [f"Absent ({reason}): {', '.join(names)}." for reason, names in absent.items()]
     unread = scores.frame[(scores.frame["error"] != "") & (scores.frame["degradation"] == CLEAN)]
     if len(unread):
         said.append(f"{count(unread['uri'].nunique())} images could not be read; they are listed at the end.")

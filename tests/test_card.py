@@ -61,7 +61,7 @@ def test_it_tells_failures_false_positives_and_what_is_absent(card: ModelCard) -
     assert "cameras" in wrong
     assert "flickr" in wrong
     limits = section(card, "Limits")
-    assert "Gone was not measured: no folder of this name." in limits
+    assert "Not measured: Gone." in limits
     assert "without BigGAN" in limits
     assert "1 images could not be read" in limits
     assert "ab" * 32 in section(card, "How the figures were made")

@@ -72,7 +72,13 @@ def test_all_sections_in_order(tags: Tags) -> None:
 
 def test_provenance_and_absence_are_told(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for told in ("--data-root &#39;my bench&#39;", "cd" * 32, "ab" * 32, "Gone is absent", "without BigGAN"):
+    for told in (
+        "--data-root &#39;my bench&#39;",
+        "cd" * 32,
+        "ab" * 32,
+        "Absent (not found): Gone",
+        "without BigGAN",
+    ):
         assert told in text
     assert page.stat().st_size < 3_000_000
 
