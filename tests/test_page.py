@@ -76,7 +76,7 @@ def test_provenance_and_absence_are_told(page: Path) -> None:
         "--data-root &#39;my bench&#39;",
         "cd" * 32,
         "ab" * 32,
-        "Absent (not found): Gone",
+        "Absent (no folder of this name): Gone",
         "without BigGAN",
     ):
         assert told in text
