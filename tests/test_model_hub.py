@@ -197,9 +197,10 @@ class User:
 
     def start(self, *command: object, **options: Any) -> subprocess.Popen[str]:
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        return subprocess.Popen(
-            [sys.executable, *map(str, command)], env=self.environment(), cwd=self.home, text=True, **pipes
-        )
+        # A shell starts what is in its background with SIGINT ignored, which children inherit.
+        interruptible = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        words = [sys.executable, *map(str, command)]
+        return subprocess.Popen(words, env=self.environment(), cwd=self.home, text=True, **pipes, **interruptible)
 
     def find(self, name: str, *sha256: str) -> Finished:
         """What `find_model` does; stdout is the path that it found."""
