@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def test_a_run_that_was_killed_goes_on(
     assert len(scored) == 4
 
 
-def test_kill_9_at_random_moments_leaves_an_equal_table(tiny_run: TinyRun, whole: Path, tmp_path: Path) -> None:
+def test_kill_9_at_a_random_moment_leaves_an_equal_table(tiny_run: TinyRun, whole: Path, tmp_path: Path) -> None:
     given = ["--model_path", tiny_run.stage2, "--data-root", tiny_run.root, "--out", tmp_path, "--allow-tiny"]
     command = [
         sys.executable,
@@ -129,17 +129,16 @@ def test_kill_9_at_random_moments_leaves_an_equal_table(tiny_run: TinyRun, whole
         "--batch-size",
         "4",
     ]
-    rng, start = random.Random(0), time.monotonic()
-    for _ in range(2):
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        time.sleep(rng.uniform(2, 6))
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    with contextlib.suppress(subprocess.TimeoutExpired):  # it was faster
+        process.wait(random.uniform(2, 8))
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - start < 200
     pd.testing.assert_frame_equal(table(tmp_path), table(whole))
 
 
@@ -179,9 +178,7 @@ def test_several_detectors_and_degradations_in_one_call(
     assert (jpeg["logit"].to_numpy() != clean["logit"].to_numpy()).all()
 
 
-def test_rows_of_shards_score_as_the_files_they_hold(
-    score: Score, tiny_run: TinyRun, whole: Path, tmp_path: Path
-) -> None:
+def test_rows_of_shards_score_as_the_files_they_hold(score: Score, whole: Path, tmp_path: Path) -> None:
     scored = table(whole)
     files = scored[scored["benchmark"] == "GenImage"]
     for label, of_class in files.groupby("label"):
@@ -193,14 +190,10 @@ def test_rows_of_shards_score_as_the_files_they_hold(
             "model_name": of_class["source"].to_list(),
         }
         pq.write_table(pa.table(columns), shard, row_group_size=2)
-    given = ("--model_path", tiny_run.stage2, "--data-root", tmp_path / "root", "--allow-tiny", "--batch-size", 4)
     for workers in (0, 2):
         out = tmp_path / f"out{workers}"
-        command = [sys.executable, str(ROOT / "benchmarks.py"), *map(str, given), "--out", str(out)]
-        done = subprocess.run(
-            [*command, "--num-workers", str(workers)], capture_output=True, text=True, check=False, timeout=200
-        )
-        assert done.returncode == 0, done.stderr
+        done = score(out, "--num-workers", workers, root=tmp_path / "root")
+        assert done.code == 0, done.err
         rows = table(out).set_index("content_sha256")
         assert len(rows) == 6
         for row in files.itertuples():
