@@ -29,18 +29,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 import cli
+from data import verify as verification
 from data.catalog import PROTOCOLS, Absent, Benchmark, apply_protocol, find_benchmarks
-from data.degrade import SUITE, parse_degradation
+from data.degrade import CLEAN, SUITE, parse_degradation
 from data.variants import Degrade
 from evaluation import commands
 from evaluation.cluster import score_on_ray
-from evaluation.job import CLEAN, PARTS, TABLE, JobFolder, finish, make_job
+from evaluation.job import IMAGES, JOB, PARTS, TABLE, JobFolder, finish, make_job
 from evaluation.scoring import ScoredModel, score_job
 from models.calibration import METHODS
 from models.checkpoint import PACKAGES
 from models.hub import MODEL_HELP
 
+DEFAULT_WORKERS = 2  # processes that decode images
 Found = list[Benchmark | Absent]
 
 
@@ -60,8 +64,6 @@ def run(args: argparse.Namespace) -> None:
     found = find(args)
     benchmarks = [apply_protocol(each, args.protocol) for each in require_some(found, args)]
     degradations = {name: None if name == CLEAN else parse_degradation(name) for name in args.degrade}
-    if args.overwrite:
-        remove_results(args.out)
     cli.pick_device(args.device)  # before the weights are read: there may be no such device
     models = load_models(args)
     job = make_job(
@@ -73,14 +75,19 @@ def run(args: argparse.Namespace) -> None:
         details=args.details,
         about=describe(found, benchmarks, models),
     )
-    folder = JobFolder(args.out, job)
-    if folder.is_complete():
-        print(f"[INFO] {args.out / TABLE} holds these scores; --overwrite scores anew")
-    elif not score(args, folder, models, degradations):
-        return
-    commands.show_run(args.out)
-    for notice in dict.fromkeys(model.notice for model in models if model.notice):
-        print(f"note: {notice}")
+    with processes(args.device) as (rank, world, device, wait_for_all):
+        if args.overwrite and rank == 0:
+            remove_results(args.out)
+        wait_for_all()
+        folder = JobFolder(args.out, job)
+        was_complete = folder.is_complete()
+        if args.ray:
+            score_on_cluster(args, folder, models)
+        else:
+            score(args, folder, models, degradations, device=device, rank=rank, world=world)
+        wait_for_all()
+        if rank == 0:
+            conclude(args, folder, models, was_complete=was_complete)
 
 
 def score(
@@ -88,39 +95,53 @@ def score(
     folder: JobFolder,
     models: Sequence[ScoredModel],
     degradations: Mapping[str, Degrade | None],
-) -> bool:
-    """This process's part of the images; whether the table is there and this is the process to tell of it."""
-    if args.ray:
-        given = [(model.name, model.path) for model in models]
-        options = {"device": cli.pick_device(args.device), "allow_tiny": args.allow_tiny}
-        score_on_ray(folder, given, num_actors=args.ray, address=args.ray_address, **options)
-        finish(folder.folder)
-        return True
-    shard, num_shards = args.shard
-    with processes(args.device) as (rank, world, device, wait_for_all):
-        for model in models:
-            model.detector.to(device)
-        part, num_parts = shard * world + rank, num_shards * world
-        score_job(
-            *(folder, models),
-            degradations=degradations,
-            device=device,
-            num_workers=args.num_workers,
-            part=part,
-            num_parts=num_parts,
-            quiet=rank > 0,
-        )
-        wait_for_all()
-        if rank > 0:
-            return False
-    missing = folder.missing()
-    if missing:
-        done = folder.job.num_batches - len(missing)
-        print(f"[INFO] shard {shard + 1}/{num_shards}: {done} of {folder.job.num_batches} batches are scored here")
+    *,
+    device: str,
+    rank: int,
+    world: int,
+) -> None:
+    """This process's part of this shard's images."""
+    for model in models:
+        model.detector.to(device)
+    number, num_shards = args.shard
+    score_job(
+        *(folder, models),
+        degradations=degradations,
+        device=device,
+        num_workers=DEFAULT_WORKERS if args.num_workers is None else args.num_workers,
+        part=number * world + rank,
+        num_parts=num_shards * world,
+        quiet=rank > 0,
+    )
+
+
+def score_on_cluster(args: argparse.Namespace, folder: JobFolder, models: Sequence[ScoredModel]) -> None:
+    score_on_ray(
+        folder,
+        [(model.name, model.path) for model in models],
+        num_actors=args.ray,
+        device=cli.pick_device(args.device),
+        allow_tiny=args.allow_tiny,
+        address=args.ray_address,
+    )
+
+
+def conclude(
+    args: argparse.Namespace, folder: JobFolder, models: Sequence[ScoredModel], *, was_complete: bool
+) -> None:
+    """The table and what it shows, when all parts are there."""
+    if was_complete:
+        print(f"[INFO] {args.out / TABLE} holds these scores; --overwrite scores anew")
+    elif missing := folder.missing():
+        shard, total = args.shard[0] + 1, folder.job.num_batches
+        print(f"[INFO] shard {shard}/{args.shard[1]}: {total - len(missing)} of {total} batches are scored here")
         print(f"[INFO] with all shards: python benchmarks.py merge {args.out} ... --out OUT")
-        return False
-    finish(folder.folder)
-    return True
+        return
+    else:
+        finish(folder.folder)
+    commands.show_run(args.out)
+    for notice in dict.fromkeys(model.notice for model in models if model.notice):
+        print(f"note: {notice}")
 
 
 @contextmanager
@@ -167,7 +188,7 @@ def describe(found: Found, benchmarks: Sequence[Benchmark], models: Sequence[Sco
         about[each.name] = {
             "absent": None,
             "missing_subsets": list(each.missing_subsets),
-            "note": "",
+            "note": each.spec.note if each.spec else "",
             "n_images": len(each.images()),
             "file_list_sha256": each.file_list_sha256(),
         }
@@ -191,7 +212,7 @@ def about_model(model: ScoredModel) -> dict[str, Any]:
 
 
 def remove_results(out: Path) -> None:
-    for pattern in ("job.json", "images.parquet", TABLE, f"{PARTS}/*.parquet", "metrics.*"):
+    for pattern in (JOB, IMAGES, TABLE, f"{PARTS}/*", "metrics.*", "robustness.csv"):
         for path in out.glob(pattern):
             path.unlink()
 
@@ -207,19 +228,19 @@ def merge(args: argparse.Namespace) -> None:
 
 
 def list_benchmarks(args: argparse.Namespace) -> None:
-    from data.verify import to_text as verified_text
-    from data.verify import verify as look
-
-    print(verified_text([look(each, read=False, num_workers=0) for each in find(args)]))
+    print(verification.to_text([verification.verify(each, read=False) for each in find(args)]))
 
 
 def verify(args: argparse.Namespace) -> None:
-    from data.verify import to_text as verified_text
-    from data.verify import verify as look
-
     found = find(args)
     require_some(found, args)
-    print(verified_text([look(each, num_workers=args.num_workers) for each in found]))
+    verified = [verification.verify(each, num_workers=args.num_workers) for each in found]
+    print(verification.to_text(verified))
+    if args.out:
+        rows = pd.DataFrame(verification.to_problems(verified), columns=["benchmark", "subset", "uri", "problem"])
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        rows.to_csv(args.out, index=False)
+        print(f"{len(rows)} problems in {args.out}")
 
 
 def find(args: argparse.Namespace) -> Found:
@@ -303,13 +324,18 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     of_run.add_argument("--overwrite", action="store_true", help="lose the scores that --out holds")
     of_run.add_argument("--device", choices=cli.DEVICES, default="auto")
     of_run.add_argument("--batch-size", type=int, default=32, help="images a forward pass")
-    of_run.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
+    of_run.add_argument(
+        "--num-workers",
+        type=int,
+        help=f"processes that decode images (default: {DEFAULT_WORKERS}), without --ray",
+    )
     of_run.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
 
     of_list = subparsers.add_parser("list", help="what is there")
     add_root(of_list)
     of_verify = subparsers.add_parser("verify", help="read every image")
     add_root(of_verify)
+    of_verify.add_argument("--out", type=Path, help="a CSV of all broken and doubled images")
     of_verify.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
 
     of_merge = subparsers.add_parser("merge", help="parts of several machines -> a table")
@@ -359,11 +385,8 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     of_card.add_argument("--licence-link", default="", metavar="URL")
     of_card.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="on the hub, of training")
     args = parser.parse_args(words)
+    refuse_without_effect(args)
     if args.command == "run":
-        if args.ray is not None and args.ray < 1:
-            raise ValueError(f"--ray takes the number of workers, at least 1, not {args.ray}")
-        if args.ray and args.shard != (0, 1):
-            raise ValueError("--ray and --shard exclude each other: Ray deals out the images itself")
         suite = [each.name for each in SUITE]
         named = [name for given in args.degrade for name in (suite if given == "suite" else [given])]
         args.degrade = list(dict.fromkeys(named))
@@ -371,6 +394,25 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     if args.command in ("report", "compare"):
         args.columns = dict(args.columns) or None
     return args
+
+
+def refuse_without_effect(args: argparse.Namespace) -> None:
+    """Raises ValueError for an option that another one, or its absence, leaves without effect."""
+    if args.command == "run" and args.ray is not None:
+        if args.ray < 1:
+            raise ValueError(f"--ray takes the number of workers, at least 1, not {args.ray}")
+        if args.shard != (0, 1):
+            raise ValueError("--ray and --shard exclude each other: Ray deals out the images itself")
+        if args.num_workers is not None:
+            raise ValueError("--ray and --num-workers exclude each other: Ray's workers decode their images")
+    if args.command == "run" and args.ray_address and not args.ray:
+        raise ValueError("--ray-address needs --ray N")
+    if args.command == "report" and not args.html and (args.audit or args.no_thumbnails):
+        raise ValueError("--audit and --no-thumbnails are about the page of --html FILE")
+    if args.command == "report" and not args.audit and (args.benchmarks or args.catalog):
+        raise ValueError("--benchmarks and --catalog are for --audit; a report is of all rows of its tables")
+    if args.command == "audit" and args.model and not args.scores:
+        raise ValueError("--model names a detector of the tables of --scores, and there are none")
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:

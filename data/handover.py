@@ -35,6 +35,16 @@ class Place:
         return encoded
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """In the place of an image's bytes: why they could not be read."""
+
+    reason: str
+
+    def read(self) -> bytes:
+        raise OSError(self.reason)
+
+
 class PlacedLists:
     """Iterates over the lists of samples with their bytes placed in memory files, each list in one of its own.
 

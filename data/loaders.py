@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.decode import UnreadableImage, decode_image
-from data.handover import Place
+from data.handover import Lost, Place
 from data.records import Label, Manifest, Record
 from data.transforms import View, draw_seed, seeded
 
@@ -37,18 +37,18 @@ class Share:
 class Sample:
     """An image to be seen, by the view that `seed` stands for (None: a view that is not random).
 
-    encoded   its bytes, or where they are, when they were read already
+    encoded   its bytes, where they are, or why they could not be read, when that was tried already
     """
 
     record: Record
     seed: int | None = None
-    encoded: bytes | Place | None = None
+    encoded: bytes | Place | Lost | None = None
 
     def read_bytes(self) -> bytes:
         """Raises OSError."""
         if self.encoded is None:
             return self.record.read_bytes()
-        return self.encoded.read() if isinstance(self.encoded, Place) else self.encoded
+        return self.encoded if isinstance(self.encoded, bytes) else self.encoded.read()
 
 
 @dataclass(frozen=True)

@@ -366,8 +366,8 @@ def _is_shard_entry(entry: dict[str, Any]) -> bool:
     rows = entry["rows"]
     if not _all(rows, list) or not rows or not all(len(pair) == 2 and _all(pair, int) for pair in rows):
         return False
-    after = [-1, *(last for _, last in rows)]
-    return bool(entry["url"]) and all(end < first <= last for end, (first, last) in zip(after, rows, strict=False))
+    before = [-1, *(last for _, last in rows[:-1])]
+    return bool(entry["url"]) and all(end < first <= last for end, (first, last) in zip(before, rows, strict=True))
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ def join_indexes(name: str, indexes: Sequence[ShardIndex]) -> ShardIndex:
         name,
         shards,
         np.concatenate(
-            [index.shard_N + start for index, start in zip(indexes, starts, strict=False)], dtype=np.int32
+            [index.shard_N + start for index, start in zip(indexes, starts[:-1], strict=True)], dtype=np.int32
         ),
         np.concatenate([index.row_N for index in indexes]),
         np.concatenate([index.label_N for index in indexes]),

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import groupby, islice
 from typing import Any
 
 import imagehash
@@ -22,10 +21,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.decode import UnreadableImage, decode_image, to_rgb
-from data.handover import PlacedLists
-from data.loaders import LISTS_PER_WORKER, Sample, batch_loader
+from data.loaders import Sample
+from data.reading import read_lists, reading_order
 from data.records import Record
-from data.shards import Shard, read_rows
+from data.shards import Shard
 
 IMAGES_PER_LIST = 16
 # ITU-T T.81, table K.1: luminance, at what the IJG's software calls quality 50, rows from low to high frequency.
@@ -158,7 +157,7 @@ def read_traits(
     num_workers: int = 2,
     quiet: bool = False,
 ) -> pd.DataFrame:
-    """A row for each image, in the order of the records but for rows of shards, which are sorted and come first.
+    """A row for each image, in the order of the records; with `shards` sorted, rows of a shard by number.
 
     shards   URL -> shard of the records that are "URL#row", as a benchmark or an index has them
     quiet    without the progress bar
@@ -168,13 +167,12 @@ def read_traits(
     """
     if not records:
         raise ValueError("no images to read the traits of; expected at least one")
-    num_workers = min(num_workers, -(-len(records) // IMAGES_PER_LIST))
-    lists: Iterable[list[Sample]] = _lists(_samples(records, shards or {}))
-    if shards and num_workers:
-        lists = PlacedLists(lists, max_lists=1 + LISTS_PER_WORKER * num_workers)
+    shards = shards or {}
+    ordered = sorted(records, key=lambda record: reading_order(record, shards)) if shards else records
+    lists = [ordered[start : start + IMAGES_PER_LIST] for start in range(0, len(ordered), IMAGES_PER_LIST)]
     rows: list[dict[str, Any]] = []
     with tqdm(total=len(records), desc="traits", unit="image", dynamic_ncols=True, disable=quiet) as bar:
-        for found in batch_loader(TraitsDataset(), lists, num_workers=num_workers):
+        for found in read_lists(lists, TraitsDataset(), shards=shards, num_workers=num_workers):
             rows += found
             bar.update(len(found))
     return pd.DataFrame(rows, columns=list(TRAIT_COLUMNS)).astype({"jpeg_quality": float})
@@ -188,23 +186,3 @@ def _row(sample: Sample) -> dict[str, Any]:
     except (UnreadableImage, OSError) as error:
         nothing = ImageTraits("", 0, 0, float("nan"), None, "", False, "", "", "")
         return {**about, **asdict(nothing), "error": str(error)}
-
-
-def _lists(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
-    while together := list(islice(samples, IMAGES_PER_LIST)):
-        yield together
-
-
-def _samples(records: Sequence[Record], shards: Mapping[str, Shard]) -> Iterator[Sample]:
-    """Rows of shards with their bytes, read from each shard in one go; the workers read files."""
-    placed = [(record.uri.rpartition("#")[0], record) for record in records]
-    of_shards = sorted(
-        ((url, int(record.uri.rpartition("#")[2]), record) for url, record in placed if url in shards),
-        key=lambda each: each[:2],
-    )
-    for url, of_shard in groupby(of_shards, key=lambda each: each[0]):
-        together = list(of_shard)
-        images = read_rows(shards[url], [row for _, row, _ in together])
-        for (_, _, record), (_, encoded) in zip(together, images, strict=True):
-            yield Sample(record, None, encoded)
-    yield from (Sample(record) for url, record in placed if url not in shards)

@@ -79,7 +79,7 @@ def look_at(sample: Sample) -> tuple[Seen, Image.Image | None]:
     try:
         encoded = sample.read_bytes()
     except OSError as error:
-        return Seen(error=str(error)), None
+        return Seen(error=error.strerror or str(error)), None
     sha256 = hashlib.sha256(encoded).hexdigest()
     try:
         image = decode_image(encoded)

@@ -9,12 +9,16 @@ from pathlib import PurePath
 from statistics import median
 from typing import Any
 
+from tqdm import tqdm
+
 from data.benchmark import Absent, Benchmark, Subset
-from data.image_facts import ImageFacts, read_facts
+from data.reading import read_lists
 from data.records import Label, relative_uri
 from data.specs import SubsetSpec
+from data.variants import Seen, VariantDataset
 
 _SHOWN = 20  # of many names, in the text
+_IMAGES_PER_LIST = 32
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,9 @@ def verify(found: Benchmark | Absent, *, read: bool = True, num_workers: int = 2
     if isinstance(found, Absent):
         return Verification(found.name, found.reason, source=source)
     images = found.images()
-    facts = read_facts(found, num_workers=num_workers) if read else {}
+    seen = _read(found, num_workers=num_workers) if read else {}
     published = {subset.name: subset for subset in (found.spec.subsets if found.spec else ())}
-    subsets = [_check(subset, found, published.get(subset.name), facts) for subset in found.subsets]
+    subsets = [_check(subset, found, published.get(subset.name), seen) for subset in found.subsets]
     missing = [
         SubsetCheck(name, 0, 0, published[name].n_real, published[name].n_fake, is_missing=True)
         for name in found.missing_subsets
@@ -145,24 +149,38 @@ def to_text(verifications: Iterable[Verification]) -> str:
     return "\n\n".join("\n".join(_lines(each)) for each in verifications)
 
 
+def _read(benchmark: Benchmark, *, num_workers: int) -> dict[str, Seen]:
+    """uri -> what decoding the whole image told, as scoring would find it."""
+    records = benchmark.images().records
+    lists = [records[start : start + _IMAGES_PER_LIST] for start in range(0, len(records), _IMAGES_PER_LIST)]
+    dataset = VariantDataset({}, ())
+    seen: dict[str, Seen] = {}
+    with tqdm(total=len(records), desc=f"read {benchmark.name}", unit="image", dynamic_ncols=True) as bar:
+        batches = read_lists(lists, dataset, shards=benchmark.shards, num_workers=num_workers, go_on=True)
+        for together, batch in zip(lists, batches, strict=True):
+            seen |= {record.uri: found for record, found in zip(together, batch.seen, strict=True)}
+            bar.update(len(together))
+    return seen
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Judging
 
 
 def _check(
-    subset: Subset, benchmark: Benchmark, published: SubsetSpec | None, facts: Mapping[str, ImageFacts]
+    subset: Subset, benchmark: Benchmark, published: SubsetSpec | None, seen: Mapping[str, Seen]
 ) -> SubsetCheck:
     records = subset.manifest.records
-    read = {label: [facts[r.uri] for r in records if r.label is label and r.uri in facts] for label in Label}
-    whole = {label: [each for each in read[label] if not each.error] for label in Label}
-    broken = [each for label in Label for each in read[label] if each.error]
+    read = {label: [r.uri for r in records if r.label is label and r.uri in seen] for label in Label}
+    whole = {label: [uri for uri in read[label] if not seen[uri].error] for label in Label}
+    broken = [uri for label in Label for uri in read[label] if seen[uri].error]
 
     def below(uri: str) -> str:
         return relative_uri(uri, benchmark.root or None)
 
     # Rows of shards have no file names.
     names = [] if benchmark.shards else [((r.label, PurePath(r.uri).name), below(r.uri)) for r in records]
-    contents = [(each.sha256, below(each.uri)) for label in Label for each in whole[label]]
+    contents = [(seen[uri].content_sha256, below(uri)) for label in Label for uri in whole[label]]
     return SubsetCheck(
         subset.name,
         subset.manifest.count(Label.REAL),
@@ -170,10 +188,10 @@ def _check(
         published.n_real if published else None,
         published.n_fake if published else None,
         file_list_sha256=subset.manifest.file_list_sha256(benchmark.root or None),
-        unreadable=tuple((below(each.uri), each.error) for each in broken),
+        unreadable=tuple((below(uri), seen[uri].error) for uri in broken),
         same_name=_groups(names),
         same_content=_groups(contents),
-        facts={label: _class_facts(whole[label]) for label in Label if whole[label]},
+        facts={label: _class_facts([seen[uri] for uri in whole[label]]) for label in Label if whole[label]},
     )
 
 
@@ -185,7 +203,7 @@ def _groups(pairs: Iterable[tuple[Any, str]]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(values) for values in of_key.values() if len(values) > 1)
 
 
-def _class_facts(images: Sequence[ImageFacts]) -> ClassFacts:
+def _class_facts(images: Sequence[Seen]) -> ClassFacts:
     return ClassFacts(
         dict(Counter(image.format for image in images).most_common()),
         _spread([image.width for image in images]),

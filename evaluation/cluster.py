@@ -31,9 +31,12 @@ class Scorer:
         mine = [int(number) for number in numbers["batch"]]
         batches = load_batches(self.job, mine, self.models, self.degradations, num_workers=0)
         rows: list[Any] = []
-        for number, batch in zip(mine, batches, strict=True):
-            rows.append(score_batch(self.job, number, batch, self.models, device=self.device))
-        return {"rows": rows}
+        try:
+            for number, batch in zip(mine, batches, strict=True):
+                rows.append(score_batch(self.job, number, batch, self.models, device=self.device))
+        except ValueError as error:  # Ray would wrap it in a traceback
+            return {"rows": [[]], "error": [str(error)]}
+        return {"rows": rows, "error": [""] * len(rows)}
 
 
 def score_on_ray(
@@ -51,7 +54,7 @@ def score_on_ray(
     device   cpu, or cuda: a GPU for each worker
     address  of the cluster; None starts one here
 
-    Raises ValueError when Ray is not installed.
+    Raises ValueError when Ray is not installed, the cluster fails, or a detector gives no number.
     """
     if importlib.util.find_spec("ray") is None:
         raise ValueError('--ray needs the package ray: pip install "ray[data]"')
@@ -73,7 +76,11 @@ def score_on_ray(
         )
         with tqdm(total=len(missing), desc="score", unit="batch", dynamic_ncols=True) as bar:
             for row in scored.iter_rows():
+                if row["error"]:
+                    raise ValueError(row["error"])
                 folder.write(list(row["rows"]))
                 bar.update()
+    except ray.exceptions.RayError as error:
+        raise ValueError(f"the Ray cluster gave up: {str(error).strip().splitlines()[-1]}") from error
     finally:
         ray.shutdown()

@@ -1,7 +1,7 @@
 """What is to be scored, and its scores on disk: what was scored once is never scored again.
 
 A job is cut in batches that depend on nothing but the job, so that a run that was killed, several processes and
-several machines give the numbers of one run, to the last bit on a CPU. In the folder of a job are
+several machines give the numbers of one run; to the last bit on a CPU, with as many threads. In its folder are
 
     job.json          what was asked for; another job is refused
     images.parquet    the images, in order
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +25,15 @@ import pyarrow.parquet as pq
 from scipy.special import expit
 
 from data.catalog import Benchmark
+from data.degrade import CLEAN
+from data.reading import reading_order
 from data.records import Label, Record, list_sha256, relative_uri
-from data.shards import Shard, split_uri
+from data.shards import Shard
+from evaluation.scores import COLUMNS, DETAILS, FORMAT, METADATA_KEY
 from files.tensorfile import replacing
 from models.calibration import Calibration
 
 TABLE, JOB, IMAGES, PARTS = "scores.parquet", "job.json", "images.parquet", "parts"
-FORMAT, METADATA_KEY = "gapl-scores-1", b"gapl_scores"
-CLEAN = "none"
 
 _PART = pa.schema(
     [
@@ -102,7 +104,7 @@ def make_job(
             places.setdefault(uri, []).append((benchmark.name, tuple(names)))
     images = [ScoredImage(record, tuple(places[uri]), name) for uri, (record, name) in records.items()]
     shards = {url: shard for benchmark in benchmarks for url, shard in benchmark.shards.items()}
-    images.sort(key=lambda image: (image.places[0][0], *_reading_order(image.record.uri, shards)))
+    images.sort(key=lambda image: (image.places[0][0], *reading_order(image.record, shards)))
     return Job(
         tuple(images),
         shards,
@@ -113,10 +115,6 @@ def make_job(
         details,
         about or {},
     )
-
-
-def _reading_order(uri: str, shards: Mapping[str, Shard]) -> tuple[str, int]:
-    return split_uri(uri) if uri.rpartition("#")[0] in shards else (uri, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -164,6 +162,8 @@ def finish(folder: Path, *, parts_of: Sequence[Path] = ()) -> Path:
     Raises ValueError when one is of another job, or batches are missing: none is skipped in silence.
     """
     sources = list(parts_of) or [folder]
+    if (folder / TABLE).exists():
+        raise ValueError(f"{folder / TABLE} is there already; give another --out")
     for each in sources:
         if not (each / JOB).exists():
             raise ValueError(f"{each}: no {JOB}; expected a folder that benchmarks.py run has written")
@@ -183,10 +183,13 @@ def finish(folder: Path, *, parts_of: Sequence[Path] = ()) -> Path:
         )
     with replacing(folder / TABLE) as scratch:
         pq.write_table(_join(images, scored, asked), scratch)
-    for part in [*(folder / PARTS).glob("*.parquet"), folder / IMAGES]:
-        part.unlink(missing_ok=True)
+    with replacing(folder / JOB) as scratch:
+        scratch.write_text(json.dumps(asked, indent=1), encoding="utf-8")
+    # Scratch files are of processes that were killed while they wrote one.
     if (folder / PARTS).exists():
-        (folder / PARTS).rmdir()
+        shutil.rmtree(folder / PARTS)
+    for path in [folder / IMAGES, *folder.glob(".*.tmp")]:
+        path.unlink(missing_ok=True)
     return folder / TABLE
 
 
@@ -283,19 +286,7 @@ def _join(images: pa.Table, scored: pa.Table, asked: dict[str, Any]) -> pa.Table
         ["image", "benchmark", "model", "degradation"], kind="stable"
     )
     frame = frame.loc[order.index].assign(score=_scores(frame, asked), protocol=asked["protocol"])
-    columns = [
-        "uri",
-        "content_sha256",
-        "label",
-        "generator",
-        "source",
-        "benchmark",
-        "subsets",
-        "protocol",
-        "model",
-    ]
-    columns += ["degradation", "logit", "score", "width", "height", "format", "num_bytes", "error"]
-    columns += ["embedding", "attention"] if asked["details"] else []
+    columns = [*COLUMNS, *(DETAILS if asked["details"] else ())]
     table = pa.Table.from_pandas(frame[columns], preserve_index=False).replace_schema_metadata()
     about = {"format": FORMAT, **asked["about"], "protocol": asked["protocol"], "batch_size": asked["batch_size"]}
     return table.replace_schema_metadata({METADATA_KEY: json.dumps(about)})

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import expit, logit
 
+from data.degrade import CLEAN
+
 METADATA_KEY = b"gapl_scores"
 FORMAT = "gapl-scores-1"
-CLEAN = "none"
 ROW_KEY = ("uri", "model", "degradation", "benchmark")
 TEXT = ("uri", "content_sha256", "generator", "source", "benchmark", "protocol", "model", "degradation", "format")
 NUMBERS = ("logit", "score")

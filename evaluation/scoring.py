@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from data.handover import PlacedLists
-from data.loaders import LISTS_PER_WORKER, Sample, batch_loader
-from data.shards import read_records
-from data.stream import read_ahead
+from data.reading import read_lists
 from data.transforms import View, eval_view
 from data.variants import Degrade, VariantBatch, VariantDataset
 from evaluation.job import CLEAN, Job, JobFolder
@@ -99,33 +95,11 @@ def load_batches(
     degradations: Mapping[str, Degrade | None],
     *,
     num_workers: int,
-) -> Iterable[VariantBatch]:
+) -> Iterator[VariantBatch]:
     """The batches of these ascending numbers, decoded and viewed in worker processes."""
-    lists: Iterator[list[Sample]] = _lists_of_samples(job, numbers)
-    num_workers = min(num_workers, len(numbers))
-    if job.shards:
-        lists = read_ahead(lists, depth=2)
-        if num_workers:
-            lists = PlacedLists(lists, max_lists=1 + LISTS_PER_WORKER * num_workers)
     views = list({model.pixel: model.view for model in models}.values())
-    return batch_loader(VariantDataset(degradations, views), lists, num_workers=num_workers)
-
-
-def _lists_of_samples(job: Job, numbers: Sequence[int]) -> Iterator[list[Sample]]:
-    wanted = (position for number in numbers for position in job.images_of(number))
-    samples = _samples(job, wanted)
-    for number in numbers:
-        yield [next(samples) for _ in job.images_of(number)]
-
-
-def _samples(job: Job, positions: Iterable[int]) -> Iterator[Sample]:
-    """Rows of shards with their bytes, read from each shard in one go; files are left to the workers."""
-    records = (job.images[position].record for position in positions)
-    for in_shards, together in groupby(records, lambda record: record.uri.rpartition("#")[0] in job.shards):
-        if in_shards:
-            yield from (Sample(record, None, encoded) for record, encoded in read_records(together, job.shards))
-        else:
-            yield from map(Sample, together)
+    lists = ([job.images[position].record for position in job.images_of(number)] for number in numbers)
+    return read_lists(lists, VariantDataset(degradations, views), shards=job.shards, num_workers=num_workers)
 
 
 @torch.inference_mode()

@@ -34,11 +34,16 @@ def test_list_shows_what_is_there_and_what_is_not(run_cli: RunCli, tree: Path) -
     assert "Chameleon" in done.out
 
 
-def test_verify_names_what_is_broken_and_doubled(run_cli: RunCli, tree: Path) -> None:
-    done = run_cli(benchmarks.main, "verify", "--data-root", tree, "--benchmarks", "WildRF", "--num-workers", 0)
+def test_verify_names_what_is_broken_and_doubled(run_cli: RunCli, tree: Path, tmp_path: Path) -> None:
+    options = ("--data-root", tree, "--benchmarks", "WildRF", "--num-workers", 0)
+    done = run_cli(benchmarks.main, "verify", *options, "--out", tmp_path / "problems.csv")
     assert done.code == 0, done.err
     assert "reddit/0_real/5.jpg" in done.out
     assert "twitter/0_real/copy.png" in done.out
+    written = pd.read_csv(tmp_path / "problems.csv")
+    assert [Path(uri).name for uri in written["uri"]] == ["5.jpg", "2.png"]
+    assert written["problem"].str.contains("damaged|not an image").tolist() == [True, False]
+    assert written["problem"][1].startswith("same content as")
     assert "JPEG" in done.out
     assert "PNG" in done.out
 
@@ -77,6 +82,15 @@ def test_commands_refuse(run_cli: RunCli, tmp_path: Path) -> None:
         assert "does not exist" in run_cli(benchmarks.main, command, "--data-root", tmp_path / "gone").only_error()
     assert "no benchmark found" in run_cli(benchmarks.main, "verify", "--data-root", tmp_path).only_error()
     assert "no such file" in run_cli(benchmarks.main, "report", tmp_path / "gone.parquet").only_error()
+    for options, message in (
+        (("run", "--model_path", "m", "--ray-address", "auto"), "--ray-address needs --ray"),
+        (("run", "--model_path", "m", "--ray", 2, "--num-workers", 1), "--ray and --num-workers exclude"),
+        (("report", "s.parquet", "--audit"), "--html FILE"),
+        (("report", "s.parquet", "--no-thumbnails"), "--html FILE"),
+        (("report", "s.parquet", "--benchmarks", "UFD"), "are for --audit"),
+        (("audit", "--data-root", tmp_path, "--model", "m"), "--scores"),
+    ):
+        assert message in run_cli(benchmarks.main, *options).only_error()
     assert "OURS=THEIRS" in run_cli(benchmarks.main, "report", tmp_path, "--columns", "score").only_error()
     (tmp_path / "empty.csv").write_text("filename,label,score\n")
     assert run_cli(benchmarks.main, "report", tmp_path / "empty.csv").only_error()

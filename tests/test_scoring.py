@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -11,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from conftest import Finished, MakeImage, RunCli, TinyRun
 
 import benchmarks
 from evaluation.job import JobFolder
-from files import tensorfile
+from models.checkpoint import load_checkpoint, save_checkpoint
+from models.detector import PrototypeDetector
 
 ROOT = Path(__file__).resolve().parent.parent
 Score = Callable[..., Finished]
@@ -69,6 +70,7 @@ def test_a_row_tells_what_was_scored(whole: Path) -> None:
     about = json.loads(pq.read_schema(whole / "scores.parquet").metadata[b"gapl_scores"])
     assert about["benchmarks"]["Chameleon"]["absent"] == "not found"
     assert about["benchmarks"]["GenImage"]["n_images"] == 6
+    assert "the file format tells them apart" in about["benchmarks"]["GenImage"]["note"]
     (model,) = about["models"].values()
     assert model["sha256"] == hashlib.sha256(Path(model["path"]).read_bytes()).hexdigest()
     assert sorted(path.name for path in whole.iterdir()) == [
@@ -87,6 +89,9 @@ def test_two_shards_are_one_run(score: Score, run_cli: RunCli, whole: Path, tmp_
     done = run_cli(benchmarks.main, "merge", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "merged")
     assert done.code == 0, done.err
     pd.testing.assert_frame_equal(table(tmp_path / "merged"), table(whole))
+    again = run_cli(benchmarks.main, "merge", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "merged")
+    assert "scores.parquet is there already" in again.only_error()
+    assert "holds these scores" in score(tmp_path / "merged").out
     for number in (2, 1):
         assert score(tmp_path / "same", "--shard", f"{number}/2").code == 0
     pd.testing.assert_frame_equal(table(tmp_path / "same"), table(whole))
@@ -107,12 +112,15 @@ def test_a_run_that_was_killed_goes_on(
     monkeypatch.setattr("evaluation.scoring.FLUSH_SECONDS", 0)
     monkeypatch.setattr(JobFolder, "write", die_at_the_third)
     assert score(tmp_path).code == 130
+    (tmp_path / "parts" / ".000002-000002.parquet.1.tmp").write_bytes(b"of a process that was killed")
     monkeypatch.setattr(
         JobFolder, "write", lambda self, rows: (scored.append({r["batch"] for r in rows}), write(self, rows))
     )
     assert score(tmp_path).code == 0
     assert sorted(number for batches in scored for number in batches) == [0, 1, 2, 3], "none twice"
     pd.testing.assert_frame_equal(table(tmp_path), table(whole))
+    names = {"job.json", "metrics.csv", "metrics.md", "metrics.tex", "scores.parquet"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     again = score(tmp_path)
     assert "holds these scores; --overwrite scores anew" in again.out
     assert len(scored) == 4
@@ -132,30 +140,44 @@ def test_kill_9_at_a_random_moment_leaves_an_equal_table(tiny_run: TinyRun, whol
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    with contextlib.suppress(subprocess.TimeoutExpired):  # it was faster
-        process.wait(random.uniform(2, 8))
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    while not (tmp_path / "job.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.3))
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert not (tmp_path / "metrics.csv").exists(), "killed before its end"
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     pd.testing.assert_frame_equal(table(tmp_path), table(whole))
 
 
 def test_two_processes_share_the_images(tiny_run: TinyRun, whole: Path, tmp_path: Path) -> None:
-    given = ["--model_path", tiny_run.stage2, "--data-root", tiny_run.root, "--out", tmp_path, "--allow-tiny"]
+    given = [
+        "--model_path",
+        tiny_run.stage2,
+        "--data-root",
+        tiny_run.root,
+        "--out",
+        tmp_path / "out",
+        "--allow-tiny",
+    ]
+    shutil.copytree(whole, tmp_path / "out")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    options = ["--num-workers", "0", "--batch-size", "4", "--device", "cpu"]
+    options = ["--num-workers", "0", "--batch-size", "4", "--device", "cpu", "--overwrite"]
     command = [*torchrun, str(ROOT / "benchmarks.py"), *map(str, given), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("scores of 15 images") == 1
-    pd.testing.assert_frame_equal(table(tmp_path), table(whole), rtol=1e-6)
+    pd.testing.assert_frame_equal(table(tmp_path / "out"), table(whole), rtol=1e-6)
 
 
-def test_a_ray_cluster_gives_the_same_table(score: Score, whole: Path, tmp_path: Path) -> None:
+def test_a_ray_cluster_gives_the_same_table(
+    run_cli: RunCli, tiny_run: TinyRun, whole: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("ray", reason="needs ray[data]")
-    done = score(tmp_path, "--ray", 2, "--device", "cpu")
+    given = ["--model_path", tiny_run.stage2, "--data-root", tiny_run.root, "--out", tmp_path, "--allow-tiny"]
+    done = run_cli(benchmarks.main, "run", *given, "--batch-size", 4, "--ray", 2, "--device", "cpu")
     assert done.code == 0, done.err
     pd.testing.assert_frame_equal(table(tmp_path), table(whole), rtol=1e-6)
 
@@ -226,7 +248,7 @@ def test_what_cannot_be_read_is_a_row_with_the_reason(score: Score, make_image: 
         Path(uri).name: reason.split(":")[0] for uri, reason in zip(broken["uri"], broken["error"], strict=True)
     } == {
         "2.png": "not an image, or of a format that Pillow does not know",
-        "9.png": "[Errno 2] No such file or directory",
+        "9.png": "No such file or directory",
     }
     assert broken["logit"].isna().all()
     metrics = pd.read_csv(tmp_path / "out" / "metrics.csv").set_index("benchmark")
@@ -240,6 +262,9 @@ def test_mistakes_are_one_line(
     refused = score(tmp_path / "done", "--benchmarks", "GenImage")
     assert "scores of another run (different: images, num_images, num_batches)" in refused.only_error()
     assert table(tmp_path / "done").equals(table(whole))
+    gone = score(tmp_path / "done", "--overwrite", model=[tmp_path / "gone.safetensors"])
+    assert "gone.safetensors" in gone.only_error()
+    assert table(tmp_path / "done").equals(table(whole)), "what is overwritten goes when the new run can begin"
     assert score(tmp_path / "done", "--benchmarks", "GenImage", "--overwrite").code == 0
     assert len(table(tmp_path / "done")) == 6
     assert "expected I/N" in score(tmp_path, "--shard", "3/2").only_error()
@@ -250,15 +275,20 @@ def test_mistakes_are_one_line(
     assert "names a file twice" in twice.only_error()
 
 
-def test_a_detector_that_gives_no_number_is_told_of(score: Score, tiny_run: TinyRun, tmp_path: Path) -> None:
-    from models.checkpoint import load_checkpoint, save_checkpoint
-
+@pytest.mark.parametrize("where", [(), ("--ray", 1)])
+def test_a_detector_that_gives_no_number_is_told_of(
+    run_cli: RunCli, tiny_run: TinyRun, tmp_path: Path, where: tuple[object, ...]
+) -> None:
+    if where:
+        pytest.importorskip("ray", reason="needs ray[data]")
     checkpoint = load_checkpoint(tiny_run.stage2, merge=False, allow_tiny=True)
+    assert isinstance(checkpoint.detector, PrototypeDetector)
     with torch.no_grad():
         checkpoint.detector.classifier.weight.fill_(3e38)
         checkpoint.detector.attention.out_proj.weight.fill_(3e38)
     save_checkpoint(tmp_path / "detector.safetensors", checkpoint)
-    refused = score(tmp_path / "out", model=[tmp_path / "detector.safetensors"])
+    given = ["--model_path", tmp_path / "detector.safetensors", "--data-root", tiny_run.root, "--allow-tiny"]
+    refused = run_cli(benchmarks.main, "run", *given, "--out", tmp_path / "out", "--device", "cpu", *where)
     assert "is not a number" in refused.only_error()
 
 
@@ -279,4 +309,3 @@ def test_a_full_disk_loses_no_scores(
     assert len(list((tmp_path / "parts").glob("*"))) == 2, "no scratch file stays"
     assert score(tmp_path).code == 0
     pd.testing.assert_frame_equal(table(tmp_path), table(whole))
-    assert tensorfile.replacing

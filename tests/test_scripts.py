@@ -54,6 +54,7 @@ def test_stages_hand_over_on_the_demonstration_corpus(tmp_path: Path) -> None:
     again = run_script("stage1.sh", "--backbone", "tiny", "--reuse", **runs)
     assert again.returncode == 0
     assert again.stdout.count("reused") == 2
+    assert run_script("stage1.sh", "--backbone", "tiny", **runs).returncode == 2
 
 
 @needs_environment
