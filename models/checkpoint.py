@@ -262,13 +262,14 @@ def expected_shapes(config: DetectorConfig, form: str) -> dict[str, torch.Size]:
 
     All layers are alike: one is built, so that a file that claims a thousand costs no more than one of two.
     """
-    one_layer = replace(config, lora=None, tower=replace(config.tower, num_hidden_layers=1))
+    one_layer = replace(config, lora=None, feature_layers=(), tower=replace(config.tower, num_hidden_layers=1))
     layers = range(config.tower.num_hidden_layers)
     shapes = {
         name.replace(".layers.0.", f".layers.{layer}."): tensor.shape
         for name, tensor in build_detector(one_layer).state_dict().items()
         for layer in (layers if ".layers.0." in name else (0,))
     }
+    shapes["project.weight"] = torch.Size((config.embed_dim, config.feature_width))
     if config.lora is not None:
         of_tower = {name: shape for name, shape in shapes.items() if name.startswith("tower.")}
         shapes = {name: shapes[name] for name in shapes.keys() - of_tower} | add_lora_shapes(of_tower, config.lora)

@@ -115,6 +115,8 @@ class DetectorConfig:
     backbone        the `--backbone` name that the tower came from
     embed_dim, num_heads, num_prototypes   E, H and P of the method
     lora            stage 2 only
+    feature_layers  of the tower, counted from 1: the class tokens after them, each normalised, make the feature.
+                    Empty: the last one's, after the tower's own layer norm, as the method has it
     """
 
     stage: int
@@ -125,6 +127,7 @@ class DetectorConfig:
     num_heads: int = 4
     num_prototypes: int = 0
     lora: LoraSpec | None = None
+    feature_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.stage not in (1, 2):
@@ -136,8 +139,16 @@ class DetectorConfig:
             raise ValueError(f"num_prototypes is at most {MAX_SIZE} and not negative, not {self.num_prototypes}")
         if self.embed_dim % self.num_heads:
             raise ValueError(f"{self.num_heads} heads do not divide an embedding of {self.embed_dim}")
+        layers, last = self.feature_layers, self.tower.num_hidden_layers
+        if list(layers) != sorted(set(layers) & set(range(1, last + 1))):
+            raise ValueError(f"feature_layers are ascending numbers from 1 to {last}, not {layers}")
         if self.pixel.size_px != self.tower.image_size:
             raise ValueError(f"pixels of {self.pixel.size_px} px for a tower of {self.tower.image_size} px")
+
+    @property
+    def feature_width(self) -> int:
+        """D"""
+        return self.tower.hidden_size * max(1, len(self.feature_layers))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -33,11 +33,11 @@ class TowerHead(nn.Module):
     def __init__(self, tower: VisionTower, *, embed_dim: int) -> None:
         super().__init__()
         self.tower = tower
-        self.project = nn.Linear(tower.spec.hidden_size, embed_dim, bias=False)
+        self.project = nn.Linear(tower.feature_width, embed_dim, bias=False)
         self.classifier = nn.Linear(embed_dim, 1, bias=False)
 
     def feature(self, pixels_BCHW: Tensor) -> Tensor:
-        """The class token after the last layer norm, before any visual projection."""
+        """The class token after the last layer norm, before any visual projection; or those of several layers."""
         feature_BD: Tensor = self.tower(pixels_BCHW)
         return feature_BD
 
@@ -94,6 +94,7 @@ def build_detector(config: DetectorConfig, tower: VisionTower | None = None) -> 
     if tower is None:
         with torch.device("meta"):
             return build_detector(config, VisionTower(config.tower))
+    tower.feature_layers = config.feature_layers
     if config.stage == 1:
         return Stage1Detector(tower, embed_dim=config.embed_dim)
     if config.lora is not None:

@@ -167,6 +167,7 @@ def to_official(config: DetectorConfig, tensors: Mapping[str, Tensor]) -> dict[s
         "merged LoRA": config.lora is None,
         "LoRA's scale or targets": config.lora is not None
         and (config.lora.scale, config.lora.targets) != (LORA_SCALE, LoraSpec().targets),
+        "feature layers": bool(config.feature_layers),
         "attention heads": config.num_heads != NUM_HEADS,
         "tower": spec_of(base_tower(tensors)) != config.tower,
         "preprocessing": _view(config.pixel) != _view(release_pixels(config.tower.image_size)),

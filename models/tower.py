@@ -1,9 +1,10 @@
-"""CLIP's vision transformer up to the class token that the method reads: pixels -> feature.
+"""CLIP's vision transformer up to the class tokens that a head reads: pixels -> feature.
 
 Its tensors have the names of transformers' CLIPVisionModel, so that weights need no renaming. Written out
 here because everything turns on it, and because a verdict need not wait for transformers to be imported.
 
-Shape suffixes: B batch, C channels, H, W pixels, T tokens (class token first), S some of them, D tower width.
+Shape suffixes: B batch, C channels, H, W pixels, T tokens (class token first), S some of them, D tower width, in a
+feature times the number of layers that it is read from.
 """
 
 from __future__ import annotations
@@ -28,24 +29,50 @@ SLOPE = 1.702  # of QuickGELU
 class VisionTower(nn.Module):
     """pixels_BCHW -> feature_BD: the class token after the last layer norm (`pooler_output` in transformers).
 
+    feature_layers: instead, the class tokens after these layers, counted from 1, each brought to mean 0 and
+    variance 1 and one behind the other: early layers see traces that late ones forget (Koutlis, Papadopoulos 2024,
+    arXiv 2402.19091).
     activation_checkpointing: in training, what is inside a layer is computed again for the gradient, not kept;
     that takes half as much time again, and much less memory. Dropout draws the same numbers both times.
+    patch_dropout: share of the patches, drawn anew for each image, that training leaves out (Li et al. 2023,
+    arXiv 2212.00794): half of them takes half the time. Evaluation sees all.
     """
 
-    def __init__(self, spec: TowerSpec) -> None:
+    def __init__(self, spec: TowerSpec, feature_layers: Sequence[int] = ()) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.feature_layers = spec, tuple(feature_layers)
         self.activation_checkpointing = False
+        self.patch_dropout = 0.0
         self.embeddings = _Embeddings(spec)
         self.pre_layrnorm = _layer_norm(spec)  # spelled as OpenAI's release and all its descendants do
         self.encoder = _Encoder(spec)
         self.post_layernorm = _layer_norm(spec)
 
+    @property
+    def feature_width(self) -> int:
+        """D of a feature."""
+        return self.spec.hidden_size * max(1, len(self.feature_layers))
+
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         tokens_BTD = self.pre_layrnorm(self.embeddings(pixels_BCHW))
-        class_BD = self.encoder(tokens_BTD, checkpoint=self.activation_checkpointing)
-        feature_BD: Tensor = self.post_layernorm(class_BD)
-        return feature_BD
+        if self.training and self.patch_dropout:
+            tokens_BTD = _drop_patches(tokens_BTD, self.patch_dropout)
+        layers = self.feature_layers or (self.spec.num_hidden_layers,)
+        classes = self.encoder(tokens_BTD, layers=layers, checkpoint=self.activation_checkpointing)
+        if not self.feature_layers:
+            feature_BD: Tensor = self.post_layernorm(classes[0])
+            return feature_BD
+        normalised = [functional.layer_norm(class_BD.float(), class_BD.shape[-1:]) for class_BD in classes]
+        return torch.cat(normalised, dim=-1)
+
+
+def _drop_patches(tokens_BTD: Tensor, share: float) -> Tensor:
+    """The class token and a random part of the patches, at least one."""
+    num_images, num_tokens, width = tokens_BTD.shape
+    num_kept = max(1, round((1 - share) * (num_tokens - 1)))
+    order_BT = torch.rand(num_images, num_tokens - 1, device=tokens_BTD.device).argsort(dim=1)
+    kept_BT = functional.pad(order_BT[:, :num_kept] + 1, (1, 0))  # and token 0, the class token
+    return tokens_BTD.gather(1, kept_BT.unsqueeze(-1).expand(-1, -1, width))
 
 
 def build_tower(spec: TowerSpec, state: Mapping[str, Tensor]) -> VisionTower:
@@ -109,18 +136,22 @@ class _Positions(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """Layers on all tokens; the last one computes the class token alone, since no other is read after it."""
+    """Layers on all tokens; the last one needed computes the class token alone: no other is read after it."""
 
     def __init__(self, spec: TowerSpec) -> None:
         super().__init__()
         self.layers = nn.ModuleList(_Layer(spec) for _ in range(spec.num_hidden_layers))
 
-    def forward(self, tokens_BTD: Tensor, *, checkpoint: bool = False) -> Tensor:
+    def forward(self, tokens_BTD: Tensor, *, layers: Sequence[int], checkpoint: bool = False) -> list[Tensor]:
+        """The class tokens, class_BD each, after the given layers, counted from 1 and ascending."""
         run = _checkpointed if checkpoint and torch.is_grad_enabled() else nn.Module.__call__
-        for layer in self.layers[:-1]:
+        classes = []
+        for number, layer in enumerate(self.layers[: layers[-1] - 1], 1):
             tokens_BTD = run(layer, tokens_BTD, tokens_BTD)
-        class_B1D: Tensor = self.layers[-1](tokens_BTD[:, :1], tokens_BTD)
-        return class_B1D[:, 0]
+            if number in layers:
+                classes.append(tokens_BTD[:, 0])
+        class_B1D: Tensor = self.layers[layers[-1] - 1](tokens_BTD[:, :1], tokens_BTD)
+        return [*classes, class_B1D[:, 0]]
 
 
 def _checkpointed(layer: nn.Module, *inputs: Tensor) -> Tensor:

@@ -95,7 +95,9 @@ def open_prototype_set(args: argparse.Namespace, stage1: Checkpoint) -> Manifest
 def extract(stage1: Checkpoint, manifest: Manifest, args: argparse.Namespace, device: str) -> PrototypeBank:
     """Embeds every image in the evaluation view and reduces each class."""
     detector, config = stage1.detector.to(device), stage1.config
-    spec = FeatureSpec(stage1.backbone_fingerprint, config.tower.hidden_size, config.pixel, precision="fp32")
+    spec = FeatureSpec(
+        stage1.backbone_fingerprint, config.feature_width, config.pixel, "fp32", layers=config.feature_layers
+    )
     extractor = FeatureExtractor(detector.feature, args.batch_size, args.num_workers, device)
     (table,), read, failures = extractor.tables(manifest, [FeatureStore(spec, args.feature_cache)], desc="embed")
     for failure in failures:

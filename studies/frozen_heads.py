@@ -16,7 +16,6 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -81,7 +80,7 @@ def features_of(path: Path, manifest: Manifest, args: argparse.Namespace) -> Fea
     precision = resolve_precision("auto", device=device)
     source = load_backbone(args.backbone)
     tower = source.tower.to(device).eval()
-    spec = FeatureSpec(fingerprint(tower.state_dict()), tower.spec.hidden_size, source.pixel, precision)
+    spec = FeatureSpec(fingerprint(tower.state_dict()), tower.feature_width, source.pixel, precision)
     extractor = FeatureExtractor(tower, 32, 2, device, context=lambda: autocast(device, precision))
     (table,), read, _ = extractor.tables(manifest, [FeatureStore(spec, args.feature_cache)], desc=path.name)
     labels_N = torch.tensor([float(record.label) for record in read])
@@ -102,7 +101,7 @@ def join_features(parts: list[Features]) -> Features:
 def frozen(width: int) -> VisionTower:
     """Stands where the tower would, for heads that are given features: it has a width and no weights."""
     tower = nn.Module()
-    tower.spec = SimpleNamespace(hidden_size=width)  # type: ignore[assignment]
+    tower.feature_width = width  # type: ignore[assignment]
     return cast(VisionTower, tower)
 
 

@@ -97,6 +97,46 @@ def test_gradients_of_the_tower_are_those_of_transformers() -> None:
         assert (parameter.grad - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max()), name
 
 
+@torch.inference_mode()
+def test_feature_of_layers_is_made_of_the_hidden_states_of_transformers() -> None:
+    """With a class token each, brought to mean 0 and variance 1; the layer asked last is not the tower's last."""
+    shape = SMALL | {"num_hidden_layers": 5}
+    reference = scrambled(CLIPVisionModel(CLIPVisionConfig(**shape)))
+    tower = build_tower(TowerSpec(**shape), reference.state_dict())
+    tower.feature_layers = (1, 3, 4)
+    hidden = reference(pixels(), output_hidden_states=True).hidden_states  # the first is the layers' input
+    classes = [hidden[number][:, 0] for number in (1, 3, 4)]
+    expected = [
+        (c - c.mean(1, keepdim=True)) / (c.var(1, correction=0, keepdim=True) + 1e-5).sqrt() for c in classes
+    ]
+    feature_BD = tower(pixels())
+    assert feature_BD.shape == (3, tower.feature_width) == (3, 96)
+    assert (feature_BD - torch.cat(expected, dim=1)).abs().max() < 1e-5
+
+
+def test_dropped_patches_are_left_out_in_training_only() -> None:
+    """Of nine patches a third stay, and the feature is that of a picture of which nothing else is known."""
+    torch.manual_seed(0)
+    tower = VisionTower(TowerSpec(**SMALL))
+    whole_BD = tower.eval()(pixels())
+    tower.patch_dropout = 2 / 3
+    assert torch.equal(tower(pixels()), whole_BD)
+    tower.train()
+    seen: list[Tensor] = []
+    hook = tower.encoder.layers[0].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[1]))
+    dropped_BD = tower(pixels())
+    hook.remove()
+    tokens_BTD = tower.pre_layrnorm(tower.embeddings(pixels()))
+    assert seen[0].shape == (3, 1 + 3, 32)
+    assert torch.equal(seen[0][:, 0], tokens_BTD[:, 0]), "the class token stays"
+    for kept_TD, all_TD in zip(seen[0][:, 1:], tokens_BTD[:, 1:], strict=True):
+        places = [int((all_TD == kept_D).all(dim=1).nonzero()) for kept_D in kept_TD]
+        assert len(set(places)) == 3, "each at most once"
+    assert not torch.equal(dropped_BD, tower(pixels())), "drawn anew"
+    tower.patch_dropout = 0.999
+    assert tower(pixels()).isfinite().all(), "one patch at least is left"
+
+
 def test_tower_takes_its_own_tensors_and_no_copies_of_them() -> None:
     spec = TowerSpec(**SMALL)
     state = VisionTower(spec).state_dict()

@@ -212,10 +212,11 @@ def test_unknown_form_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("layers", [(), (1, 2)])
 @pytest.mark.parametrize("targets", [(), ("q_proj", "k_proj", "v_proj"), ("out_proj", "fc1")])
-def test_expected_shapes_are_those_of_the_modules(targets: tuple[str, ...]) -> None:
+def test_expected_shapes_are_those_of_the_modules(targets: tuple[str, ...], layers: tuple[int, ...]) -> None:
     lora = LoraSpec(rank=2, targets=targets) if targets else None
-    config = DetectorConfig(2, TINY, architecture(TINY), PIXEL, num_prototypes=6, lora=lora)
+    config = DetectorConfig(2, TINY, architecture(TINY), PIXEL, num_prototypes=6, lora=lora, feature_layers=layers)
     built = build_detector(config).state_dict()
     assert expected_shapes(config, "full") == {name: tensor.shape for name, tensor in built.items()}
 
@@ -291,6 +292,10 @@ def test_tiny_is_refused_unless_allowed(saved: Path) -> None:
         (lambda config: config["pixel"].update(zoom=2), "unknown field 'zoom' in PixelSpec"),
         (lambda config: config["pixel"].update(small_image="drop"), "pad or resize, not 'drop'"),
         (lambda config: config["lora"].update(bias=True), "unknown field 'bias' in LoraSpec"),
+        (with_("feature_layers", [2, 1]), r"ascending numbers from 1 to 2, not \(2, 1\)"),
+        (with_("feature_layers", [1, 3]), r"ascending numbers from 1 to 2, not \(1, 3\)"),
+        (with_("feature_layers", [1, "2"]), "feature_layers cannot be"),
+        (with_("feature_layers", 2), "feature_layers cannot be 2"),
     ],
 )
 def test_config_that_does_not_fit_is_named(

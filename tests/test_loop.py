@@ -106,6 +106,27 @@ def test_training_stops_after_the_wanted_steps(tmp_path: Path) -> None:
     assert [entry["step"] for entry in trial.log() if "loss" in entry] == list(range(1, 7))
 
 
+def test_average_of_the_weights_validates_and_is_kept(tmp_path: Path) -> None:
+    """The average begins as the start; after step k it keeps k / (k + 9) of itself, here 0.4 at most."""
+    met: list[Tensor] = []
+
+    class Watched(Trial):
+        def batches(self, epoch: int, first: int) -> Iterator[Piece]:
+            for piece in super().batches(epoch, first):
+                met.append(self.model.weight.detach().clone())
+                yield piece
+
+    plain = Watched(tmp_path / "plain", [0.5, 0.6], epochs=2)
+    start, *after_step = [*met, plain.weights[-1]]
+    expected = [start]
+    for k, weight in enumerate(after_step, 1):
+        decay = min(0.4, k / (k + 9))
+        expected.append(decay * expected[-1] + (1 - decay) * weight)
+    averaged = Trial(tmp_path / "averaged", [0.5, 0.6], epochs=2, ema_decay=0.4)
+    torch.testing.assert_close(averaged.weights, [expected[4], expected[8]])
+    assert torch.equal(averaged.model.weight, averaged.weights[-1]), "what validated is kept"
+
+
 def test_schedule_spans_the_steps_that_are_taken(tmp_path: Path) -> None:
     log = Trial(tmp_path, max_steps=6, schedule="cosine", final_lr_fraction=0.1).log()
     assert log[0]["lr"] == pytest.approx(0.1)

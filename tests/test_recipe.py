@@ -64,6 +64,8 @@ def test_overrides_replace_fields_of_the_preset() -> None:
         ({"val_fraction": 1.0}, "val_fraction must be at least 0 and below 1, not 1"),
         ({"warmup_fraction": -0.1}, "warmup_fraction must be at least 0"),
         ({"lora_dropout": 1.5}, "lora_dropout must be at least 0 and below 1"),
+        ({"patch_dropout": 1.0}, "patch_dropout must be at least 0 and below 1"),
+        ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1"),
         ({"schedule": "linear"}, "schedule is one of constant, cosine, not 'linear'"),
         ({"keep": "first"}, "keep is one of best, last"),
         ({"precision": "fp8"}, "precision is one of auto, fp32, bf16, fp16"),

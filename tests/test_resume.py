@@ -126,6 +126,13 @@ def test_signal_saves_and_the_same_command_goes_on(alone: Attempt, tmp_path: Pat
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_average_of_the_weights_is_gone_on_with(tmp_path: Path) -> None:
+    whole = Attempt(tmp_path / "whole", ema_decay=0.9)
+    with pytest.raises(Interrupted):
+        Attempt(tmp_path / "cut", ema_decay=0.9, signal_at=9)
+    assert same(Attempt(tmp_path / "cut", ema_decay=0.9), whole)
+
+
 @pytest.mark.parametrize("step", [4, 7, 13, 22])
 def test_what_a_killed_run_did_after_its_last_checkpoint_is_done_again(
     alone: Attempt, tmp_path: Path, step: int
@@ -212,6 +219,7 @@ def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
         ),
         model={"weight": torch.randn(2, 3)},
         best={"weight": torch.randn(2, 3)},
+        average={"weight": torch.randn(2, 3)},
         optimizer={
             "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(2, 3)}},
             "param_groups": [{"lr": 0.1, "params": [0]}],
@@ -227,6 +235,7 @@ def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
     assert (again.scaler, again.settings, again.sizes) == (state.scaler, state.settings, state.sizes)
     assert torch.equal(again.model["weight"], state.model["weight"])
     assert torch.equal(again.best["weight"], state.best["weight"])
+    assert torch.equal(again.average["weight"], state.average["weight"])
     assert again.optimizer["param_groups"] == state.optimizer["param_groups"]
     assert torch.equal(again.optimizer["state"][0]["exp_avg"], state.optimizer["state"][0]["exp_avg"])
     for before, after in zip(state.random, again.random, strict=True):

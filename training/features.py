@@ -58,6 +58,7 @@ class FeatureSpec:
     pixel         how pixels are made; of it, a random view takes size, mean and standard deviation
     precision     of the tower: "fp32", "bf16" or "fp16"
     view          "eval", or a random view of data/augment.py
+    layers        that the feature is read from; none: the last
     seed, number  of a random view. With the image's sha256 they say which: an image has the same view in any set
     """
 
@@ -68,12 +69,15 @@ class FeatureSpec:
     view: str = EVAL
     seed: int = 0
     number: int = 0
+    layers: tuple[int, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """As JSON: what another store has differently."""
         facts = {"format": FORMAT} | asdict(self)
         if self.view == EVAL:
             del facts["seed"], facts["number"]
+        if not self.layers:
+            del facts["layers"]
         return facts
 
     def make_view(self) -> View:

@@ -99,7 +99,7 @@ def fit(
             assert position.step > first or position.batch == num_batches
             if validate is not None:
                 guard.before_validation()
-                with watch.section("validate"):
+                with watch.section("validate"), trainer.averaged():
                     _validate(trainer, validate(), run, progress)
             position.epoch, position.batch = position.epoch + 1, 0
             position.finished = trainer.is_finished()
@@ -131,6 +131,7 @@ class Trainer:
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.position = Position()
         self.best: dict[str, Tensor] = {}
+        self.average = _trainable_state(self.detector) if recipe.ema_decay else {}
 
     def step(self, pieces: list[Piece], watch: Stopwatch) -> dict[str, float]:
         """One optimiser step on a batch; this process's sums of the loss and of images.
@@ -158,7 +159,25 @@ class Trainer:
             self.accelerator.unscale_gradients()
             grad_norm = clip_gradients(self.detector, self.recipe.max_grad_norm)
             self.optimizer.step()
+            self._average()
         return {"loss": total, "read": read, "unreadable": unreadable, "grad_norm": grad_norm}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Takes the new weights into their moving average, which is short at first: it began as the start."""
+        step = self.position.step + 1
+        decay = min(self.recipe.ema_decay, step / (step + 9))
+        parameters = dict(self.detector.named_parameters())
+        for name, mean in self.average.items():
+            mean.lerp_(parameters[name].detach().to(mean.device), 1 - decay)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Meanwhile the detector has the average of its weights, if there is one."""
+        last = _trainable_state(self.detector) if self.average else {}
+        _put(self.average, self.detector)
+        yield
+        _put(last, self.detector)
 
     def _sync(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients go round the processes once a step, with its last piece."""
@@ -187,8 +206,9 @@ class Trainer:
         """Puts the weights that the recipe keeps into the detector."""
         position = self.position
         if position.best_value is None or self.recipe.keep == "last":
+            _put(self.average, self.detector)
             return Fitted(position.epoch, position.step, position.value)
-        self.detector.load_state_dict(self.detector.state_dict() | self.best)
+        _put(self.best, self.detector)
         return Fitted(position.best_epoch, position.step, position.best_value)
 
     def state(self) -> TrainingState:
@@ -199,6 +219,7 @@ class Trainer:
             position=replace(self.position),
             model=_trainable_state(self.detector),
             best=self.best,
+            average=self.average,
             optimizer=self.optimizer.state_dict(),
             random=gather_object([_random_state(self.accelerator.device)]),
             scaler=self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
@@ -206,8 +227,8 @@ class Trainer:
 
     def restore(self, state: TrainingState) -> None:
         self.position = replace(state.position)
-        self.detector.load_state_dict(self.detector.state_dict() | state.model)
-        self.best = state.best
+        _put(state.model, self.detector)
+        self.best, self.average = state.best, state.average
         self.optimizer.load_state_dict(state.optimizer)
         if self.accelerator.scaler and state.scaler:
             self.accelerator.scaler.load_state_dict(state.scaler)
@@ -381,6 +402,14 @@ def _progress_bar(trainer: Trainer) -> tqdm[Any]:
 
 def _trainable_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _put(values: dict[str, Tensor], model: nn.Module) -> None:
+    """Gives the parameters of these names new values."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in values.items():
+            parameters[name].copy_(value)
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -15,6 +15,15 @@ KEEPS = ("best", "last")
 SELECTS = ("random", "heldout")
 BALANCES = ("class", "generator", "architecture")
 NORMALISATIONS = ("backbone", "imagenet")
+UNIT_FIELDS = (
+    "warmup_fraction",
+    "val_fraction",
+    "holdout_fraction",
+    "max_unreadable",
+    "ema_decay",
+    "lora_dropout",
+    "patch_dropout",
+)
 
 
 def _option(default: Any, help: str, choices: tuple[Any, ...] | None = None) -> Any:
@@ -43,10 +52,17 @@ class Recipe:
     stop_accuracy: float = _option(1.0, "validation accuracy that ends training; 1: never")
     patience: int = _option(0, "epochs without gain in validation accuracy that end training; 0: never")
     keep: str = _option("last", "the epoch whose weights are saved", KEEPS)
+    ema_decay: float = _option(
+        0.0,
+        "the weights that validate and are saved are a moving average that keeps this share a step; 0: the last",
+    )
     max_unreadable: float = _option(0.05, "share of the images met that may be unreadable before training stops")
     train_view: str = _option("crop", "random view, see data/augment.py", tuple(TRAIN_VIEWS))
     feature_views: int = _option(
         0, "stage 1: random views an image, passed through the tower once; 0: every epoch anew"
+    )
+    feature_layers: str = _option(
+        "", "stage 1: layers of the tower whose class tokens are read, such as 6,9,12; empty: the last alone"
     )
     val_resize_px: int = _option(0, "short side before the centre crop in validation; 0: no resizing")
     normalisation: str = _option("backbone", "mean and standard deviation of pixels", NORMALISATIONS)
@@ -58,6 +74,7 @@ class Recipe:
     lora_rank: int = _option(16, "stage 2: rank of the updates")
     lora_alpha: int = _option(32, "stage 2: the updates are scaled by alpha / rank")
     lora_dropout: float = _option(0.1, "stage 2: dropout before the updates")
+    patch_dropout: float = _option(0.0, "stage 2: share of an image's patches that a step leaves out")
     activation_checkpointing: int = _option(0, "1: compute activations twice, to save memory", (0, 1))
     compile: int = _option(0, "1: compile the tower (torch.compile)", (0, 1))
     num_workers: int = _option(2, "processes that decode images, of each training process")
@@ -86,11 +103,19 @@ class Recipe:
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        self.layers()
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive, not {self.lr}")
-        for name in ("warmup_fraction", "val_fraction", "holdout_fraction", "max_unreadable", "lora_dropout"):
+        for name in UNIT_FIELDS:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+
+    def layers(self) -> tuple[int, ...]:
+        """The numbers in feature_layers."""
+        names = [name.strip() for name in self.feature_layers.split(",") if name.strip()]
+        if not all(name.isdecimal() for name in names):
+            raise ValueError(f"feature_layers are numbers with commas between, not {self.feature_layers!r}")
+        return tuple(map(int, names))
 
 
 PAPER = Recipe(keep="best")
@@ -141,7 +166,10 @@ def make_recipe(preset: str, *, stage: int, overrides: dict[str, Any]) -> Recipe
     """The preset with some fields replaced. Raises ValueError for an unknown preset or a bad value."""
     if (stage, preset) not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; choose from {', '.join(PRESET_NAMES)}")
-    other_stage = {1: ("lora_rank", "lora_alpha", "lora_dropout"), 2: ("feature_views",)}[stage]
+    other_stage = {
+        1: ("lora_rank", "lora_alpha", "lora_dropout", "patch_dropout"),
+        2: ("feature_views", "feature_layers"),
+    }[stage]
     if misplaced := [name for name in other_stage if name in overrides]:
         raise ValueError(f"{misplaced[0]} has no effect in stage {stage}")
     return replace(PRESETS[stage, preset], **overrides)

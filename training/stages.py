@@ -60,6 +60,7 @@ def fit_images(detector: TowerHead, pixel: PixelSpec, split: Split[Any], recipe:
     if recipe.precision in DTYPES:
         cast_frozen_linears(detector.tower, DTYPES[recipe.precision])
     detector.tower.activation_checkpointing = bool(recipe.activation_checkpointing)
+    detector.tower.patch_dropout = recipe.patch_dropout
     if recipe.compile:
         detector.tower.compile()
     view = train_view(recipe.train_view, size_px=pixel.size_px, mean=pixel.mean, std=pixel.std)
@@ -121,7 +122,8 @@ def fit_features(
     accelerator = bench.accelerator
     common: dict[str, Any] = {
         "backbone": bench.backbone,
-        "width": detector.tower.spec.hidden_size,
+        "width": detector.tower.feature_width,
+        "layers": detector.tower.feature_layers,
         "precision": recipe.precision,
     }
     in_training = [

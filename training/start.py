@@ -26,7 +26,7 @@ def start_stage1(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
     pixel = source.pixel
     if recipe.normalisation == "imagenet":
         pixel = replace(pixel, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    config = DetectorConfig(1, source.name, source.tower.spec, pixel)
+    config = DetectorConfig(1, source.name, source.tower.spec, pixel, feature_layers=recipe.layers())
     print_of_tower = backbone.fingerprint(source.tower.state_dict())
     return Checkpoint(build_detector(config, source.tower), config, print_of_tower)
 
@@ -116,7 +116,9 @@ def dry_detector(args: argparse.Namespace, recipe: Recipe) -> TowerHead:
     name = args.backbone or (known.backbone if known else backbone.DEFAULT)
     spec = known.tower if known else backbone.architecture(name)
     pixel = PixelSpec(size_px=spec.image_size)
-    return build_detector(DetectorConfig(args.stage, name, spec, pixel, num_prototypes=64, lora=lora))
+    layers = known.feature_layers if known else recipe.layers()
+    config = DetectorConfig(args.stage, name, spec, pixel, num_prototypes=64, lora=lora, feature_layers=layers)
+    return build_detector(config)
 
 
 def frozen_tensors(detector: TowerHead) -> dict[str, Tensor]:

@@ -47,6 +47,7 @@ class TrainingState:
     """One moment of a run, between two steps.
 
     model, best   name -> tensor of what trains, now and at the best epoch
+    average       the moving average of it, empty without one
     optimizer     state_dict of the optimiser
     random        the random state of each process: "cpu" and, on a GPU, "cuda"
     scaler        state_dict of the gradient scaler, empty without one
@@ -57,6 +58,7 @@ class TrainingState:
     position: Position
     model: dict[str, Tensor]
     best: dict[str, Tensor]
+    average: dict[str, Tensor]
     optimizer: dict[str, Any]
     random: list[dict[str, Tensor]]
     scaler: dict[str, Any] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class TrainingState:
 def write_state(path: Path, state: TrainingState) -> None:
     """Replaces `path` only when all is on disk. Raises OSError that says what to do when it cannot be written."""
     tensors = _prefixed("model", state.model) | _prefixed("best", state.best)
+    tensors |= _prefixed("average", state.average)
     for number, values in state.optimizer["state"].items():
         tensors |= _prefixed(f"optimizer.{number}", values)
     for rank, states in enumerate(state.random):
@@ -99,6 +102,7 @@ def read_state(path: Path) -> TrainingState:
             position=Position(**{each.name: header["position"][each.name] for each in fields(Position)}),
             model=_without_prefix("model", tensors),
             best=_without_prefix("best", tensors),
+            average=_without_prefix("average", tensors),
             optimizer={"state": _optimizer_state(tensors), "param_groups": header["param_groups"]},
             random=[_random_state(rank, tensors) for rank in range(header["processes"])],
             scaler=header["scaler"],
