@@ -134,7 +134,9 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
         Saving(args.save_minutes, args.save_steps),
         args.profile,
     )
-    fit_stage = fit_features if args.stage == 1 and recipe.feature_views else fit_images
+    if recipe.feature_views and start.config.lora:
+        raise ValueError(f"--feature-views needs a frozen tower, and that of {args.init} has LoRA")
+    fit_stage = fit_features if recipe.feature_views else fit_images
     frozen = frozen_tensors(start.detector)
     fitted = fit_stage(start.detector.to(accelerator.device), start.config.pixel, split, recipe, bench)
 

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional
 
 from data.decode import to_rgb
 from data.degrade import recompress
-from data.transforms import View
+from data.transforms import EVAL, View
 
 INTERPOLATIONS = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
@@ -23,9 +23,11 @@ INTERPOLATIONS = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR, Interpo
 def train_view(name: str, *, size_px: int, mean: Sequence[float], std: Sequence[float]) -> View:
     """A random view by name, for images of any size. It draws from torch's generator. Image -> (3, H, W).
 
+    eval       centre crop, as in evaluation: not random
     crop       random crop, black padding when the image is smaller (stage 1; paper)
     crop_flip  the same, mirrored half of the time
     release    resize to 8/7 of the crop, the released code's random-state augmentation, random crop (stage 2)
+    recompress   two times in five saved anew as JPEG or WebP of quality 60 to 98, and crop_flip
     reencode   half of the time enlarged or reduced (0.6 to 1.3 times, not below the crop), then seven times in ten
                saved anew as JPEG or WebP of quality 50 to 98, and crop_flip: traces of handling, for both classes
     """
@@ -44,21 +46,28 @@ def _random_state(size_px: int) -> list[Any]:
     return [v2.Resize(resize_px, antialias=True), RandomState(size_px), *_random_crop(size_px)]
 
 
+def _saved_anew(lowest: int, *, p: float) -> v2.RandomApply:
+    """By a codec and a quality from `lowest` to 98 that are drawn, with probability p."""
+    codecs = [_RandomCodec(lowest, 98, "JPEG"), _RandomCodec(lowest, 98, "WEBP")]
+    return v2.RandomApply([v2.RandomChoice(codecs, p=[2, 1])], p=p)
+
+
 def _reencode(size_px: int) -> list[Any]:
-    saved = v2.RandomChoice([_RandomCodec(50, 98, "JPEG"), _RandomCodec(50, 98, "WEBP")], p=[2, 1])
     return [
         v2.RandomApply(
             [_RandomInterpolation(lambda mode: _RandomScale(0.6, 1.3, size_px, mode), INTERPOLATIONS)], p=0.5
         ),
-        v2.RandomApply([saved], p=0.7),
+        _saved_anew(50, p=0.7),
         *TRAIN_VIEWS["crop_flip"](size_px),
     ]
 
 
 TRAIN_VIEWS: dict[str, Callable[[int], list[Any]]] = {
+    EVAL: lambda size_px: [v2.CenterCrop(size_px)],
     "crop": _random_crop,
     "crop_flip": lambda size_px: [*_random_crop(size_px), v2.RandomHorizontalFlip()],
     "release": _random_state,
+    "recompress": lambda size_px: [_saved_anew(60, p=0.4), *TRAIN_VIEWS["crop_flip"](size_px)],
     "reencode": _reencode,
 }
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from data.decode import to_rgb
 
+EVAL = "eval"  # the name of the view below, where a view is chosen by name
+
 View = Callable[[Image.Image], Tensor]
 
 RESAMPLING = {

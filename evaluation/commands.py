@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from evaluation.report import make_table, write_tables
 from evaluation.scores import ScoreTable, join_tables, read_scores
 from files.integrity import sha256_of
 from models.checkpoint import read_checkpoint, store_calibration
+
+log = logging.getLogger(__name__)
 
 
 def show_run(folder: Path) -> None:
@@ -93,6 +96,12 @@ def _name_of(model_path: Path, scores: ScoreTable, tables: Sequence[Path]) -> st
     if not names:
         raise ValueError(f"{model_path}: no scores of this file in {', '.join(map(str, tables))}")
     return names[0]
+
+
+def _only_model(scores: ScoreTable, tables: Sequence[Path]) -> list[str]:
+    if len(scores.models) != 1:
+        raise ValueError(f"{', '.join(map(str, tables))}: scores of {len(scores.models)} detectors; expected one")
+    return scores.models
 
 
 def _show_tables(scores: ScoreTable, out: Path | None) -> None:
@@ -171,7 +180,11 @@ def calibrate(
     from evaluation.calibrate import check_no_overlap
 
     scores = _read(tables)
-    name = _name_of(model_path, scores, tables)
+    if scores.about:
+        name = _name_of(model_path, scores, tables)
+    else:  # such as the scores_heldout.csv of a run: of one detector, but it cannot say of which
+        (name,) = _only_model(scores, tables)
+        log.warning("that %s are scores of %s is taken on trust", ", ".join(map(str, tables)), model_path)
     frame = scores.frame
     held_out = frame[(frame["model"] == name) & (frame["degradation"] == CLEAN)]
     for path in against:

@@ -25,12 +25,22 @@ def add_lora(tower: nn.Module, spec: LoraSpec) -> None:
     """
     tower.requires_grad_(False)
     ends = tuple(f".{target}" for target in spec.targets)
-    found = {path: module for path, module in tower.named_modules() if f".{path}".endswith(ends)}
+    found = {
+        path: module
+        for path, module in tower.named_modules()
+        if f".{path}".endswith(ends) and _has_updates(path, spec)
+    }
     if not found or not all(isinstance(module, nn.Linear) for module in found.values()):
         raise ValueError(f"LoRA targets {', '.join(spec.targets)}: they must name linear layers of the tower")
     for path, linear in found.items():
         assert isinstance(linear, nn.Linear)
         tower.set_submodule(path, LoraLinear(linear, spec))
+
+
+def _has_updates(name: str, spec: LoraSpec) -> bool:
+    """Whether the layer of the tower that a module or tensor of this name is in, if in any, has updates."""
+    layer = re.search(r"\bencoder\.layers\.(\d+)\.", name)
+    return not spec.num_layers or layer is None or int(layer[1]) < spec.num_layers
 
 
 def has_lora(tower: nn.Module) -> bool:
@@ -52,7 +62,7 @@ def base_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def name_base(names: Iterable[str], spec: LoraSpec) -> dict[str, str]:
     """Name without LoRA -> name with it: what an update is added to is called `base_layer` then."""
     targets = re.compile(rf"(.+\.(?:{'|'.join(map(re.escape, spec.targets))})\.)(weight|bias)")
-    found = {name: targets.fullmatch(name) for name in names}
+    found = {name: targets.fullmatch(name) if _has_updates(name, spec) else None for name in names}
     return {name: f"{target[1]}{BASE}{target[2]}" if target else name for name, target in found.items()}
 
 

@@ -87,15 +87,21 @@ class TowerSpec:
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """Low-rank updates of the tower's attention projections; defaults are the paper's and the release's."""
+    """Low-rank updates of the tower's attention projections; defaults are the paper's and the release's.
+
+    num_layers   how many layers of the tower have them, from the first; 0: all
+    """
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.1
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+    num_layers: int = 0
 
     def __post_init__(self) -> None:
         _check_positive(self, "rank", "alpha")
+        if not 0 <= self.num_layers <= MAX_LAYERS:
+            raise ValueError(f"LoRA's num_layers is from 0 to {MAX_LAYERS}, not {self.num_layers}")
         if not 0 < len(self.targets) <= MAX_TARGETS or not all(map(_is_name, self.targets)):
             raise ValueError(f"LoRA's targets are 1 to {MAX_TARGETS} names of layers")
         if not 0 <= self.dropout < 1:

@@ -97,6 +97,7 @@ def build_detector(config: DetectorConfig, tower: VisionTower | None = None) -> 
     tower.feature_layers = config.feature_layers
     if config.stage == 1:
         return Stage1Detector(tower, embed_dim=config.embed_dim)
+    tower.requires_grad_(False)
     if config.lora is not None:
         add_lora(tower, config.lora)
     zeros_PE = torch.zeros(config.num_prototypes, config.embed_dim)

@@ -26,6 +26,8 @@ from prototype.bank import PrototypeBank
 from prototype.reduce import METHODS, check_counts, reduce_embeddings
 from prototype_dataset import add_data_arguments, describe, open_data
 from training.features import FeatureExtractor, FeatureSpec, FeatureStore, add_cache_argument
+from training.precision import autocast, resolve_precision
+from training.recipe import PRECISIONS
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, default=32, help="images a forward pass")
     parser.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the tower (default: fp32)")
     parser.add_argument("--device", choices=cli.DEVICES, default="auto")
     add_cache_argument(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/prototypes.safetensors"))
@@ -79,8 +82,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def open_prototype_set(args: argparse.Namespace, stage1: Checkpoint) -> Manifest:
-    """What the options name, or all that stage 1 was given, its validation part included."""
+    """What the options name; or all that stage 1 was given, but for the sources that it held out whole."""
     paths, root, mix, seed = args.data, args.data_root, args.mix, args.seed
+    held: set[str] = set()
     if args.same_data:
         used = stage1.provenance.get("data")
         if used is None:
@@ -89,16 +93,21 @@ def open_prototype_set(args: argparse.Namespace, stage1: Checkpoint) -> Manifest
             )
         paths = used["paths"]
         root, mix, seed = used["root"] and Path(used["root"]), used["mix"], stage1.provenance["recipe"]["seed"]
-    return open_data(paths, root, stage=1, mix=mix, seed=seed)
+        held = set(stage1.provenance.get("held_out", ()))
+    images = open_data(paths, root, stage=1, mix=mix, seed=seed)
+    return images.where(lambda record: f"{record.label.name.lower()} {record.generator}" not in held)
 
 
 def extract(stage1: Checkpoint, manifest: Manifest, args: argparse.Namespace, device: str) -> PrototypeBank:
     """Embeds every image in the evaluation view and reduces each class."""
     detector, config = stage1.detector.to(device), stage1.config
+    precision = resolve_precision(args.precision, device=device)
     spec = FeatureSpec(
-        stage1.backbone_fingerprint, config.feature_width, config.pixel, "fp32", layers=config.feature_layers
+        stage1.backbone_fingerprint, config.feature_width, config.pixel, precision, layers=config.feature_layers
     )
-    extractor = FeatureExtractor(detector.feature, args.batch_size, args.num_workers, device)
+    extractor = FeatureExtractor(
+        detector.feature, args.batch_size, args.num_workers, device, context=lambda: autocast(device, precision)
+    )
     (table,), read, failures = extractor.tables(manifest, [FeatureStore(spec, args.feature_cache)], desc="embed")
     for failure in failures:
         log.warning("left out %s: %s", failure.record.uri, failure.reason)

@@ -215,7 +215,7 @@ def test_unknown_form_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layers", [(), (1, 2)])
 @pytest.mark.parametrize("targets", [(), ("q_proj", "k_proj", "v_proj"), ("out_proj", "fc1")])
 def test_expected_shapes_are_those_of_the_modules(targets: tuple[str, ...], layers: tuple[int, ...]) -> None:
-    lora = LoraSpec(rank=2, targets=targets) if targets else None
+    lora = LoraSpec(rank=2, targets=targets, num_layers=1) if targets else None
     config = DetectorConfig(2, TINY, architecture(TINY), PIXEL, num_prototypes=6, lora=lora, feature_layers=layers)
     built = build_detector(config).state_dict()
     assert expected_shapes(config, "full") == {name: tensor.shape for name, tensor in built.items()}

@@ -224,6 +224,17 @@ def test_merged_lora_gives_the_same_logits(stage2: PrototypeDetector, pixels: Te
     assert not lora_layers(merged)
 
 
+def test_lora_of_the_first_layers_leaves_the_others_as_they_are(pixels: Tensor) -> None:
+    detector = build_detector(config(2, lora=LoraSpec(num_layers=1)), load_backbone(TINY).tower).eval()
+    updated = {name for name, module in detector.named_modules() if isinstance(module, LoraLinear)}
+    assert updated == {f"tower.encoder.layers.0.self_attn.{target}" for target in LoraSpec().targets}
+    set_updates(detector)
+    plain = build_detector(config(2), load_backbone(TINY).tower).eval()
+    state = detector.state_dict()
+    plain.load_state_dict(merge_lora(state, LoraSpec(num_layers=1)))
+    torch.testing.assert_close(plain(pixels).logit_B, detector(pixels).logit_B, atol=1e-5, rtol=0)
+
+
 def test_update_is_scaled_by_alpha_over_rank(stage2: PrototypeDetector) -> None:
     set_updates(stage2)
     before = {name: tensor.clone() for name, tensor in stage2.state_dict().items()}

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from data.loaders import Failure, ManifestDataset, Share, batch_loader, split_batches
 from data.records import Manifest
-from data.transforms import View, draw_seed, eval_view
+from data.transforms import EVAL, View, draw_seed, eval_view
 from files import tensorfile
 from files.tensorfile import TensorFile
 from models.config import PixelSpec
@@ -33,7 +33,6 @@ from models.pretrained import cache_dir
 log = logging.getLogger(__name__)
 
 FORMAT = "gapl-features-1"  # another number where a view of the same name becomes another
-EVAL = "eval"
 SEGMENT_IMAGES = 2048  # a pass that is killed loses at most so many images,
 SEGMENT_SECONDS = 60  # or the work of this time
 HASH_BATCH = 64

@@ -8,6 +8,7 @@ from typing import Any
 
 from data.augment import TRAIN_VIEWS
 from data.loaders import SAMPLINGS
+from data.transforms import EVAL
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("constant", "cosine")
@@ -59,7 +60,7 @@ class Recipe:
     max_unreadable: float = _option(0.05, "share of the images met that may be unreadable before training stops")
     train_view: str = _option("crop", "random view, see data/augment.py", tuple(TRAIN_VIEWS))
     feature_views: int = _option(
-        0, "stage 1: random views an image, passed through the tower once; 0: every epoch anew"
+        0, "while the tower is frozen: views an image, passed through it once; 0: every epoch anew"
     )
     feature_layers: str = _option(
         "", "stage 1: layers of the tower whose class tokens are read, such as 6,9,12; empty: the last alone"
@@ -71,7 +72,7 @@ class Recipe:
     precision: str = _option(
         "fp32", "of the tower (auto: bf16 where it is fast, else fp32); the head computes in fp32", PRECISIONS
     )
-    lora_rank: int = _option(16, "stage 2: rank of the updates")
+    lora_rank: int = _option(16, "stage 2: rank of the updates; 0: none, the tower stays as it is")
     lora_alpha: int = _option(32, "stage 2: the updates are scaled by alpha / rank")
     lora_dropout: float = _option(0.1, "stage 2: dropout before the updates")
     patch_dropout: float = _option(0.0, "stage 2: share of an image's patches that a step leaves out")
@@ -85,7 +86,7 @@ class Recipe:
             choices, value = item.metadata["choices"], getattr(self, item.name)
             if choices and value not in choices:
                 raise ValueError(f"{item.name} is one of {', '.join(map(str, choices))}, not {value!r}")
-        for name in ("epochs", "batch_size", "accumulate", "lora_rank"):
+        for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in (
@@ -100,12 +101,15 @@ class Recipe:
             "max_grad_norm",
             "head_lr_factor",
             "final_lr_fraction",
+            "lora_rank",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         self.layers()
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive, not {self.lr}")
+        if self.train_view == EVAL and self.feature_views > 1:
+            raise ValueError(f"the view {EVAL} is always the same: feature_views is 1, not {self.feature_views}")
         for name in UNIT_FIELDS:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
@@ -148,6 +152,46 @@ SMALL_2 = Recipe(
     val_fraction=0.02,
 )
 
+# The detector that ships: several layers are read; a head is fitted to the frozen tower until it has converged,
+# and only then goes the tower along (Kumar et al. 2022, arXiv 2202.10054); sources are held out to judge it by.
+MINI_1 = Recipe(
+    epochs=30,
+    batch_size=128,
+    lr=1e-3,
+    weight_decay=1.0,
+    schedule="cosine",
+    train_view="eval",
+    feature_views=1,
+    feature_layers="5,6,7,8,9",
+    sampling="source",
+    precision="auto",
+    val_fraction=0.0,
+    holdout_fraction=0.1,
+    select="heldout",
+)
+MINI_HEAD = replace(MINI_1, epochs=20, feature_layers="", lora_rank=0)
+MINI_2 = Recipe(
+    epochs=1,
+    max_steps=400,
+    batch_size=16,
+    lr=1e-4,
+    head_lr_factor=2.0,
+    lora_rank=8,
+    lora_alpha=16,
+    lora_dropout=0.0,
+    patch_dropout=0.5,
+    ema_decay=0.98,
+    schedule="cosine",
+    warmup_fraction=0.1,
+    max_grad_norm=1.0,
+    train_view="recompress",
+    sampling="source",
+    precision="auto",
+    val_fraction=0.0,
+    holdout_fraction=0.1,
+    select="heldout",
+)
+
 PRESETS: dict[tuple[int, str], Recipe] = {
     (1, "paper"): PAPER,
     (2, "paper"): replace(PAPER, stop_accuracy=0.999, patience=3, batch_size=64),
@@ -155,6 +199,9 @@ PRESETS: dict[tuple[int, str], Recipe] = {
     (2, "release"): replace(RELEASE, epochs=10, batch_size=64, val_fraction=0.01, train_view="release"),
     (1, "small"): SMALL_1,
     (2, "small"): SMALL_2,
+    (1, "mini"): MINI_1,
+    (2, "mini-head"): MINI_HEAD,
+    (2, "mini"): MINI_2,
     # Minutes on the demonstration corpus.
     (1, "demo"): replace(SMALL_1, epochs=20),
     (2, "demo"): replace(SMALL_2, epochs=2, batch_size=8, max_steps=40, val_fraction=0.05),
@@ -165,11 +212,15 @@ PRESET_NAMES = tuple(dict.fromkeys(name for _, name in PRESETS))
 def make_recipe(preset: str, *, stage: int, overrides: dict[str, Any]) -> Recipe:
     """The preset with some fields replaced. Raises ValueError for an unknown preset or a bad value."""
     if (stage, preset) not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; choose from {', '.join(PRESET_NAMES)}")
+        of_stage = [name for each, name in PRESETS if each == stage]
+        raise ValueError(f"unknown preset {preset!r} for stage {stage}; choose from {', '.join(of_stage)}")
     other_stage = {
         1: ("lora_rank", "lora_alpha", "lora_dropout", "patch_dropout"),
-        2: ("feature_views", "feature_layers"),
+        2: ("feature_layers",),
     }[stage]
     if misplaced := [name for name in other_stage if name in overrides]:
         raise ValueError(f"{misplaced[0]} has no effect in stage {stage}")
-    return replace(PRESETS[stage, preset], **overrides)
+    recipe = replace(PRESETS[stage, preset], **overrides)
+    if stage == 2 and recipe.feature_views and recipe.lora_rank:
+        raise ValueError("feature_views has no effect in stage 2 but with --lora-rank 0")
+    return recipe

@@ -1,4 +1,5 @@
-"""A run's folder: config.json, metrics.jsonl, validation.csv, curves.png, checkpoints, and the detector file.
+"""A run's folder: config.json, metrics.jsonl, validation.csv, scores_*.csv of the images that validated,
+curves.png, checkpoints, and the detector file.
 
 unreadable.csv is there when images could not be read.
 """
@@ -91,7 +92,8 @@ class Run:
         for half_written in self._checkpoints.glob(".*.tmp"):  # a process was killed while it saved
             half_written.unlink()
         if self.state is None:
-            for path in (self.detector, self.metrics, self._unreadable, self.validation, self.curves):
+            scores = self.folder.glob("scores_*.csv")
+            for path in (self.detector, self.metrics, self._unreadable, self.validation, self.curves, *scores):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self._checkpoints, ignore_errors=True)
             return
@@ -141,6 +143,16 @@ class Run:
                 for kind, sources in metrics.get("sources", {}).items():
                     for source, row in sources.items():
                         writer.writerow([part, kind, source, row["images"], f"{row['accuracy']:.4f}"])
+
+    def write_scores(self, part: str, rows: list[dict[str, Any]]) -> None:
+        """The last validation's scores of a part, an image a row: a table that benchmarks.py reads."""
+        if not self.writes or not rows:
+            return
+        path = self.folder / f"scores_{part}.csv"
+        with tensorfile.replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
 
     def log_unreadable(self, uri: str, reason: str) -> bool:
         """Names an image once, however many epochs meet it; False when it was named before."""

@@ -69,7 +69,7 @@ def fit_images(detector: TowerHead, pixel: PixelSpec, split: Split[Any], recipe:
 
     def validate() -> dict[str, Any]:
         scored = {name: _score(detector, part, pixel, recipe, bench) for name, part in parts.items()}
-        return {name: metrics_with_sources(rows) for name, rows in scored.items()}
+        return judge(scored, bench.run)
 
     num_batches = batches_per_epoch(len(split.training), recipe.batch_size)
     batches = image_pieces(split.training, view, recipe, bench, num_batches=num_batches)
@@ -157,7 +157,7 @@ def fit_features(
 
     def validate() -> dict[str, Any]:
         scored = {name: score_features(detector, *part, accelerator) for name, part in parts.items()}
-        return {name: metrics_with_sources(rows) for name, rows in scored.items()}
+        return judge(scored, bench.run)
 
     objective = Objective(detector, lambda feature_BD: detector.head(feature_BD).logit_B)
     return _fit(objective, batches, len(training), validate if parts else None, recipe, bench)
@@ -268,9 +268,11 @@ def _score(detector: TowerHead, part: Manifest, pixel: PixelSpec, recipe: Recipe
     return rows
 
 
-def metrics_with_sources(rows: list[ScoreRow]) -> dict[str, Any]:
-    """The metrics of a part, and the accuracy of each generator and photo source in it."""
-    return asdict(metrics_of(rows)) | {"sources": rates_by_source(rows)}
+def judge(scored: dict[str, list[ScoreRow]], run: Run) -> dict[str, Any]:
+    """Metrics of each part, with the accuracy of each generator and photo source in it. The scores are kept."""
+    for name, rows in scored.items():
+        run.write_scores(name, [asdict(row) for row in rows])
+    return {name: asdict(metrics_of(rows)) | {"sources": rates_by_source(rows)} for name, rows in scored.items()}
 
 
 def name_unreadable(uri: str, reason: str, run: Run) -> None:

@@ -60,7 +60,7 @@ def begin_stage2(args: argparse.Namespace, recipe: Recipe, first: Checkpoint) ->
             f"--init {args.init} is stage 1's: --prototypes (a bank of dream_prototype.py) is needed too"
         )
     bank = load_bank(args, first)
-    lora = LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)
+    lora = lora_spec(recipe, first.config.feature_layers)
     config = replace(first.config, stage=2, num_prototypes=len(bank.vectors_PE), lora=lora)
     detector = build_detector(config, first.detector.tower)
     detector.project.load_state_dict(first.detector.project.state_dict())
@@ -72,11 +72,11 @@ def begin_stage2(args: argparse.Namespace, recipe: Recipe, first: Checkpoint) ->
 def continue_stage2(args: argparse.Namespace, recipe: Recipe, first: Checkpoint) -> Checkpoint:
     """All weights are kept, and the LoRA that they have; --prototypes replaces the bank."""
     config, detector, print_of_tower = first.config, first.detector, first.backbone_fingerprint
-    if config.lora is None:  # merged, and so no longer the tower of that name
+    if config.lora is None:  # it had none yet; or it is merged, into what is no longer the tower of that name
         print_of_tower = backbone.fingerprint(detector.tower.state_dict())
-        config = replace(config, lora=LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout))
-        assert config.lora
-        add_lora(detector.tower, config.lora)
+        config = replace(config, lora=lora_spec(recipe, config.feature_layers))
+        if config.lora:
+            add_lora(detector.tower, config.lora)
     elif different := [name for name in ("rank", "alpha", "dropout") if changes(args, config.lora, name)]:
         raise ValueError(
             f"--lora-{different[0]} {getattr(args, f'lora_{different[0]}')}: {args.init} has LoRA of rank "
@@ -90,6 +90,14 @@ def continue_stage2(args: argparse.Namespace, recipe: Recipe, first: Checkpoint)
         provenance["prototypes"] = bank.facts()
         config = replace(config, num_prototypes=len(bank.vectors_PE))
     return Checkpoint(detector, config, print_of_tower, first.threshold, first.notice, provenance)
+
+
+def lora_spec(recipe: Recipe, feature_layers: tuple[int, ...]) -> LoraSpec | None:
+    """None when the rank is 0. Layers after the last one that is read do nothing, and get no update."""
+    if not recipe.lora_rank:
+        return None
+    num_layers = max(feature_layers, default=0)
+    return LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout, num_layers=num_layers)
 
 
 def changes(args: argparse.Namespace, lora: LoraSpec, name: str) -> bool:
@@ -111,12 +119,12 @@ def load_bank(args: argparse.Namespace, first: Checkpoint) -> PrototypeBank:
 
 def dry_detector(args: argparse.Namespace, recipe: Recipe) -> TowerHead:
     """The detector's modules without weights: enough to count."""
-    lora = LoraSpec(recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout)
     known = read_checkpoint(find_model(args.init)).config if args.init else None
     name = args.backbone or (known.backbone if known else backbone.DEFAULT)
     spec = known.tower if known else backbone.architecture(name)
     pixel = PixelSpec(size_px=spec.image_size)
     layers = known.feature_layers if known else recipe.layers()
+    lora = lora_spec(recipe, layers)
     config = DetectorConfig(args.stage, name, spec, pixel, num_prototypes=64, lora=lora, feature_layers=layers)
     return build_detector(config)
 
