@@ -98,10 +98,10 @@ def _name_of(model_path: Path, scores: ScoreTable, tables: Sequence[Path]) -> st
     return names[0]
 
 
-def _only_model(scores: ScoreTable, tables: Sequence[Path]) -> list[str]:
+def _only_model(scores: ScoreTable, tables: Sequence[Path]) -> str:
     if len(scores.models) != 1:
         raise ValueError(f"{', '.join(map(str, tables))}: scores of {len(scores.models)} detectors; expected one")
-    return scores.models
+    return scores.models[0]
 
 
 def _show_tables(scores: ScoreTable, out: Path | None) -> None:
@@ -180,10 +180,10 @@ def calibrate(
     from evaluation.calibrate import check_no_overlap
 
     scores = _read(tables)
-    if scores.about:
+    if scores.about.get("models"):
         name = _name_of(model_path, scores, tables)
     else:  # such as the scores_heldout.csv of a run: of one detector, but it cannot say of which
-        (name,) = _only_model(scores, tables)
+        name = _only_model(scores, tables)
         log.warning("that %s are scores of %s is taken on trust", ", ".join(map(str, tables)), model_path)
     frame = scores.frame
     held_out = frame[(frame["model"] == name) & (frame["degradation"] == CLEAN)]

@@ -119,6 +119,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, dtype: str = "float32
 def store_calibration(source: Path, calibration: Calibration, *, out: Path) -> None:
     """The detector file with its calibration, and the threshold of the operating point "balanced"; else the same.
 
+    But for where its training images lay, of which the names are left: such a file goes to others.
     Raises ValueError when `source` is no detector file of this project.
     """
     file = open_weights(source, what=DETECTOR_FILE)
@@ -127,6 +128,9 @@ def store_calibration(source: Path, calibration: Calibration, *, out: Path) -> N
     read_checkpoint(file)
     header, tensors = TensorFile(source).read()
     stored = {"calibration": calibration.to_dict(), "threshold": calibration.threshold(BALANCED)}
+    if isinstance(data := header["provenance"].get("data"), dict):
+        names = [Path(path).name for path in data.get("paths", ())]
+        header["provenance"]["data"] = data | {"paths": names, "root": None}
     tensorfile.write(out, tensors, format=FORMAT, header=header | stored)
 
 

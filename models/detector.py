@@ -80,10 +80,11 @@ class PrototypeDetector(TowerHead):
     def head(self, feature_BD: Tensor) -> Output:
         embedding_BE = self.embed(feature_BD)
         with torch.autocast(feature_BD.device.type, enabled=False):
-            keys_BPE = self.prototypes_PE.expand(len(embedding_BE), -1, -1)
-            mixture_B1E, attention_B1P = self.attention(embedding_BE.unsqueeze(1), keys_BPE, keys_BPE)
-            logit_B = self.classifier(mixture_B1E.squeeze(1)).squeeze(-1)
-        return Output(logit_B, embedding_BE, attention_B1P.squeeze(1))
+            # The images ask side by side, as queries of one sequence: keys and values are computed just once.
+            keys_1PE = self.prototypes_PE.unsqueeze(0)
+            mixture_1BE, attention_1BP = self.attention(embedding_BE.unsqueeze(0), keys_1PE, keys_1PE)
+            logit_B = self.classifier(mixture_1BE.squeeze(0)).squeeze(-1)
+        return Output(logit_B, embedding_BE, attention_1BP.squeeze(0))
 
 
 def build_detector(config: DetectorConfig, tower: VisionTower | None = None) -> TowerHead:

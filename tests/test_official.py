@@ -410,6 +410,7 @@ def test_inspect_tells_architecture_counts_pixels_and_prototypes(checkpoint: Pat
         "alpha": 2 * RANK,
         "dropout": 0.1,
         "targets": ["q_proj", "k_proj", "v_proj"],
+        "num_layers": 0,
     }
     assert facts["pixels"]["mean"] == [0.485, 0.456, 0.406]
     assert facts["pixels"]["resize_px"] is None
