@@ -15,7 +15,7 @@ import benchmarks
 import inference
 from inference import Detector
 from models.calibration import Calibration
-from models.checkpoint import load_checkpoint, save_checkpoint, store_calibration
+from models.checkpoint import read_checkpoint, load_checkpoint, save_checkpoint, store_calibration
 
 CALIBRATION = Calibration(
     method="platt",
@@ -132,6 +132,21 @@ def test_calibrate_command(run_cli: RunCli, tiny_run: TinyRun, held_out: Path, t
     assert run_cli(benchmarks.main, "--model_path", out, *options).code == 0
     again = pd.read_parquet(tmp_path / "run" / "scores.parquet")
     assert again["score"].to_numpy() == pytest.approx(calibration.apply(again["logit"].to_numpy()))
+
+
+def test_calibrate_reads_the_scores_that_a_run_keeps(
+    run_cli: RunCli, tiny_run: TinyRun, held_out: Path, tmp_path: Path
+) -> None:
+    """A CSV cannot say of which detector its scores are, and is believed."""
+    scores = pd.read_parquet(held_out)[["uri", "label", "generator", "logit", "score", "error"]]
+    scores.to_csv(tmp_path / "scores_heldout.csv", index=False)
+    out = tmp_path / "calibrated.safetensors"
+    options = ("--model_path", tiny_run.stage2, "--out", out)
+    done = run_cli(benchmarks.main, "calibrate", tmp_path / "scores_heldout.csv", *options)
+    assert done.code == 0, done.err
+    stored = read_checkpoint(out)
+    assert stored.calibration is not None
+    assert stored.provenance["data"]["root"] is None, "where the images lay is left out"
 
 
 def test_calibrate_refuses(
