@@ -15,7 +15,7 @@ import benchmarks
 import inference
 from inference import Detector
 from models.calibration import Calibration
-from models.checkpoint import read_checkpoint, load_checkpoint, save_checkpoint, store_calibration
+from models.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, store_calibration
 
 CALIBRATION = Calibration(
     method="platt",

@@ -55,7 +55,9 @@ def test_overrides_replace_fields_of_the_preset() -> None:
     [
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"batch_size": -1}, "batch_size must be at least 1, not -1"),
-        ({"lora_rank": 0}, "lora_rank must be at least 1"),
+        ({"lora_rank": -1}, "lora_rank must not be negative"),
+        ({"feature_views": 2, "lora_rank": 16}, "no effect in stage 2 but with --lora-rank 0"),
+        ({"feature_layers": "6,x"}, "feature_layers has no effect in stage 2"),
         ({"lr": 0.0}, "lr must be positive, not 0"),
         ({"lr": math.nan}, "lr must be positive, not nan"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative"),
@@ -72,7 +74,7 @@ def test_overrides_replace_fields_of_the_preset() -> None:
         ({"keep": "first"}, "keep is one of best, last"),
         ({"precision": "fp8"}, "precision is one of auto, fp32, bf16, fp16"),
         ({"normalisation": "none"}, "normalisation is one of backbone, imagenet"),
-        ({"train_view": "zoom"}, "train_view is one of crop, crop_flip, release, reencode"),
+        ({"train_view": "zoom"}, "train_view is one of eval, crop, crop_flip, release, recompress, reencode"),
         ({"sampling": "sorted"}, "sampling is one of shuffle, class, source"),
     ],
 )
