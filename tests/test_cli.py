@@ -380,7 +380,7 @@ def test_training_refuses(run_cli: RunCli, tiny_root: Path, bad: Path) -> None:
         (on("--data", tiny_root / "train", tiny_root / "train"), "listed twice"),
         (with_("--mix", "all"), "unknown mix 'all'; choose from auto, stage1"),
         (with_("--mix", "release"), "mix release is not complete"),
-        (with_("--preset", "fast"), "unknown preset 'fast'; choose from paper"),
+        (with_("--preset", "fast"), "unknown preset 'fast' for stage 1; choose from paper"),
         (with_("--stage", 3), "argument --stage: invalid choice: 3"),
         (with_("--epochs", "ten"), "argument --epochs: invalid int value: 'ten'"),
         (with_("--epochs", 0), "epochs must be at least 1, not 0"),

@@ -84,7 +84,9 @@ def test_bad_values_are_refused(overrides: dict[str, Any], message: str) -> None
 
 
 def test_unknown_preset_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown preset 'fast'; choose from paper, release, small, demo"):
+    with pytest.raises(
+        ValueError, match="unknown preset 'fast' for stage 1; choose from paper, release, small, mini, demo"
+    ):
         make_recipe("fast", stage=1, overrides={})
 
 

@@ -20,7 +20,7 @@ import train
 from files import TensorFile
 from models.adapt import base_tower, is_lora, merge_lora
 from models.backbone import TINY, fingerprint, load_backbone
-from models.checkpoint import FORMS, load_checkpoint, save_checkpoint
+from models.checkpoint import FORMS, load_checkpoint, read_checkpoint, save_checkpoint
 from models.config import LoraSpec
 from prototype.bank import PrototypeBank
 from training.recipe import make_recipe
@@ -433,3 +433,38 @@ def test_stages_that_do_not_fit_together_are_refused(stage2: Train, tiny_run: Ti
 def test_an_option_of_the_other_stage_is_refused(stage: int, name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} has no effect in stage {stage}"):
         make_recipe("paper", stage=stage, overrides={name: value})
+
+
+def test_lora_goes_on_from_a_head_on_the_frozen_tower(run_cli: RunCli, tiny_run: TinyRun, tmp_path: Path) -> None:
+    """The road of the preset mini: a head on cached features, then LoRA; held-out scores are kept."""
+    held = ("--holdout-fraction", 0.5, "--val-fraction", 0, "--select", "heldout")
+    common = (
+        "--data-root",
+        tiny_run.root,
+        "--num-workers",
+        0,
+        "--batch-size",
+        8,
+        "--feature-cache",
+        tmp_path,
+        *held,
+    )
+    head, whole = tmp_path / "head", tmp_path / "whole"
+    start = ("--init", tiny_run.stage1, "--prototypes", tiny_run.bank)
+    done = run_cli(
+        *(train.main, "--stage", 2, "--preset", "mini-head", *start, "--epochs", 2, "--out", head, *common)
+    )
+    assert done.code == 0, done.err
+    stored = read_checkpoint(head / "detector.safetensors")
+    assert stored.config is not None
+    assert stored.config.lora is None
+    assert not [name for name in stored.tensors if name.startswith("tower.")], "the tower is as it was"
+    start = ("--init", head / "detector.safetensors")
+    done = run_cli(
+        *(train.main, "--stage", 2, "--preset", "mini", *start, "--max-steps", 2, "--out", whole, *common)
+    )
+    assert done.code == 0, done.err
+    stored = read_checkpoint(whole / "detector.safetensors")
+    assert stored.config is not None
+    assert stored.config.lora is not None
+    assert (whole / "scores_heldout.csv").read_text().startswith("uri,label,generator,logit,score")
