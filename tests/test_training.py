@@ -213,7 +213,7 @@ def test_going_on_as_it_cannot_be_is_refused(go_on: Train, tmp_path: Path) -> No
 
 def test_run_is_written_down(stage1: Train, tmp_path: Path) -> None:
     done = stage1(tmp_path, "--lr", 0.002)
-    names = ["config.json", "curves.png", DETECTOR, "metrics.jsonl", "validation.csv"]
+    names = ["config.json", "curves.png", DETECTOR, "metrics.jsonl", "scores_random.csv", "validation.csv"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["recipe"]["lr"] == 0.002
