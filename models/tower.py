@@ -38,9 +38,10 @@ class VisionTower(nn.Module):
     arXiv 2212.00794): half of them takes half the time. Evaluation sees all.
     """
 
-    def __init__(self, spec: TowerSpec, feature_layers: Sequence[int] = ()) -> None:
+    def __init__(self, spec: TowerSpec) -> None:
         super().__init__()
-        self.spec, self.feature_layers = spec, tuple(feature_layers)
+        self.spec = spec
+        self.feature_layers: tuple[int, ...] = ()
         self.activation_checkpointing = False
         self.patch_dropout = 0.0
         self.embeddings = _Embeddings(spec)

@@ -57,6 +57,8 @@ def test_overrides_replace_fields_of_the_preset() -> None:
         ({"batch_size": -1}, "batch_size must be at least 1, not -1"),
         ({"lora_rank": -1}, "lora_rank must not be negative"),
         ({"feature_views": 2, "lora_rank": 16}, "no effect in stage 2 but with --lora-rank 0"),
+        ({"feature_views": 1, "lora_rank": 0, "patch_dropout": 0.5}, "patch_dropout has no effect with"),
+        ({"lora_rank": 0, "lora_alpha": 8}, "lora_alpha has no effect with --lora-rank 0"),
         ({"feature_layers": "6,x"}, "feature_layers has no effect in stage 2"),
         ({"lr": 0.0}, "lr must be positive, not 0"),
         ({"lr": math.nan}, "lr must be positive, not nan"),

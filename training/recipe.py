@@ -172,7 +172,6 @@ MINI_1 = Recipe(
 MINI_HEAD = replace(MINI_1, epochs=20, feature_layers="", lora_rank=0)
 MINI_2 = Recipe(
     epochs=1,
-    max_steps=400,
     batch_size=16,
     lr=1e-4,
     head_lr_factor=2.0,
@@ -223,4 +222,12 @@ def make_recipe(preset: str, *, stage: int, overrides: dict[str, Any]) -> Recipe
     recipe = replace(PRESETS[stage, preset], **overrides)
     if stage == 2 and recipe.feature_views and recipe.lora_rank:
         raise ValueError("feature_views has no effect in stage 2 but with --lora-rank 0")
+    if recipe.feature_views and recipe.patch_dropout:
+        raise ValueError("patch_dropout has no effect with --feature-views: features are of whole images")
+    if (
+        stage == 2
+        and not recipe.lora_rank
+        and (idle := [n for n in ("lora_alpha", "lora_dropout") if n in overrides])
+    ):
+        raise ValueError(f"{idle[0]} has no effect with --lora-rank 0")
     return recipe
