@@ -58,7 +58,8 @@ class FeatureSpec:
     precision     of the tower: "fp32", "bf16" or "fp16"
     view          "eval", or a random view of data/augment.py
     layers        that the feature is read from; none: the last
-    seed, number  of a random view. With the image's sha256 they say which: an image has the same view in any set
+    number        of a random view. With the image's sha256 it says which: an image has the same view in any set
+                  and in runs of any seed, which share the pass through the tower
     """
 
     backbone: str
@@ -66,7 +67,6 @@ class FeatureSpec:
     pixel: PixelSpec
     precision: str
     view: str = EVAL
-    seed: int = 0
     number: int = 0
     layers: tuple[int, ...] = ()
 
@@ -74,7 +74,7 @@ class FeatureSpec:
         """As JSON: what another store has differently."""
         facts = {"format": FORMAT} | asdict(self)
         if self.view == EVAL:
-            del facts["seed"], facts["number"]
+            del facts["number"]
         if not self.layers:
             del facts["layers"]
         return facts
@@ -89,7 +89,7 @@ class FeatureSpec:
     def view_seed(self, sha256: bytes) -> int | None:
         if self.view == EVAL:
             return None
-        return draw_seed(self.seed, self.number, int.from_bytes(sha256, "big"))
+        return draw_seed(0, self.number, int.from_bytes(sha256, "big"))
 
 
 # ---------------------------------------------------------------------------------------------------------

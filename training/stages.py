@@ -127,7 +127,7 @@ def fit_features(
         "precision": recipe.precision,
     }
     in_training = [
-        FeatureSpec(pixel=pixel, view=recipe.train_view, seed=recipe.seed, number=number, **common)
+        FeatureSpec(pixel=pixel, view=recipe.train_view, number=number, **common)
         for number in range(recipe.feature_views)
     ]
     in_validation = FeatureSpec(pixel=validation_pixel(pixel, recipe), **common)

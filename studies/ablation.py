@@ -1,0 +1,250 @@
+"""The preset mini with one thing changed at a time, judged on sources that were held out whole.
+
+    python studies/ablation.py --corpus DIR --out runs/ablation                 heads on the frozen tower, 5 seeds
+    python studies/ablation.py --corpus DIR --out runs/ablation --lora --seeds 2     then LoRA, 100 steps of 16
+
+A seed draws a fifth of the generators and of the photo sources, which no stage sees (600 of their images judge),
+the start of the head, and the order of images. All rows of a seed share these. DIR/bench is not read.
+Results are kept: the same command goes on where it stopped. The scores of all rows that are finished are then
+gathered in OUT/scores.parquet, of which studies/report.py makes tables and plots.
+
+Shape suffixes: N images, D feature, E embedding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
+
+import cli
+from data.holdout import Split, split_manifest
+from data.records import Label, Manifest
+from models.adapt import add_lora, keep_freed_memory
+from models.backbone import HELP, Backbone, fingerprint, load_backbone
+from models.config import LoraSpec
+from models.detector import PrototypeDetector, Stage1Detector, TowerHead
+from prototype.reduce import reduce_embeddings
+from prototype_dataset import open_data
+from training.features import FeatureSpec, add_cache_argument
+from training.loop import Saving
+from training.precision import resolve_precision
+from training.processes import start_processes
+from training.recipe import MINI_1, MINI_2, MINI_HEAD, Recipe
+from training.runs import Run
+from training.stages import Bench, compute, fit_features, fit_images
+
+PARTS = ("stage1", "commfor-mini", "commfor-wide", "commfor-modern")
+ENDLESS = 10**6  # epochs: the number of steps is what ends a fit, however few images a row has
+FIT: dict[str, Any] = {"epochs": ENDLESS, "holdout_fraction": 0.2, "max_val_images": 600}
+STAGE1 = replace(MINI_1, max_steps=1200, **FIT)
+HEAD = replace(MINI_HEAD, max_steps=800, **FIT)
+LORA = replace(MINI_2, max_steps=100, **FIT)
+MIN_IMAGES = 30  # of a generator, where a row trains on a few
+NO_PROTOTYPES = "none"
+SCORES = "scores_heldout.csv"  # of the last validation
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row does differently from the preset.
+
+    prototypes   a method of prototype/reduce.py; or none: the classifier reads the embedding itself
+    num          prototypes
+    sources      generators that stage 1 and the prototypes see, all photographs beside them; 0: all
+    generators   the same of all that trains
+    fit, lora    fields of the recipe of both fits on the frozen tower, and of LoRA
+    """
+
+    prototypes: str = "kmeans"
+    num: int = 64
+    sources: int = 0
+    generators: int = 0
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    lora: Mapping[str, Any] = field(default_factory=dict)
+
+
+ROWS = {
+    "mini": Row(),
+    "no prototypes": Row(prototypes=NO_PROTOTYPES),
+    "random prototypes": Row(prototypes="random"),
+    "class means": Row(prototypes="mean"),
+    "PCA": Row(prototypes="pca"),
+    **{f"{num} prototypes": Row(num=num) for num in (8, 16, 32, 128)},
+    **{f"prototypes of {num} generators": Row(sources=num) for num in (1, 2, 3, 8)},
+    **{f"{num} generators": Row(generators=num) for num in (1, 2, 4, 16)},
+    "head not fitted to its end": Row(fit={"max_steps": 200}),
+    "clean crops only": Row(fit={"feature_views": 1, "train_view": "eval"}, lora={"train_view": "crop_flip"}),
+    "balanced by class": Row(fit={"sampling": "class"}, lora={"sampling": "class"}),
+    "all patches": Row(lora={"patch_dropout": 0.0}),
+    "no average of weights": Row(lora={"ema_decay": 0.0}),
+}
+
+
+def main() -> None:
+    args = parse_arguments()
+    for name in PARTS:
+        if not (args.corpus / name).is_dir():
+            raise ValueError(f"--corpus {args.corpus}: no folder {name} in it; expected {', '.join(PARTS)}")
+    images = open_data([str(args.corpus / name) for name in PARTS], None, stage=1, mix="auto", seed=0)
+    device = cli.pick_device("auto")
+    if device == "cpu":
+        keep_freed_memory()
+    precision = resolve_precision("auto", device=device)
+    with start_processes(device=device, precision=precision) as accelerator:
+        lab = Lab(args, accelerator, images, precision)
+        for seed in range(args.seeds):
+            for name in args.rows or ROWS:
+                lab.run(name, seed=seed)
+            lab.firsts.clear()
+    gather(args.out)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--corpus", type=Path, required=True, help=f"folder of {', '.join(PARTS)}")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--backbone", default="clip-vit-b16-int8", help=HELP)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--lora", action="store_true", help="go on with LoRA from each head")
+    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), metavar="NAME", help=", ".join(ROWS))
+    add_cache_argument(parser)
+    return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class First:
+    """Stage 1, and what it makes of the images that it was trained on."""
+
+    detector: TowerHead
+    embeddings_NE: torch.Tensor
+    labels_N: torch.Tensor
+
+
+class Lab:
+    """Fits rows: stage 1, prototypes, head, LoRA. What is finished in a row's folder is not done again.
+
+    firsts   stage 1 of the seed under way and its embeddings, which many rows share
+    """
+
+    def __init__(self, args: argparse.Namespace, accelerator: Any, images: Manifest, precision: str) -> None:
+        self.args, self.accelerator, self.images, self.precision = args, accelerator, images, precision
+        self.firsts: dict[str, First] = {}
+        self.source = self.load_tower()
+        self.print_of_tower = fingerprint(self.source.tower.state_dict())
+
+    def load_tower(self) -> Backbone:
+        source = load_backbone(self.args.backbone)
+        source.tower.feature_layers = MINI_1.layers()
+        source.tower.to(self.accelerator.device)
+        return source
+
+    def run(self, name: str, *, seed: int) -> None:
+        row, folder = ROWS[name], self.args.out / name.replace(" ", "-") / str(seed)
+        frozen, lora = folder / "frozen.csv", folder / "lora.csv"
+        with_lora = self.args.lora and not lora.exists()
+        if frozen.exists() and not with_lora:
+            return
+        split = split_manifest(self.images, fraction=0.0, holdout=0.2, names=(), max_images=600, seed=seed)
+        split = replace(split, training=few_generators(split.training, row.generators, seed=seed))
+        print(f"{folder}: {len(split.training)} images", flush=True)
+        detector = self.fit_head(row, split, folder / "head", seed=seed)
+        (folder / "head" / SCORES).replace(frozen)
+        if with_lora:
+            self.fit_lora(detector, row, split, folder / "lora", seed=seed)
+            (folder / "lora" / SCORES).replace(lora)
+
+    def fit_head(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> TowerHead:
+        """Stage 1, its prototypes, and the head on the frozen tower that is fitted on."""
+        first = self.first(row, split, folder.with_name("stage1"), seed=seed)
+        tower = self.source.tower
+        torch.manual_seed(seed)
+        detector: TowerHead = Stage1Detector(tower)
+        if row.prototypes != NO_PROTOTYPES:
+            prototypes_PE, _ = reduce_embeddings(
+                first.embeddings_NE, first.labels_N, method=row.prototypes, num_prototypes=row.num, seed=seed
+            )
+            detector = PrototypeDetector(tower, prototypes_PE)
+        detector.project.load_state_dict(first.detector.project.state_dict())
+        recipe = self.recipe(HEAD, row.fit, seed)
+        fit_features(
+            detector.to(self.accelerator.device), self.source.pixel, split, recipe, self.bench(folder, row)
+        )
+        return detector
+
+    def first(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> First:
+        key = repr((row.sources, row.generators, row.fit))
+        if key not in self.firsts:
+            split = replace(split, training=few_generators(split.training, row.sources, seed=seed))
+            recipe, bench = self.recipe(STAGE1, row.fit, seed), self.bench(folder, row)
+            torch.manual_seed(seed)
+            detector = Stage1Detector(self.source.tower).to(self.accelerator.device)
+            fit_features(detector, self.source.pixel, split, recipe, bench)
+            self.firsts[key] = self.embed(detector, split.training, recipe, bench)
+        return self.firsts[key]
+
+    def embed(self, detector: TowerHead, images: Manifest, recipe: Recipe, bench: Bench) -> First:
+        """All images as evaluation sees them."""
+        tower = detector.tower
+        layers, width = tower.feature_layers, tower.feature_width
+        spec = FeatureSpec(self.print_of_tower, width, self.source.pixel, recipe.precision, layers=layers)
+        (table,), read = compute(detector, images, [spec], recipe, bench, desc="embed")
+        with torch.inference_mode():
+            feature_ND = table[torch.arange(len(table))].to(self.accelerator.device)
+            embeddings_NE = detector.embed(feature_ND).cpu().clone()
+        return First(detector, embeddings_NE, torch.tensor([int(record.label) for record in read]))
+
+    def fit_lora(self, detector: TowerHead, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> None:
+        """On a tower of its own, and from the head as it was fitted."""
+        detector.tower = self.load_tower().tower
+        torch.manual_seed(seed)
+        rank, alpha = LORA.lora_rank, LORA.lora_alpha
+        add_lora(detector.tower, LoraSpec(rank, alpha, LORA.lora_dropout, num_layers=max(MINI_1.layers())))
+        detector.to(self.accelerator.device)
+        recipe = self.recipe(LORA, row.lora, seed)
+        fit_images(detector, self.source.pixel, split, recipe, self.bench(folder, row))
+
+    def recipe(self, start: Recipe, changes: Mapping[str, Any], seed: int) -> Recipe:
+        return replace(start, **changes, seed=seed, precision=self.precision)
+
+    def bench(self, folder: Path, row: Row) -> Bench:
+        run = Run(folder, settings={"row": repr(row)}, overwrite=True)
+        return Bench(self.accelerator, run, self.print_of_tower, self.args.feature_cache, 1, Saving())
+
+
+def few_generators(images: Manifest, count: int, *, seed: int) -> Manifest:
+    """All photographs, and the fakes of `count` generators that have enough of them: those of fewer are among
+    those of more. 0: all fakes."""
+    if not count:
+        return images
+    many = [name for (label, name), n in images.generators().items() if label is Label.FAKE and n >= MIN_IMAGES]
+    chosen = set(random.Random(seed).sample(sorted(many), len(many))[:count])
+    return images.where(lambda record: record.label is Label.REAL or record.generator in chosen)
+
+
+def gather(out: Path) -> None:
+    """All results below `out` as one table: row, tower, seed, label, source, logit."""
+    parts = []
+    for path in sorted(out.glob("*/*/*.csv")):
+        scores = pd.read_csv(path, dtype={"error": str}, keep_default_na=False)
+        facts = {"row": path.parents[1].name.replace("-", " "), "tower": path.stem, "seed": int(path.parent.name)}
+        kept = scores[["label", "generator", "logit"]].astype({"logit": "float32", "label": "int8"})
+        parts.append(kept.rename(columns={"generator": "source"}).assign(**facts))
+    if not parts:
+        raise ValueError(f"{out}: no row is finished")
+    table = pd.concat(parts, ignore_index=True)
+    table.to_parquet(out / "scores.parquet")
+    print(f"{out / 'scores.parquet'}: {len(table)} scores of {table['row'].nunique()} rows")
+
+
+if __name__ == "__main__":
+    cli.run(main)

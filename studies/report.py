@@ -1,0 +1,148 @@
+"""The scores of studies/ablation.py -> tables in Markdown on the terminal, and a plot of each.
+
+    python studies/report.py docs/study/scores.parquet --out docs/study
+
+A cell: AUROC on held-out sources, mean and standard deviation over seeds, the mean of balanced accuracy at .5, and
+how many seeds; then the difference of AUROC to the preset mini on the same images, with the 95 % interval of a
+bootstrap over sources.
+
+Shape suffixes: N images, R resamples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
+
+import cli
+from evaluation.intervals import bootstrap
+from evaluation.metrics import compute_metrics
+
+REFERENCE = "mini"
+NUM_RESAMPLES = 300
+TABLES = {
+    "prototypes": ("no prototypes", "random prototypes", "class means", "PCA", REFERENCE),
+    "number": ("8 prototypes", "16 prototypes", "32 prototypes", REFERENCE, "128 prototypes"),
+    "sources": tuple(f"prototypes of {n} generators" for n in (1, 2, 3, 8)) + (REFERENCE,),
+    "generators": tuple(f"{n} generators" for n in (1, 2, 4, 16)) + (REFERENCE,),
+    "removed": (
+        REFERENCE,
+        "head not fitted to its end",
+        "clean crops only",
+        "balanced by class",
+        "all patches",
+        "no average of weights",
+    ),
+}
+TOWERS = {"frozen": "frozen tower", "lora": "LoRA, 100 steps"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row on one kind of tower with one seed. auroc_R: of resampled sources, the same ones in every row."""
+
+    auroc: float
+    balanced: float
+    auroc_R: np.ndarray
+
+
+Results = dict[tuple[str, str], dict[int, Result]]  # (row, tower) -> seed -> result
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("scores", type=Path, help="scores.parquet of studies/ablation.py")
+    parser.add_argument("--out", type=Path, help="folder for the plots; without it, tables only")
+    args = parser.parse_args()
+    if not args.scores.is_file():
+        raise ValueError(f"{args.scores}: no such file; studies/ablation.py writes it")
+    results = measure(pd.read_parquet(args.scores))
+    for title, rows in TABLES.items():
+        print(f"\n{title}\n\n{to_markdown(rows, results)}")
+        if args.out is not None:
+            args.out.mkdir(parents=True, exist_ok=True)
+            draw(title, rows, results, args.out / f"{title}.png")
+
+
+def measure(scores: pd.DataFrame) -> Results:
+    results: Results = {}
+    for (row, tower, seed), part in scores.groupby(["row", "tower", "seed"]):
+        label_N, score_N = part["label"].to_numpy(int), expit(part["logit"].to_numpy(float))
+        figures = compute_metrics(label_N, score_N, threshold=0.5)
+        assert figures.auroc is not None and figures.balanced_accuracy is not None
+        drawn = bootstrap(
+            label_N, score_N, threshold=0.5, sources_N=part["source"].tolist(), num_resamples=NUM_RESAMPLES
+        )
+        result = Result(figures.auroc, figures.balanced_accuracy, drawn.values["auroc"])
+        results.setdefault((row, tower), {})[int(seed)] = result
+    return results
+
+
+def to_markdown(rows: Sequence[str], results: Results) -> str:
+    towers = [tower for tower in TOWERS if any((row, tower) in results for row in rows)]
+    lines = ["| row |" + "".join(f" {TOWERS[tower]} | difference |" for tower in towers)]
+    lines.append("|---|" + "---|---|" * len(towers))
+    for row in rows:
+        cells = [cell for tower in towers for cell in cells_of(row, tower, results)]
+        if any(cells):
+            lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cells_of(row: str, tower: str, results: Results) -> tuple[str, str]:
+    """The figures, and the difference to the reference over the seeds that both have."""
+    of_row, of_reference = results.get((row, tower), {}), results.get((REFERENCE, tower), {})
+    if not of_row:
+        return "", ""
+    auroc, balanced = [r.auroc for r in of_row.values()], [r.balanced for r in of_row.values()]
+    figures = f"{np.mean(auroc):.3f} ± {np.std(auroc):.3f} / {np.mean(balanced):.3f} ({len(of_row)})"
+    shared = sorted(of_row.keys() & of_reference.keys())
+    if row == REFERENCE or not shared:
+        return figures, ""
+    difference = np.mean([of_row[seed].auroc - of_reference[seed].auroc for seed in shared])
+    low, high = interval([of_row[seed].auroc_R - of_reference[seed].auroc_R for seed in shared])
+    return figures, f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def interval(replicates: Sequence[np.ndarray]) -> tuple[float, float]:
+    """95 %, of the mean over seeds."""
+    low, high = np.quantile(np.mean(replicates, axis=0), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def draw(title: str, rows: Sequence[str], results: Results, path: Path) -> None:
+    """A point for each seed, the mean, and its interval."""
+    from matplotlib.figure import Figure  # a second to import
+
+    figure = Figure(figsize=(7, 0.5 * len(rows) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for number, tower in enumerate(TOWERS):
+        for place, row in enumerate(rows):
+            if not (of_row := results.get((row, tower), {})):
+                continue
+            height, colour = place + 0.25 * number, f"C{number}"
+            auroc = [result.auroc for result in of_row.values()]
+            mean = float(np.mean(auroc))
+            low, high = interval([result.auroc_R for result in of_row.values()])
+            axes.plot([low, high], [height, height], color=colour, lw=1.5)
+            axes.plot(auroc, [height] * len(auroc), ".", color=colour, alpha=0.4)
+            axes.plot(mean, height, "o", color=colour, label=TOWERS[tower] if row == REFERENCE else None)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.set_xlabel("AUROC on held-out sources: seeds, mean, 95 % interval over sources")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="best", fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    cli.run(main)
