@@ -11,7 +11,6 @@ Shape suffixes: N images, R resamples.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,8 +31,8 @@ NUM_RESAMPLES = 300
 TABLES = {
     "prototypes": ("no prototypes", "random prototypes", "class means", "PCA", REFERENCE),
     "number": ("8 prototypes", "16 prototypes", "32 prototypes", REFERENCE, "128 prototypes"),
-    "sources": tuple(f"prototypes of {n} generators" for n in (1, 2, 3, 8)) + (REFERENCE,),
-    "generators": tuple(f"{n} generators" for n in (1, 2, 4, 16)) + (REFERENCE,),
+    "sources": (*(f"prototypes of {n} generators" for n in (1, 2, 3, 8)), REFERENCE),
+    "generators": (*(f"{n} generators" for n in (1, 2, 4, 16)), REFERENCE),
     "removed": (
         REFERENCE,
         "head not fitted to its end",
@@ -78,7 +77,8 @@ def measure(scores: pd.DataFrame) -> Results:
     for (row, tower, seed), part in scores.groupby(["row", "tower", "seed"]):
         label_N, score_N = part["label"].to_numpy(int), expit(part["logit"].to_numpy(float))
         figures = compute_metrics(label_N, score_N, threshold=0.5)
-        assert figures.auroc is not None and figures.balanced_accuracy is not None
+        assert figures.auroc is not None
+        assert figures.balanced_accuracy is not None
         drawn = bootstrap(
             label_N, score_N, threshold=0.5, sources_N=part["source"].tolist(), num_resamples=NUM_RESAMPLES
         )
