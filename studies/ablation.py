@@ -16,7 +16,8 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,29 @@ ROWS = {
 
 
 def main() -> None:
-    args = parse_arguments()
+    parser = cli.Parser(__doc__)
+    add_arguments(parser, out=Path("runs/ablation"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--lora", action="store_true", help="go on with LoRA from each head")
+    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), metavar="NAME", help=", ".join(ROWS))
+    args = parser.parse_args()
+    with open_lab(args) as lab:
+        for seed in range(args.seeds):
+            for name in args.rows or ROWS:
+                lab.run(name, seed=seed, with_lora=args.lora)
+            lab.firsts.clear()
+    gather(args.out)
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, out: Path) -> None:
+    parser.add_argument("--corpus", type=Path, required=True, help=f"folder of {', '.join(PARTS)}")
+    parser.add_argument("--out", type=Path, default=out, help=f"default: {out}")
+    parser.add_argument("--backbone", default="clip-vit-b16-int8", help=HELP)
+    add_cache_argument(parser)
+
+
+@contextmanager
+def open_lab(args: argparse.Namespace) -> Iterator[Lab]:
     for name in PARTS:
         if not (args.corpus / name).is_dir():
             raise ValueError(f"--corpus {args.corpus}: no folder {name} in it; expected {', '.join(PARTS)}")
@@ -101,24 +124,7 @@ def main() -> None:
         keep_freed_memory()
     precision = resolve_precision("auto", device=device)
     with start_processes(device=device, precision=precision) as accelerator:
-        lab = Lab(args, accelerator, images, precision)
-        for seed in range(args.seeds):
-            for name in args.rows or ROWS:
-                lab.run(name, seed=seed)
-            lab.firsts.clear()
-    gather(args.out)
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = cli.Parser(__doc__)
-    parser.add_argument("--corpus", type=Path, required=True, help=f"folder of {', '.join(PARTS)}")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
-    parser.add_argument("--backbone", default="clip-vit-b16-int8", help=HELP)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--lora", action="store_true", help="go on with LoRA from each head")
-    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), metavar="NAME", help=", ".join(ROWS))
-    add_cache_argument(parser)
-    return parser.parse_args()
+        yield Lab(args, accelerator, images, precision)
 
 
 @dataclass(frozen=True)
@@ -148,10 +154,10 @@ class Lab:
         source.tower.to(self.accelerator.device)
         return source
 
-    def run(self, name: str, *, seed: int) -> None:
+    def run(self, name: str, *, seed: int, with_lora: bool) -> None:
         row, folder = ROWS[name], self.args.out / name.replace(" ", "-") / str(seed)
         frozen, lora = folder / "frozen.csv", folder / "lora.csv"
-        with_lora = self.args.lora and not lora.exists()
+        with_lora = with_lora and not lora.exists()
         if frozen.exists() and not with_lora:
             return
         split = split_manifest(self.images, fraction=0.0, holdout=0.2, names=(), max_images=600, seed=seed)
@@ -162,6 +168,11 @@ class Lab:
         if with_lora:
             self.fit_lora(detector, row, split, folder / "lora", seed=seed)
             (folder / "lora" / SCORES).replace(lora)
+
+    def head_scores(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> pd.DataFrame:
+        """Of the held-out images."""
+        self.fit_head(row, split, folder / "head", seed=seed)
+        return read_result(folder / "head" / SCORES)
 
     def fit_head(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> TowerHead:
         """Stage 1, its prototypes, and the head on the frozen tower that is fitted on."""
@@ -231,14 +242,19 @@ def few_generators(images: Manifest, count: int, *, seed: int) -> Manifest:
     return images.where(lambda record: record.label is Label.REAL or record.generator in chosen)
 
 
+def read_result(path: Path) -> pd.DataFrame:
+    """label, source, logit of each image."""
+    scores = pd.read_csv(path, dtype={"error": str}, keep_default_na=False)
+    kept = scores[["label", "generator", "logit"]].astype({"logit": "float32", "label": "int8"})
+    return kept.rename(columns={"generator": "source"})
+
+
 def gather(out: Path) -> None:
     """All results below `out` as one table: row, tower, seed, label, source, logit."""
     parts = []
     for path in sorted(out.glob("*/*/*.csv")):
-        scores = pd.read_csv(path, dtype={"error": str}, keep_default_na=False)
         facts = {"row": path.parents[1].name.replace("-", " "), "tower": path.stem, "seed": int(path.parent.name)}
-        kept = scores[["label", "generator", "logit"]].astype({"logit": "float32", "label": "int8"})
-        parts.append(kept.rename(columns={"generator": "source"}).assign(**facts))
+        parts.append(read_result(path).assign(**facts))
     if not parts:
         raise ValueError(f"{out}: no row is finished")
     table = pd.concat(parts, ignore_index=True)

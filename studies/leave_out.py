@@ -1,0 +1,93 @@
+"""Every source of the training images judged by a detector that has not seen it: folds of whole sources.
+
+    python studies/leave_out.py --corpus DIR --out runs/leave-out
+
+Sources whose names begin with the same letters (sdnext_hades, sdnext_xl) are relatives, and are left out together.
+The detectors are the preset mini's heads on the frozen tower. Writes OUT/scores.parquet and OUT/sources.csv, and
+prints AUROC and balanced accuracy at .5 of all images, each judged in its fold, and the sources that are worst.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+from scipy.special import expit
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
+
+import cli
+from data.holdout import split_manifest
+from data.records import Manifest
+from evaluation.intervals import bootstrap
+from evaluation.metrics import compute_metrics
+from studies.ablation import Row, add_arguments, open_lab
+
+SHOWN = 25  # sources of a class, the worst ones
+MIN_IMAGES = 10  # of a source that is shown
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    add_arguments(parser, out=Path("runs/leave-out"))
+    parser.add_argument("--folds", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.folds < 2:
+        raise ValueError(f"--folds must be at least 2, not {args.folds}")
+    parts = []
+    with open_lab(args) as lab:
+        for number, names in enumerate(folds(lab.images, args.folds)):
+            split = split_manifest(
+                lab.images, fraction=0.0, holdout=0.0, names=names, max_images=0, seed=args.seed
+            )
+            print(
+                f"fold {number + 1} of {args.folds}: {len(names)} sources, {len(split.heldout)} images", flush=True
+            )
+            table = lab.head_scores(Row(), split, args.out / str(number), seed=args.seed)
+            parts.append(table.assign(fold=number))
+            lab.firsts.clear()
+    scores = pd.concat(parts, ignore_index=True)
+    scores.to_parquet(args.out / "scores.parquet")
+    show(scores, args.out / "sources.csv")
+
+
+def folds(images: Manifest, count: int) -> list[list[str]]:
+    """The names of all sources in `count` lists; relatives in the same one, and about as many images in each."""
+    sizes = Counter(kin(record.generator) for record in images)
+    fold_of: dict[str, int] = {}
+    filled = [0] * count
+    for name, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        fold_of[name] = filled.index(min(filled))
+        filled[fold_of[name]] += size
+    names = sorted({record.generator for record in images})
+    return [[name for name in names if fold_of[kin(name)] == number] for number in range(count)]
+
+
+def kin(source: str) -> str:
+    """The letters that a name begins with, in lower case; a name that begins otherwise is its own kin."""
+    letters = re.match("[a-z]+", source.lower())
+    return letters[0] if letters else source
+
+
+def show(scores: pd.DataFrame, path: Path) -> None:
+    label_N, score_N = scores["label"].to_numpy(int), expit(scores["logit"].to_numpy(float))
+    figures = compute_metrics(label_N, score_N, threshold=0.5)
+    drawn = bootstrap(label_N, score_N, threshold=0.5, sources_N=scores["source"].tolist())
+    for name, (low, high) in drawn.intervals().items():
+        print(f"{name:18s} {getattr(figures, name):.3f} [{low:.3f}, {high:.3f}]")
+    right = scores.assign(images=1, accuracy=(score_N >= 0.5) == (label_N == 1))
+    sources = right.groupby(["label", "source"], as_index=False).agg({"images": "sum", "accuracy": "mean"})
+    sources = sources.sort_values(["label", "accuracy", "source"])
+    sources.to_csv(path, index=False, float_format="%.3f")
+    for label, title in ((0, "photographs"), (1, "fakes")):
+        worst = sources[(sources["label"] == label) & (sources["images"] >= MIN_IMAGES)].head(SHOWN)
+        print(f"\n{title}: the worst of {(sources['label'] == label).sum()} sources")
+        print(worst[["source", "images", "accuracy"]].to_string(index=False, float_format="{:.3f}".format))
+
+
+if __name__ == "__main__":
+    cli.run(main)
