@@ -110,6 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, out: Path) -> None:
     parser.add_argument("--corpus", type=Path, required=True, help=f"folder of {', '.join(PARTS)}")
     parser.add_argument("--out", type=Path, default=out, help=f"default: {out}")
     parser.add_argument("--backbone", default="clip-vit-b16-int8", help=HELP)
+    parser.add_argument("--feature-layers", default=MINI_1.feature_layers, help="of the tower, that are read")
     add_cache_argument(parser)
 
 
@@ -144,13 +145,14 @@ class Lab:
 
     def __init__(self, args: argparse.Namespace, accelerator: Any, images: Manifest, precision: str) -> None:
         self.args, self.accelerator, self.images, self.precision = args, accelerator, images, precision
+        self.layers = replace(MINI_1, feature_layers=args.feature_layers).layers()
         self.firsts: dict[str, First] = {}
         self.source = self.load_tower()
         self.print_of_tower = fingerprint(self.source.tower.state_dict())
 
     def load_tower(self) -> Backbone:
         source = load_backbone(self.args.backbone)
-        source.tower.feature_layers = MINI_1.layers()
+        source.tower.feature_layers = self.layers
         source.tower.to(self.accelerator.device)
         return source
 
@@ -219,7 +221,7 @@ class Lab:
         detector.tower = self.load_tower().tower
         torch.manual_seed(seed)
         rank, alpha = LORA.lora_rank, LORA.lora_alpha
-        add_lora(detector.tower, LoraSpec(rank, alpha, LORA.lora_dropout, num_layers=max(MINI_1.layers())))
+        add_lora(detector.tower, LoraSpec(rank, alpha, LORA.lora_dropout, num_layers=max(self.layers)))
         detector.to(self.accelerator.device)
         recipe = self.recipe(LORA, row.lora, seed)
         fit_images(detector, self.source.pixel, split, recipe, self.bench(folder, row))

@@ -34,11 +34,12 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     add_arguments(parser, out=Path("runs/leave-out"))
     parser.add_argument("--folds", type=int, default=8)
+    parser.add_argument("--num-prototypes", type=int, default=Row.num)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.folds < 2:
         raise ValueError(f"--folds must be at least 2, not {args.folds}")
-    parts = []
+    row, parts = Row(num=args.num_prototypes), []
     with open_lab(args) as lab:
         for number, names in enumerate(folds(lab.images, args.folds)):
             split = split_manifest(
@@ -47,7 +48,7 @@ def main() -> None:
             print(
                 f"fold {number + 1} of {args.folds}: {len(names)} sources, {len(split.heldout)} images", flush=True
             )
-            table = lab.head_scores(Row(), split, args.out / str(number), seed=args.seed)
+            table = lab.head_scores(row, split, args.out / str(number), seed=args.seed)
             parts.append(table.assign(fold=number))
             lab.firsts.clear()
     scores = pd.concat(parts, ignore_index=True)

@@ -1,0 +1,91 @@
+"""The studies of docs/study.md: rows are trained, kept, gathered and shown; sources are left out whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+
+from data.records import Label, Manifest, Record
+from studies import ablation, leave_out, report
+
+if TYPE_CHECKING:
+    from tests.conftest import MakeImage, RunCli
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, make_image: MakeImage) -> Path:
+    """A source of each class in each part; fakes are darker."""
+    root = tmp_path_factory.mktemp("corpus")
+    for number, part in enumerate(ablation.PARTS):
+        for kind, levels in (("0_real", 256), ("1_fake", 100)):
+            for i in range(6):
+                path = root / part / f"{'abcd'[number]}gan" / kind / f"{i}.png"
+                make_image(path, seed=100 * number + i, size=(40, 36), levels=levels)
+    return root
+
+
+@pytest.fixture(scope="module")
+def options(corpus: Path) -> tuple[object, ...]:
+    return ("--corpus", corpus, "--backbone", "tiny", "--feature-layers", "1,2")
+
+
+def test_rows_are_trained_gathered_and_shown(
+    run_cli: RunCli, options: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ("mini", "class means", "no prototypes")
+    monkeypatch.setitem(ablation.ROWS, "mini", ablation.Row(num=4))  # of few images
+    command = (ablation.main, *options, "--out", tmp_path / "out", "--seeds", 2, "--rows")
+    done = run_cli(*command, *rows)
+    assert done.code == 0, done.err
+    with_lora = run_cli(*command, "class means", "--lora", "--seeds", 1)
+    assert with_lora.code == 0, with_lora.err
+    scores = pd.read_parquet(tmp_path / "out/scores.parquet")
+    counts = scores.groupby(["row", "tower"])["seed"].nunique().to_dict()
+    assert counts == {(row, "frozen"): 2 for row in rows} | {("class means", "lora"): 1}
+    one = scores[(scores["row"] == "mini") & (scores["seed"] == 0)]
+    assert one.groupby("label")["source"].nunique().to_list() == [1, 1]  # a fifth of four
+    again = run_cli(*command, *rows)
+    assert "images" not in again.out  # nothing is trained twice
+    shown = run_cli(report.main, tmp_path / "out/scores.parquet", "--out", tmp_path / "plots")
+    assert shown.code == 0, shown.err
+    (line,) = [line for line in shown.out.splitlines() if line.startswith("| no prototypes")]
+    assert "(2)" in line
+    assert (tmp_path / "plots/prototypes.png").stat().st_size > 1000
+
+
+def test_every_source_is_left_out_once(run_cli: RunCli, options: tuple[object, ...], tmp_path: Path) -> None:
+    done = run_cli(leave_out.main, *options, "--out", tmp_path, "--folds", 2, "--num-prototypes", 4)
+    assert done.code == 0, done.err
+    scores = pd.read_parquet(tmp_path / "scores.parquet")
+    assert len(scores) == 48
+    assert scores.groupby("source")["fold"].nunique().eq(1).all()
+    sources = pd.read_csv(tmp_path / "sources.csv")
+    assert sources["images"].tolist() == [6] * 8
+
+
+def test_relatives_are_left_out_together() -> None:
+    names = ["sdnext_xl", "sdnext_hades", "SDnext2", "sd15", "mj", "gpt", "7z"]
+    images = Manifest("names", tuple(Record(f"{n}/{i}", Label.FAKE, n) for n in names for i in range(3)))
+    lists = leave_out.folds(images, 3)
+    assert sorted(sum(lists, [])) == sorted(names)
+    assert {"sdnext_xl", "sdnext_hades", "SDnext2"} in [set(names) for names in lists]
+
+
+def test_few_generators_are_nested_and_keep_photographs() -> None:
+    records = [Record(f"{n}/{i}", Label.FAKE, n) for n in "abcde" for i in range(40)]
+    records += [Record(f"small/{i}", Label.FAKE, "small") for i in range(5)]
+    records += [Record(f"photo/{i}", Label.REAL, "photo") for i in range(10)]
+    images = Manifest("all", tuple(records))
+    one, three = (ablation.few_generators(images, count, seed=1).generators() for count in (1, 3))
+    assert (len(one), len(three)) == (2, 4)
+    assert set(one) < set(three)
+    assert one[Label.REAL, "photo"] == 10
+    assert ablation.few_generators(images, 0, seed=1) == images
+
+
+def test_what_is_missing_is_said(run_cli: RunCli, tmp_path: Path) -> None:
+    assert "no folder stage1 in it" in run_cli(ablation.main, "--corpus", tmp_path).only_error()
+    assert "no such file" in run_cli(report.main, tmp_path / "none.parquet").only_error()
