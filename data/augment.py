@@ -27,7 +27,7 @@ def train_view(name: str, *, size_px: int, mean: Sequence[float], std: Sequence[
     crop       random crop, black padding when the image is smaller (stage 1; paper)
     crop_flip  the same, mirrored half of the time
     release    resize to 8/7 of the crop, the released code's random-state augmentation, random crop (stage 2)
-    recompress   two times in five saved anew as JPEG or WebP of quality 60 to 98, and crop_flip
+    recompress   three times in five saved anew as JPEG or WebP of quality 50 to 98, and crop_flip
     reencode   half of the time enlarged or reduced (0.6 to 1.3 times, not below the crop), then seven times in ten
                saved anew as JPEG or WebP of quality 50 to 98, and crop_flip: traces of handling, for both classes
     """
@@ -67,7 +67,7 @@ TRAIN_VIEWS: dict[str, Callable[[int], list[Any]]] = {
     "crop": _random_crop,
     "crop_flip": lambda size_px: [*_random_crop(size_px), v2.RandomHorizontalFlip()],
     "release": _random_state,
-    "recompress": lambda size_px: [_saved_anew(60, p=0.4), *TRAIN_VIEWS["crop_flip"](size_px)],
+    "recompress": lambda size_px: [_saved_anew(50, p=0.6), *TRAIN_VIEWS["crop_flip"](size_px)],
     "reencode": _reencode,
 }
 

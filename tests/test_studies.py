@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, make_image: MakeImage) -> P
                 path = root / part / f"{'abcd'[number]}gan" / kind / f"{i}.png"
                 make_image(path, seed=100 * number + i, size=(40, 36), levels=levels)
     return root
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STAGE1", "HEAD", "LORA"):
+        monkeypatch.setattr(ablation, name, replace(getattr(ablation, name), max_steps=10))
 
 
 @pytest.fixture(scope="module")
