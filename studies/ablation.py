@@ -31,7 +31,7 @@ import cli
 from data.holdout import Split, split_manifest
 from data.records import Label, Manifest
 from models.adapt import add_lora, keep_freed_memory
-from models.backbone import HELP, Backbone, fingerprint, load_backbone
+from models.backbone import HELP, fingerprint, load_backbone
 from models.config import LoraSpec
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead
 from prototype.reduce import reduce_embeddings
@@ -63,6 +63,7 @@ class Row:
     num          prototypes
     sources      generators that stage 1 and the prototypes see, all photographs beside them; 0: all
     generators   the same of all that trains
+    layers       of the tower that are read, such as 6,9,12; empty: those of --feature-layers
     fit, lora    fields of the recipe of both fits on the frozen tower, and of LoRA
     """
 
@@ -70,6 +71,7 @@ class Row:
     num: int = 64
     sources: int = 0
     generators: int = 0
+    layers: str = ""
     fit: Mapping[str, Any] = field(default_factory=dict)
     lora: Mapping[str, Any] = field(default_factory=dict)
 
@@ -83,8 +85,10 @@ ROWS = {
     **{f"{num} prototypes": Row(num=num) for num in (8, 16, 32, 128)},
     **{f"prototypes of {num} generators": Row(sources=num) for num in (1, 2, 3, 8)},
     **{f"{num} generators": Row(generators=num) for num in (1, 2, 4, 16)},
+    "layers 5 to 9": Row(layers="5,6,7,8,9"),
+    "last layer alone": Row(layers="12"),
     "head not fitted to its end": Row(fit={"max_steps": 200}),
-    "clean crops only": Row(fit={"feature_views": 1, "train_view": "eval"}, lora={"train_view": "crop_flip"}),
+    "never saved anew": Row(lora={"train_view": "crop_flip"}),
     "balanced by class": Row(fit={"sampling": "class"}, lora={"sampling": "class"}),
     "all patches": Row(lora={"patch_dropout": 0.0}),
     "no average of weights": Row(lora={"ema_decay": 0.0}),
@@ -145,16 +149,13 @@ class Lab:
 
     def __init__(self, args: argparse.Namespace, accelerator: Any, images: Manifest, precision: str) -> None:
         self.args, self.accelerator, self.images, self.precision = args, accelerator, images, precision
-        self.layers = replace(MINI_1, feature_layers=args.feature_layers).layers()
         self.firsts: dict[str, First] = {}
-        self.source = self.load_tower()
+        self.source = load_backbone(args.backbone)
+        self.source.tower.to(accelerator.device)
         self.print_of_tower = fingerprint(self.source.tower.state_dict())
 
-    def load_tower(self) -> Backbone:
-        source = load_backbone(self.args.backbone)
-        source.tower.feature_layers = self.layers
-        source.tower.to(self.accelerator.device)
-        return source
+    def layers(self, row: Row) -> tuple[int, ...]:
+        return replace(MINI_1, feature_layers=row.layers or self.args.feature_layers).layers()
 
     def run(self, name: str, *, seed: int, with_lora: bool) -> None:
         row, folder = ROWS[name], self.args.out / name.replace(" ", "-") / str(seed)
@@ -178,8 +179,9 @@ class Lab:
 
     def fit_head(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> TowerHead:
         """Stage 1, its prototypes, and the head on the frozen tower that is fitted on."""
-        first = self.first(row, split, folder.with_name("stage1"), seed=seed)
         tower = self.source.tower
+        tower.feature_layers = self.layers(row)
+        first = self.first(row, split, folder.with_name("stage1"), seed=seed)
         torch.manual_seed(seed)
         detector: TowerHead = Stage1Detector(tower)
         if row.prototypes != NO_PROTOTYPES:
@@ -195,7 +197,7 @@ class Lab:
         return detector
 
     def first(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> First:
-        key = repr((row.sources, row.generators, row.fit))
+        key = repr((row.sources, row.generators, row.layers, row.fit))
         if key not in self.firsts:
             split = replace(split, training=few_generators(split.training, row.sources, seed=seed))
             recipe, bench = self.recipe(STAGE1, row.fit, seed), self.bench(folder, row)
@@ -218,10 +220,11 @@ class Lab:
 
     def fit_lora(self, detector: TowerHead, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> None:
         """On a tower of its own, and from the head as it was fitted."""
-        detector.tower = self.load_tower().tower
+        detector.tower = load_backbone(self.args.backbone).tower
+        detector.tower.feature_layers = layers = self.layers(row)
         torch.manual_seed(seed)
-        rank, alpha = LORA.lora_rank, LORA.lora_alpha
-        add_lora(detector.tower, LoraSpec(rank, alpha, LORA.lora_dropout, num_layers=max(self.layers)))
+        spec = LoraSpec(LORA.lora_rank, LORA.lora_alpha, LORA.lora_dropout, num_layers=max(layers))
+        add_lora(detector.tower, spec)
         detector.to(self.accelerator.device)
         recipe = self.recipe(LORA, row.lora, seed)
         fit_images(detector, self.source.pixel, split, recipe, self.bench(folder, row))

@@ -35,8 +35,10 @@ TABLES = {
     "generators": (*(f"{n} generators" for n in (1, 2, 4, 16)), REFERENCE),
     "removed": (
         REFERENCE,
+        "layers 5 to 9",
+        "last layer alone",
         "head not fitted to its end",
-        "clean crops only",
+        "never saved anew",
         "balanced by class",
         "all patches",
         "no average of weights",
