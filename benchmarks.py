@@ -43,6 +43,7 @@ from evaluation.scoring import ScoredModel, score_job
 from models.calibration import METHODS
 from models.checkpoint import PACKAGES
 from models.hub import MODEL_HELP
+from models.precision import PRECISIONS, resolve_precision
 
 DEFAULT_WORKERS = 2  # processes that decode images
 Found = list[Benchmark | Absent]
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     found = find(args)
     benchmarks = [apply_protocol(each, args.protocol) for each in require_some(found, args)]
     degradations = {name: None if name == CLEAN else parse_degradation(name) for name in args.degrade}
-    cli.pick_device(args.device)  # before the weights are read: there may be no such device
+    device = cli.pick_device(args.device)  # before the weights are read: there may be no such device
     models = load_models(args)
     job = make_job(
         benchmarks,
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
         protocol=args.protocol,
         batch_size=args.batch_size,
         details=args.details,
+        precision=resolve_precision(args.precision, device=device),
         about=describe(found, benchmarks, models),
     )
     with processes(args.device) as (rank, world, device, wait_for_all):
@@ -102,7 +104,7 @@ def score(
 ) -> None:
     """This process's part of this shard's images."""
     for model in models:
-        model.detector.to(device)
+        model.place(device=device, precision=folder.job.precision)
     number, num_shards = args.shard
     score_job(
         *(folder, models),
@@ -323,6 +325,12 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     of_run.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster; default: start one here")
     of_run.add_argument("--overwrite", action="store_true", help="lose the scores that --out holds")
     of_run.add_argument("--device", choices=cli.DEVICES, default="auto")
+    of_run.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="of the tower (default: fp32, as in verdicts; bf16 where it is fast takes half the time)",
+    )
     of_run.add_argument("--batch-size", type=int, default=32, help="images a forward pass")
     of_run.add_argument(
         "--num-workers",

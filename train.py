@@ -36,11 +36,11 @@ from data.transforms import draw_seed
 from models import backbone
 from models.adapt import keep_freed_memory
 from models.checkpoint import FORMS, package_versions, save_checkpoint
+from models.precision import resolve_precision
 from prototype_dataset import STREAM_FROM_BYTES, add_data_arguments, describe, open_data, open_shards
 from training.features import add_cache_argument
 from training.interrupt import Interrupted
 from training.loop import Saving
-from training.precision import resolve_precision
 from training.processes import TRACKERS, start_processes
 from training.recipe import PRESET_NAMES, Recipe, make_recipe
 from training.runs import DETECTOR, Run

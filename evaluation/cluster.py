@@ -24,7 +24,7 @@ class Scorer:
         self.job, self.device = job, device
         self.models = [ScoredModel.load(name, path, allow_tiny=allow_tiny) for name, path in models]
         for model in self.models:
-            model.detector.to(device)
+            model.place(device=device, precision=job.precision)
         self.degradations = {name: None if name == CLEAN else parse_degradation(name) for name in job.degradations}
 
     def __call__(self, numbers: dict[str, Any]) -> dict[str, list[Any]]:

@@ -65,6 +65,7 @@ class Job:
     protocol: str
     batch_size: int
     details: bool
+    precision: str = "fp32"  # of the towers
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -83,6 +84,7 @@ def make_job(
     protocol: str = "all",
     batch_size: int = 32,
     details: bool = False,
+    precision: str = "fp32",
     about: dict[str, Any] | None = None,
 ) -> Job:
     """Every image once, whatever subsets and benchmarks share it; rows of shards in the order they are read in.
@@ -113,6 +115,7 @@ def make_job(
         protocol,
         batch_size,
         details,
+        precision,
         about or {},
     )
 
@@ -204,6 +207,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "degradations": list(job.degradations),
         "protocol": job.protocol,
         "details": job.details,
+        "precision": job.precision,
         "about": job.about,
     }
 
@@ -289,4 +293,5 @@ def _join(images: pa.Table, scored: pa.Table, asked: dict[str, Any]) -> pa.Table
     columns = [*COLUMNS, *(DETAILS if asked["details"] else ())]
     table = pa.Table.from_pandas(frame[columns], preserve_index=False).replace_schema_metadata()
     about = {"format": FORMAT, **asked["about"], "protocol": asked["protocol"], "batch_size": asked["batch_size"]}
+    about["precision"] = asked["precision"]
     return table.replace_schema_metadata({METADATA_KEY: json.dumps(about)})

@@ -19,11 +19,13 @@ from data.transforms import View, eval_view
 from data.variants import Degrade, VariantBatch, VariantDataset
 from evaluation.job import CLEAN, Job, JobFolder
 from files.integrity import sha256_of
+from models.adapt import cast_frozen_linears
 from models.calibration import Calibration
 from models.checkpoint import load_checkpoint
 from models.config import PixelSpec
 from models.detector import TowerHead
 from models.hub import find_model
+from models.precision import DTYPES, autocast
 
 FLUSH_SECONDS = 2.0
 
@@ -53,6 +55,12 @@ class ScoredModel:
         view = eval_view(**asdict(pixel))
         prototypes = checkpoint.provenance.get("prototypes", {})
         return cls(*of_file, checkpoint.detector, pixel, view, checkpoint.notice, prototypes)
+
+    def place(self, *, device: str, precision: str) -> None:
+        """Where and in which type the tower computes from now on."""
+        self.detector.requires_grad_(False).to(device)
+        if precision in DTYPES:
+            cast_frozen_linears(self.detector.tower, DTYPES[precision])
 
 
 def score_job(
@@ -116,7 +124,8 @@ def score_batch(
     for degradation, pixels in batch.pixels.items():
         on_device = [view_BCHW.to(device, non_blocking=True) for view_BCHW in pixels]
         for model in models:
-            output = model.detector(on_device[position_of_view[model.pixel]])
+            with autocast(torch.device(device).type, job.precision):
+                output = model.detector(on_device[position_of_view[model.pixel]])
             logits = output.logit_B.double().cpu().tolist()
             extra: dict[str, list[list[float]]] = {}
             if job.details and degradation == CLEAN:

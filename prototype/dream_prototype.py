@@ -22,12 +22,11 @@ from data.records import Label, Manifest, require_both_classes
 from models.backbone import HELP
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.hub import find_model
+from models.precision import PRECISIONS, autocast, resolve_precision
 from prototype.bank import PrototypeBank
 from prototype.reduce import METHODS, check_counts, reduce_embeddings
 from prototype_dataset import add_data_arguments, describe, open_data
 from training.features import FeatureExtractor, FeatureSpec, FeatureStore, add_cache_argument
-from training.precision import autocast, resolve_precision
-from training.recipe import PRECISIONS
 
 log = logging.getLogger(__name__)
 

@@ -34,11 +34,11 @@ from models.adapt import add_lora, keep_freed_memory
 from models.backbone import HELP, fingerprint, load_backbone
 from models.config import LoraSpec
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead
+from models.precision import resolve_precision
 from prototype.reduce import reduce_embeddings
 from prototype_dataset import open_data
 from training.features import FeatureSpec, add_cache_argument
 from training.loop import Saving
-from training.precision import resolve_precision
 from training.processes import start_processes
 from training.recipe import MINI_1, MINI_2, MINI_HEAD, Recipe
 from training.runs import Run

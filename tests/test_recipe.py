@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from models.precision import resolve_precision
 from training.optim import Schedule, clip_gradients, lr_factor, make_optimizer
-from training.precision import resolve_precision
 from training.recipe import PRESETS, Recipe, make_recipe
 
 if TYPE_CHECKING:

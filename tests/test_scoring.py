@@ -223,6 +223,18 @@ def test_rows_of_shards_score_as_the_files_they_hold(score: Score, whole: Path, 
     pd.testing.assert_frame_equal(table(tmp_path / "out0"), table(tmp_path / "out2"))
 
 
+def test_precision_is_of_the_job(score: Score, whole: Path, tmp_path: Path) -> None:
+    assert score(tmp_path / "bf16", "--precision", "bf16").code == 0
+    ours, exact = table(tmp_path / "bf16")["logit"], table(whole)["logit"]
+    assert 0 < (ours - exact).abs().max() < 0.2
+    refused = score(tmp_path / "bf16")
+    assert "scores of another run (different: precision)" in refused.only_error()
+    assert (
+        "--precision fp16 needs a GPU"
+        in score(tmp_path / "x", "--precision", "fp16", "--device", "cpu").only_error()
+    )
+
+
 def test_details_are_embeddings_and_attention(score: Score, tmp_path: Path) -> None:
     assert score(tmp_path, "--details", "--benchmarks", "GenImage").code == 0
     for row in table(tmp_path).itertuples():

@@ -111,7 +111,7 @@ def bare_pass(args: argparse.Namespace) -> dict[str, Any]:
     from data.loaders import ManifestDataset, batch_loader
     from data.sources import open_source
     from models.backbone import load_backbone
-    from training.precision import autocast, resolve_precision
+    from models.precision import autocast, resolve_precision
     from training.recipe import make_recipe
 
     device = cli.pick_device("auto")

@@ -63,7 +63,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     import cli
-    from training.recipe import PRECISIONS
+    from models.precision import PRECISIONS
 
     parser = cli.Parser(__doc__)
     parser.add_argument("--backbone", default="clip-vit-b16-int8")
@@ -162,7 +162,7 @@ def ours(args: argparse.Namespace) -> Step:
 
     from models.adapt import cast_frozen_linears, keep_freed_memory
     from models.backbone import load_backbone
-    from training.precision import DTYPES, autocast, resolve_precision
+    from models.precision import DTYPES, autocast, resolve_precision
 
     keep_freed_memory()
     detector = build(load_backbone(args.backbone), args).train()
@@ -321,7 +321,7 @@ def report(steps: dict[str, list[dict[str, float]]], args: argparse.Namespace) -
     import torch
 
     from models.backbone import architecture
-    from training.precision import resolve_precision
+    from models.precision import resolve_precision
 
     precision = resolve_precision(args.precision, device="cpu")
     machine = matmul_gflops("bfloat16" if precision == "bf16" else "float32")

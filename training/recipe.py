@@ -9,8 +9,8 @@ from typing import Any
 from data.augment import TRAIN_VIEWS
 from data.loaders import SAMPLINGS
 from data.transforms import EVAL
+from models.precision import PRECISIONS
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("constant", "cosine")
 KEEPS = ("best", "last")
 SELECTS = ("random", "heldout")

@@ -27,9 +27,9 @@ from evaluation.predict import ScoreRow, predict
 from models.adapt import cast_frozen_linears
 from models.config import PixelSpec
 from models.detector import TowerHead
+from models.precision import DTYPES, autocast
 from training.features import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
 from training.loop import Fitted, Objective, Piece, Saving, check_unreadable, fit
-from training.precision import DTYPES, autocast
 from training.processes import share_of
 from training.recipe import Recipe
 from training.runs import Run

@@ -1,4 +1,4 @@
-"""The type that the tower computes in: what a recipe's precision means on a device."""
+"""The type that the tower computes in: what a precision means on a device."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 
 import torch
 
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
