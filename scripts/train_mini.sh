@@ -32,4 +32,4 @@ train --stage 2 --preset mini --init "$out/head/detector.safetensors" --data "${
 "$python" benchmarks.py calibrate "$out/stage2/scores_heldout.csv" \
     --model_path "$out/stage2/detector.safetensors" --out "$out/gapl-vit-b16-mini.safetensors"
 [ ! -d "$corpus/bench" ] || "$python" benchmarks.py --model_path "$out/gapl-vit-b16-mini.safetensors" \
-    --data-root "$corpus/bench" --out "$out/benchmarks"
+    --data-root "$corpus/bench" --degrade none jpeg:75 --precision auto --out "$out/benchmarks"
