@@ -171,15 +171,15 @@ MINI_1 = Recipe(
 )
 MINI_HEAD = replace(MINI_1, epochs=20, feature_layers="", lora_rank=0)
 MINI_2 = Recipe(
-    epochs=1,
+    epochs=2,
     batch_size=16,
-    lr=1e-4,
+    lr=1.5e-4,
     head_lr_factor=2.0,
-    lora_rank=4,
-    lora_alpha=8,
+    lora_rank=6,
+    lora_alpha=12,
     lora_dropout=0.0,
     patch_dropout=0.5,
-    ema_decay=0.98,
+    ema_decay=0.99,
     schedule="cosine",
     warmup_fraction=0.1,
     max_grad_norm=1.0,
