@@ -3,8 +3,9 @@
     python studies/ablation.py --corpus DIR --out runs/ablation                 heads on the frozen tower, 5 seeds
     python studies/ablation.py --corpus DIR --out runs/ablation --lora --seeds 2     then LoRA, 100 steps of 16
 
-A seed draws a fifth of the generators and of the photo sources, which no stage sees (600 of their images judge),
-the start of the head, and the order of images. All rows of a seed share these. DIR/bench is not read.
+A seed draws a fifth of the generators and of the photo sources, which no stage sees, and of whose images 500 judge
+(part "heldout"); a tenth of the other images, 500 at most, that judge too (part "random"); the start of the head;
+and the order of images. All rows of a seed share these. DIR/bench is not read.
 Results are kept: the same command goes on where it stopped. The scores of all rows that are finished are then
 gathered in OUT/scores.parquet, of which studies/report.py makes tables and plots.
 
@@ -46,13 +47,15 @@ from training.stages import Bench, compute, fit_features, fit_images
 
 PARTS = ("stage1", "commfor-mini", "commfor-wide", "commfor-modern")
 ENDLESS = 10**6  # epochs: the number of steps is what ends a fit, however few images a row has
-FIT: dict[str, Any] = {"epochs": ENDLESS, "holdout_fraction": 0.2, "max_val_images": 600}
+SPLIT: dict[str, Any] = {"fraction": 0.1, "holdout": 0.2, "names": (), "max_images": 500}
+FIT: dict[str, Any] = {"epochs": ENDLESS}
 STAGE1 = replace(MINI_1, max_steps=1200, **FIT)
 HEAD = replace(MINI_HEAD, max_steps=800, **FIT)
 LORA = replace(MINI_2, max_steps=100, **FIT)
 MIN_IMAGES = 30  # of a generator, where a row trains on a few
 NO_PROTOTYPES = "none"
-SCORES = "scores_heldout.csv"  # of the last validation
+HELDOUT = "heldout"
+TOWERS = ("frozen", "lora")
 
 
 @dataclass(frozen=True)
@@ -159,23 +162,24 @@ class Lab:
 
     def run(self, name: str, *, seed: int, with_lora: bool) -> None:
         row, folder = ROWS[name], self.args.out / name.replace(" ", "-") / str(seed)
-        frozen, lora = folder / "frozen.csv", folder / "lora.csv"
-        with_lora = with_lora and not lora.exists()
-        if frozen.exists() and not with_lora:
+        with_lora = with_lora and not (folder / "lora").exists()
+        if (folder / "frozen").exists() and not with_lora:
             return
-        split = split_manifest(self.images, fraction=0.0, holdout=0.2, names=(), max_images=600, seed=seed)
-        split = replace(split, training=few_generators(split.training, row.generators, seed=seed))
+        split = split_manifest(self.images, **SPLIT, seed=seed)
+        chosen = few_generators(split.training, row.generators, seed=seed)
+        split = replace(split, training=only(split.training, chosen), random=only(split.random, chosen))
         print(f"{folder}: {len(split.training)} images", flush=True)
-        detector = self.fit_head(row, split, folder / "head", seed=seed)
-        (folder / "head" / SCORES).replace(frozen)
+        detector = self.fit_head(row, split, folder / "frozen.part", seed=seed)
+        if not (folder / "frozen").exists():
+            (folder / "frozen.part").rename(folder / "frozen")
         if with_lora:
-            self.fit_lora(detector, row, split, folder / "lora", seed=seed)
-            (folder / "lora" / SCORES).replace(lora)
+            self.fit_lora(detector, row, split, folder / "lora.part", seed=seed)
+            (folder / "lora.part").rename(folder / "lora")
 
     def head_scores(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> pd.DataFrame:
         """Of the held-out images."""
-        self.fit_head(row, split, folder / "head", seed=seed)
-        return read_result(folder / "head" / SCORES)
+        self.fit_head(row, split, folder / "frozen", seed=seed)
+        return read_scores(folder / "frozen", HELDOUT)
 
     def fit_head(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> TowerHead:
         """Stage 1, its prototypes, and the head on the frozen tower that is fitted on."""
@@ -199,7 +203,8 @@ class Lab:
     def first(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> First:
         key = repr((row.sources, row.generators, row.layers, row.fit))
         if key not in self.firsts:
-            split = replace(split, training=few_generators(split.training, row.sources, seed=seed))
+            chosen = few_generators(split.training, row.sources, seed=seed)
+            split = replace(split, training=only(split.training, chosen))
             recipe, bench = self.recipe(STAGE1, row.fit, seed), self.bench(folder, row)
             torch.manual_seed(seed)
             detector = Stage1Detector(self.source.tower).to(self.accelerator.device)
@@ -237,32 +242,38 @@ class Lab:
         return Bench(self.accelerator, run, self.print_of_tower, self.args.feature_cache, 1, Saving())
 
 
-def few_generators(images: Manifest, count: int, *, seed: int) -> Manifest:
-    """All photographs, and the fakes of `count` generators that have enough of them: those of fewer are among
-    those of more. 0: all fakes."""
+def few_generators(images: Manifest, count: int, *, seed: int) -> set[str]:
+    """Names of `count` generators that have enough images; those of fewer are among those of more. 0: all."""
+    sizes = {name: n for (label, name), n in images.generators().items() if label is Label.FAKE}
     if not count:
-        return images
-    many = [name for (label, name), n in images.generators().items() if label is Label.FAKE and n >= MIN_IMAGES]
-    chosen = set(random.Random(seed).sample(sorted(many), len(many))[:count])
-    return images.where(lambda record: record.label is Label.REAL or record.generator in chosen)
+        return set(sizes)
+    many = sorted(name for name, n in sizes.items() if n >= MIN_IMAGES)
+    return set(random.Random(seed).sample(many, len(many))[:count])
 
 
-def read_result(path: Path) -> pd.DataFrame:
-    """label, source, logit of each image."""
-    scores = pd.read_csv(path, dtype={"error": str}, keep_default_na=False)
+def only(images: Manifest, generators: set[str]) -> Manifest:
+    """All photographs, and the fakes of these generators."""
+    return images.where(lambda record: record.label is Label.REAL or record.generator in generators)
+
+
+def read_scores(folder: Path, part: str) -> pd.DataFrame:
+    """label, source, logit of each image of a part that validated last."""
+    scores = pd.read_csv(folder / f"scores_{part}.csv", dtype={"error": str}, keep_default_na=False)
     kept = scores[["label", "generator", "logit"]].astype({"logit": "float32", "label": "int8"})
     return kept.rename(columns={"generator": "source"})
 
 
 def gather(out: Path) -> None:
-    """All results below `out` as one table: row, tower, seed, label, source, logit."""
-    parts = []
-    for path in sorted(out.glob("*/*/*.csv")):
-        facts = {"row": path.parents[1].name.replace("-", " "), "tower": path.stem, "seed": int(path.parent.name)}
-        parts.append(read_result(path).assign(**facts))
-    if not parts:
+    """All results below `out` as one table: row, tower, seed, part, label, source, logit."""
+    tables = []
+    for folder in sorted(path for tower in TOWERS for path in out.glob(f"*/*/{tower}")):
+        row, seed = folder.parents[1].name.replace("-", " "), int(folder.parent.name)
+        for part in (HELDOUT, "random"):
+            scores = read_scores(folder, part)
+            tables.append(scores.assign(row=row, tower=folder.name, seed=seed, part=part))
+    if not tables:
         raise ValueError(f"{out}: no row is finished")
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
     table.to_parquet(out / "scores.parquet")
     print(f"{out / 'scores.parquet'}: {len(table)} scores of {table['row'].nunique()} rows")
 

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 import cli
 from evaluation.intervals import bootstrap
 from evaluation.metrics import compute_metrics
+from studies.ablation import HELDOUT
 
 REFERENCE = "mini"
 NUM_RESAMPLES = 300
@@ -56,7 +57,7 @@ class Result:
     auroc_R: np.ndarray
 
 
-Results = dict[tuple[str, str], dict[int, Result]]  # (row, tower) -> seed -> result
+Results = dict[tuple[str, str], dict[int, Result]]  # (row, tower) -> seed -> result, of one part of the images
 
 
 def main() -> None:
@@ -66,12 +67,15 @@ def main() -> None:
     args = parser.parse_args()
     if not args.scores.is_file():
         raise ValueError(f"{args.scores}: no such file; studies/ablation.py writes it")
-    results = measure(pd.read_parquet(args.scores))
+    scores = pd.read_parquet(args.scores)
+    results = measure(scores[scores["part"] == HELDOUT])
     for title, rows in TABLES.items():
         print(f"\n{title}\n\n{to_markdown(rows, results)}")
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)
             draw(title, rows, results, args.out / f"{title}.png")
+    print("\ngenerators, on further images of themselves\n")
+    print(to_markdown(TABLES["generators"], measure(scores[scores["part"] != HELDOUT])))
 
 
 def measure(scores: pd.DataFrame) -> Results:
