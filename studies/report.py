@@ -129,6 +129,7 @@ def draw(title: str, rows: Sequence[str], results: Results, path: Path) -> None:
     """A point for each seed, the mean, and its interval."""
     from matplotlib.figure import Figure  # a second to import
 
+    rows = [row for row in rows if any((row, tower) in results for tower in TOWERS)]
     figure = Figure(figsize=(7, 0.5 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
     for number, tower in enumerate(TOWERS):
@@ -146,7 +147,8 @@ def draw(title: str, rows: Sequence[str], results: Results, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("AUROC on held-out sources: seeds, mean, 95 % interval over sources")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="best", fontsize="small")
+    if (REFERENCE, "frozen") in results:
+        axes.legend(loc="best", fontsize="small")
     figure.savefig(path, dpi=110)
 
 
