@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -170,8 +171,8 @@ class Lab:
         split = replace(split, training=only(split.training, chosen), random=only(split.random, chosen))
         print(f"{folder}: {len(split.training)} images", flush=True)
         detector = self.fit_head(row, split, folder / "frozen.part", seed=seed)
-        if not (folder / "frozen").exists():
-            (folder / "frozen.part").rename(folder / "frozen")
+        shutil.rmtree(folder / "frozen", ignore_errors=True)  # of before, when only LoRA was missing: the same
+        (folder / "frozen.part").rename(folder / "frozen")
         if with_lora:
             self.fit_lora(detector, row, split, folder / "lora.part", seed=seed)
             (folder / "lora.part").rename(folder / "lora")
