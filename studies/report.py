@@ -94,7 +94,7 @@ def measure(scores: pd.DataFrame) -> Results:
 
 
 def to_markdown(rows: Sequence[str], results: Results) -> str:
-    towers = [tower for tower in TOWERS if any((row, tower) in results for row in rows)]
+    towers = towers_of(rows, results)
     lines = ["| row |" + "".join(f" {TOWERS[tower]} | difference |" for tower in towers)]
     lines.append("|---|" + "---|---|" * len(towers))
     for row in rows:
@@ -102,6 +102,12 @@ def to_markdown(rows: Sequence[str], results: Results) -> str:
         if any(cells):
             lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def towers_of(rows: Sequence[str], results: Results) -> list[str]:
+    """Those on which a row stands beside the reference."""
+    others = [row for row in rows if row != REFERENCE]
+    return [tower for tower in TOWERS if any((row, tower) in results for row in others)]
 
 
 def cells_of(row: str, tower: str, results: Results) -> tuple[str, str]:
@@ -132,7 +138,7 @@ def draw(title: str, rows: Sequence[str], results: Results, path: Path) -> None:
     rows = [row for row in rows if any((row, tower) in results for tower in TOWERS)]
     figure = Figure(figsize=(7, 0.5 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
-    for number, tower in enumerate(TOWERS):
+    for number, tower in enumerate(towers_of(rows, results)):
         for place, row in enumerate(rows):
             if not (of_row := results.get((row, tower), {})):
                 continue
