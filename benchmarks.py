@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
     benchmarks = [apply_protocol(each, args.protocol) for each in require_some(found, args)]
     degradations = {name: None if name == CLEAN else parse_degradation(name) for name in args.degrade}
     device = cli.pick_device(args.device)  # before the weights are read: there may be no such device
+    precision = resolve_precision(args.precision, device=device)
     models = load_models(args)
     job = make_job(
         benchmarks,
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         protocol=args.protocol,
         batch_size=args.batch_size,
         details=args.details,
-        precision=resolve_precision(args.precision, device=device),
+        precision=precision,
         about=describe(found, benchmarks, models),
     )
     with processes(args.device) as (rank, world, device, wait_for_all):
@@ -329,7 +330,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="of the tower (default: fp32, as in verdicts; bf16 where it is fast takes half the time)",
+        help="of the tower (default: fp32, as in verdicts; auto: bf16 where it is fast)",
     )
     of_run.add_argument("--batch-size", type=int, default=32, help="images a forward pass")
     of_run.add_argument(

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 import cli
 from evaluation.intervals import bootstrap
 from evaluation.metrics import compute_metrics
-from studies.ablation import HELDOUT
+from studies.ablation import HELDOUT, LORA
 
 REFERENCE = "mini"
 NUM_RESAMPLES = 300
@@ -45,7 +45,7 @@ TABLES = {
         "no average of weights",
     ),
 }
-TOWERS = {"frozen": "frozen tower", "lora": "LoRA, 100 steps"}
+TOWERS = {"frozen": "frozen tower", "lora": f"LoRA, {LORA.max_steps} steps"}
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,16 @@ def main() -> None:
     scores = pd.read_parquet(args.scores)
     results = measure(scores[scores["part"] == HELDOUT])
     for title, rows in TABLES.items():
+        if not towers_of(rows, results):
+            continue
         print(f"\n{title}\n\n{to_markdown(rows, results)}")
         if args.out is not None:
             args.out.mkdir(parents=True, exist_ok=True)
             draw(title, rows, results, args.out / f"{title}.png")
-    print("\ngenerators, on further images of themselves\n")
-    print(to_markdown(TABLES["generators"], measure(scores[scores["part"] != HELDOUT])))
+    of_themselves = measure(scores[scores["part"] != HELDOUT])
+    if towers_of(TABLES["generators"], of_themselves):
+        print("\ngenerators, on further images of themselves\n")
+        print(to_markdown(TABLES["generators"], of_themselves))
 
 
 def measure(scores: pd.DataFrame) -> Results:
@@ -154,7 +158,7 @@ def draw(title: str, rows: Sequence[str], results: Results, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("AUROC on held-out sources: seeds, mean, 95 % interval over sources")
     axes.grid(axis="x", alpha=0.3)
-    if (REFERENCE, "frozen") in results:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", fontsize="small")
     figure.savefig(path, dpi=110)
 

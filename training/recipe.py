@@ -79,7 +79,7 @@ class Recipe:
     activation_checkpointing: int = _option(0, "1: compute activations twice, to save memory", (0, 1))
     compile: int = _option(0, "1: compile the tower (torch.compile)", (0, 1))
     num_workers: int = _option(2, "processes that decode images, of each training process")
-    seed: int = _option(0, "of everything random")
+    seed: int = _option(0, "of everything random but the views of --feature-views, which all seeds share")
 
     def __post_init__(self) -> None:
         for item in fields(self):
