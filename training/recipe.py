@@ -162,7 +162,7 @@ MINI_1 = Recipe(
     schedule="cosine",
     train_view="eval",
     feature_views=1,
-    feature_layers="7,8,9,10,12",
+    feature_layers="5,6,7,8,9",
     sampling="source",
     precision="auto",
     val_fraction=0.0,
@@ -171,12 +171,12 @@ MINI_1 = Recipe(
 )
 MINI_HEAD = replace(MINI_1, epochs=20, feature_layers="", lora_rank=0)
 MINI_2 = Recipe(
-    epochs=2,
+    epochs=3,
     batch_size=16,
     lr=1.5e-4,
     head_lr_factor=2.0,
-    lora_rank=6,
-    lora_alpha=12,
+    lora_rank=8,
+    lora_alpha=16,
     lora_dropout=0.0,
     patch_dropout=0.5,
     ema_decay=0.99,
