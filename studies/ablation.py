@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 import cli
 from data.holdout import Split, split_manifest
 from data.records import Label, Manifest
+from data.transforms import EVAL
 from models.adapt import add_lora, keep_freed_memory
 from models.backbone import HELP, fingerprint, load_backbone
-from models.config import LoraSpec
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead
 from models.precision import resolve_precision
 from prototype.reduce import reduce_embeddings
@@ -42,9 +42,10 @@ from prototype_dataset import open_data
 from training.features import FeatureSpec, add_cache_argument
 from training.loop import Saving
 from training.processes import start_processes
-from training.recipe import MINI_1, MINI_2, MINI_HEAD, Recipe
+from training.recipe import MINI_1, MINI_2, MINI_HEAD, PRESETS, Recipe
 from training.runs import Run
 from training.stages import Bench, compute, fit_features, fit_images
+from training.start import lora_spec, pixels_of
 
 PARTS = ("stage1", "commfor-mini", "commfor-wide", "commfor-modern")
 ENDLESS = 10**6  # epochs: the number of steps is what ends a fit, however few images a row has
@@ -53,6 +54,14 @@ FIT: dict[str, Any] = {"epochs": ENDLESS}
 STAGE1 = replace(MINI_1, max_steps=1200, **FIT)
 HEAD = replace(MINI_HEAD, max_steps=800, **FIT)
 LORA = replace(MINI_2, max_steps=100, **FIT)
+SHARED = (
+    "max_steps",
+    "epochs",
+    "batch_size",
+    "feature_views",
+    "val_resize_px",
+    "select",
+)  # whatever the preset of a row
 MIN_IMAGES = 30  # of a generator, where a row trains on a few
 NO_PROTOTYPES = "none"
 HELDOUT = "heldout"
@@ -67,17 +76,49 @@ class Row:
     num          prototypes
     sources      generators that stage 1 and the prototypes see, all photographs beside them; 0: all
     generators   the same of all that trains
-    layers       of the tower that are read, such as 6,9,12; empty: those of --feature-layers
+    layers       of the tower that are read, such as 6,9,12; empty: the last alone; None: those of --feature-layers
     fit, lora    fields of the recipe of both fits on the frozen tower, and of LoRA
+    preset       whose numbers all three fits take, for as many steps of as many images as mini's, and the frozen
+                 tower of the view of evaluation
     """
 
     prototypes: str = "kmeans"
     num: int = 64
     sources: int = 0
     generators: int = 0
-    layers: str = ""
+    layers: str | None = None
     fit: Mapping[str, Any] = field(default_factory=dict)
     lora: Mapping[str, Any] = field(default_factory=dict)
+    preset: str = "mini"
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """Of stage 1, of the head on the frozen tower, and of LoRA."""
+
+    stage1: Recipe
+    head: Recipe
+    lora: Recipe
+
+
+def recipes_of(row: Row, *, seed: int, precision: str) -> Recipes:
+    stage1, head, lora = STAGE1, HEAD, LORA
+    if row.preset != "mini":
+        stage1, head = (
+            as_long_as(start, PRESETS[stage, row.preset], train_view=EVAL)
+            for stage, start in ((1, STAGE1), (2, HEAD))
+        )
+        lora = as_long_as(LORA, PRESETS[2, row.preset])
+    common: dict[str, Any] = {"seed": seed, "precision": precision}
+    return Recipes(
+        replace(stage1, **row.fit, **common),
+        replace(head, **row.fit, **common),
+        replace(lora, **row.lora, **common),
+    )
+
+
+def as_long_as(start: Recipe, preset: Recipe, **changes: Any) -> Recipe:
+    return replace(preset, **{name: getattr(start, name) for name in SHARED}, **changes)
 
 
 ROWS = {
@@ -89,13 +130,15 @@ ROWS = {
     **{f"{num} prototypes": Row(num=num) for num in (8, 16, 32, 128)},
     **{f"prototypes of {num} generators": Row(sources=num) for num in (1, 2, 3, 8)},
     **{f"{num} generators": Row(generators=num) for num in (1, 2, 4, 16)},
-    "layers 5 to 9": Row(layers="5,6,7,8,9"),
-    "last layer alone": Row(layers="12"),
+    "layers 7 to 10 and 12": Row(layers="7,8,9,10,12"),
+    "last layer alone": Row(layers=""),
     "head not fitted to its end": Row(fit={"max_steps": 200}),
     "never saved anew": Row(lora={"train_view": "crop_flip"}),
     "balanced by class": Row(fit={"sampling": "class"}, lora={"sampling": "class"}),
     "all patches": Row(lora={"patch_dropout": 0.0}),
     "no average of weights": Row(lora={"ema_decay": 0.0}),
+    "preset paper": Row(layers="", preset="paper"),
+    "preset release": Row(layers="", preset="release"),
 }
 
 
@@ -159,7 +202,11 @@ class Lab:
         self.print_of_tower = fingerprint(self.source.tower.state_dict())
 
     def layers(self, row: Row) -> tuple[int, ...]:
-        return replace(MINI_1, feature_layers=row.layers or self.args.feature_layers).layers()
+        names = self.args.feature_layers if row.layers is None else row.layers
+        return replace(MINI_1, feature_layers=names).layers()
+
+    def recipes(self, row: Row, seed: int) -> Recipes:
+        return recipes_of(row, seed=seed, precision=self.precision)
 
     def run(self, name: str, *, seed: int, with_lora: bool) -> None:
         row, folder = ROWS[name], self.args.out / name.replace(" ", "-") / str(seed)
@@ -195,21 +242,20 @@ class Lab:
             )
             detector = PrototypeDetector(tower, prototypes_PE)
         detector.project.load_state_dict(first.detector.project.state_dict())
-        recipe = self.recipe(HEAD, row.fit, seed)
-        fit_features(
-            detector.to(self.accelerator.device), self.source.pixel, split, recipe, self.bench(folder, row)
-        )
+        recipe = self.recipes(row, seed).head
+        pixel = pixels_of(self.source.pixel, recipe)
+        fit_features(detector.to(self.accelerator.device), pixel, split, recipe, self.bench(folder, row))
         return detector
 
     def first(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> First:
-        key = repr((row.sources, row.generators, row.layers, row.fit))
+        key = repr((row.sources, row.generators, row.layers, row.fit, row.preset))
         if key not in self.firsts:
             chosen = few_generators(split.training, row.sources, seed=seed)
             split = replace(split, training=only(split.training, chosen))
-            recipe, bench = self.recipe(STAGE1, row.fit, seed), self.bench(folder, row)
+            recipe, bench = self.recipes(row, seed).stage1, self.bench(folder, row)
             torch.manual_seed(seed)
             detector = Stage1Detector(self.source.tower).to(self.accelerator.device)
-            fit_features(detector, self.source.pixel, split, recipe, bench)
+            fit_features(detector, pixels_of(self.source.pixel, recipe), split, recipe, bench)
             self.firsts[key] = self.embed(detector, split.training, recipe, bench)
         return self.firsts[key]
 
@@ -217,7 +263,8 @@ class Lab:
         """All images as evaluation sees them."""
         tower = detector.tower
         layers, width = tower.feature_layers, tower.feature_width
-        spec = FeatureSpec(self.print_of_tower, width, self.source.pixel, recipe.precision, layers=layers)
+        pixel = pixels_of(self.source.pixel, recipe)
+        spec = FeatureSpec(self.print_of_tower, width, pixel, recipe.precision, layers=layers)
         (table,), read = compute(detector, images, [spec], recipe, bench, desc="embed")
         with torch.inference_mode():
             feature_ND = table[torch.arange(len(table))].to(self.accelerator.device)
@@ -229,14 +276,14 @@ class Lab:
         detector.tower = load_backbone(self.args.backbone).tower
         detector.tower.feature_layers = layers = self.layers(row)
         torch.manual_seed(seed)
-        spec = LoraSpec(LORA.lora_rank, LORA.lora_alpha, LORA.lora_dropout, num_layers=max(layers))
+        recipe = self.recipes(row, seed).lora
+        spec = lora_spec(recipe, layers)
+        assert spec is not None
         add_lora(detector.tower, spec)
         detector.to(self.accelerator.device)
-        recipe = self.recipe(LORA, row.lora, seed)
-        fit_images(detector, self.source.pixel, split, recipe, self.bench(folder, row))
-
-    def recipe(self, start: Recipe, changes: Mapping[str, Any], seed: int) -> Recipe:
-        return replace(start, **changes, seed=seed, precision=self.precision)
+        if not row.generators and row != ROWS["mini"]:  # the others are not judged on their own generators
+            split = replace(split, random=Manifest("none", ()))
+        fit_images(detector, pixels_of(self.source.pixel, recipe), split, recipe, self.bench(folder, row))
 
     def bench(self, folder: Path, row: Row) -> Bench:
         run = Run(folder, settings={"row": repr(row)}, overwrite=True)
@@ -264,12 +311,16 @@ def read_scores(folder: Path, part: str) -> pd.DataFrame:
     return kept.rename(columns={"generator": "source"})
 
 
+def validated(folder: Path) -> list[str]:
+    return [part for part in (HELDOUT, "random") if (folder / f"scores_{part}.csv").is_file()]
+
+
 def gather(out: Path) -> None:
     """All results below `out` as one table: row, tower, seed, part, label, source, logit."""
     tables = []
     for folder in sorted(path for tower in TOWERS for path in out.glob(f"*/*/{tower}")):
         row, seed = folder.parents[1].name.replace("-", " "), int(folder.parent.name)
-        for part in (HELDOUT, "random"):
+        for part in validated(folder):
             scores = read_scores(folder, part)
             tables.append(scores.assign(row=row, tower=folder.name, seed=seed, part=part))
     if not tables:

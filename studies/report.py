@@ -36,13 +36,15 @@ TABLES = {
     "generators": (*(f"{n} generators" for n in (1, 2, 4, 16)), REFERENCE),
     "removed": (
         REFERENCE,
-        "layers 5 to 9",
+        "layers 7 to 10 and 12",
         "last layer alone",
         "head not fitted to its end",
         "never saved anew",
         "balanced by class",
         "all patches",
         "no average of weights",
+        "preset paper",
+        "preset release",
     ),
 }
 TOWERS = {"frozen": "frozen tower", "lora": f"LoRA, {LORA.max_steps} steps"}

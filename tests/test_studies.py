@@ -43,15 +43,17 @@ def test_rows_are_trained_gathered_and_shown(
     run_cli: RunCli, options: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = ("mini", "class means", "no prototypes")
-    monkeypatch.setitem(ablation.ROWS, "mini", ablation.Row(num=4))  # of few images
+    for name in ("mini", "preset release"):
+        monkeypatch.setitem(ablation.ROWS, name, replace(ablation.ROWS[name], num=4))  # of few images
     command = (ablation.main, *options, "--out", tmp_path / "out", "--seeds", 2, "--rows")
     done = run_cli(*command, *rows)
     assert done.code == 0, done.err
-    with_lora = run_cli(*command, "class means", "--lora", "--seeds", 1)
+    with_lora = run_cli(*command, "class means", "preset release", "--lora", "--seeds", 1)
     assert with_lora.code == 0, with_lora.err
     scores = pd.read_parquet(tmp_path / "out/scores.parquet")
     counts = scores.groupby(["row", "tower"])["seed"].nunique().to_dict()
-    assert counts == {(row, "frozen"): 2 for row in rows} | {("class means", "lora"): 1}
+    of_one_seed = [("class means", "lora"), ("preset release", "frozen"), ("preset release", "lora")]
+    assert counts == {(row, "frozen"): 2 for row in rows} | dict.fromkeys(of_one_seed, 1)
     one = scores[(scores["row"] == "mini") & (scores["seed"] == 0) & (scores["part"] == "heldout")]
     assert one.groupby("label")["source"].nunique().to_list() == [1, 1]  # a fifth of four
     again = run_cli(*command, *rows)
@@ -61,6 +63,18 @@ def test_rows_are_trained_gathered_and_shown(
     (line,) = [line for line in shown.out.splitlines() if line.startswith("| no prototypes")]
     assert "(2)" in line
     assert (tmp_path / "plots/prototypes.png").stat().st_size > 1000
+
+
+def test_a_preset_has_its_own_numbers_and_as_many_steps_as_mini() -> None:
+    found = ablation.recipes_of(ablation.ROWS["preset release"], seed=3, precision="fp32")
+    assert (found.lora.lora_rank, found.lora.train_view, found.lora.warmup_fraction) == (16, "release", 0.2)
+    assert (found.stage1.sampling, found.stage1.train_view, found.head.train_view) == ("shuffle", "eval", "eval")
+    for recipe, mini in (
+        (found.stage1, ablation.STAGE1),
+        (found.head, ablation.HEAD),
+        (found.lora, ablation.LORA),
+    ):
+        assert (recipe.max_steps, recipe.batch_size, recipe.seed) == (mini.max_steps, mini.batch_size, 3)
 
 
 def test_every_source_is_left_out_once(run_cli: RunCli, options: tuple[object, ...], tmp_path: Path) -> None:

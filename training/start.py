@@ -23,12 +23,17 @@ log = logging.getLogger(__name__)
 
 def start_stage1(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
     source = backbone.load_backbone(args.backbone or backbone.DEFAULT)
-    pixel = source.pixel
-    if recipe.normalisation == "imagenet":
-        pixel = replace(pixel, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    pixel = pixels_of(source.pixel, recipe)
     config = DetectorConfig(1, source.name, source.tower.spec, pixel, feature_layers=recipe.layers())
     print_of_tower = backbone.fingerprint(source.tower.state_dict())
     return Checkpoint(build_detector(config, source.tower), config, print_of_tower)
+
+
+def pixels_of(backbone: PixelSpec, recipe: Recipe) -> PixelSpec:
+    """As the backbone has them, or with ImageNet's mean and standard deviation, where the recipe says so."""
+    if recipe.normalisation == "imagenet":
+        return replace(backbone, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return backbone
 
 
 def start_stage2(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
