@@ -54,14 +54,8 @@ FIT: dict[str, Any] = {"epochs": ENDLESS}
 STAGE1 = replace(MINI_1, max_steps=1200, **FIT)
 HEAD = replace(MINI_HEAD, max_steps=800, **FIT)
 LORA = replace(MINI_2, max_steps=100, **FIT)
-SHARED = (
-    "max_steps",
-    "epochs",
-    "batch_size",
-    "feature_views",
-    "val_resize_px",
-    "select",
-)  # whatever the preset of a row
+# What a row of another preset has in common with mini.
+SHARED = ("max_steps", "epochs", "batch_size", "feature_views", "val_resize_px", "select")
 MIN_IMAGES = 30  # of a generator, where a row trains on a few
 NO_PROTOTYPES = "none"
 HELDOUT = "heldout"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from inference import Detector
 from models.checkpoint import read_checkpoint
 from models.pretrained import WHEEL_FILE, cache_dir
+from studies import figures
+
+if TYPE_CHECKING:
+    from tests.conftest import RunCli
 
 PROJECT = Path(__file__).parent.parent
 SHIPPED = PROJECT / "pretrained" / "gapl-vit-b16-mini.safetensors"
@@ -38,3 +43,18 @@ def test_verdicts_on_the_assets(name: str, label: str, logit: float) -> None:
     verdict = Detector.load(SHIPPED, device="cpu", operating_point="balanced")(PROJECT / "assets" / name)
     assert verdict.label == label
     assert verdict.logit == pytest.approx(logit, abs=0.02)
+
+
+def test_figures_of_the_card_come_from_scores(run_cli: RunCli, tmp_path: Path) -> None:
+    lines = [f"{label}/{i}.png,{label},{score}" for label, score in ((0, 0.1), (1, 0.9)) for i in range(9)]
+    scores = tmp_path / "scores.csv"
+    scores.write_text("\n".join(["filename,label,score", *lines, "0/wrong.png,0,0.7", "1/wrong.png,1,0.2"]))
+    shown = run_cli(figures.main, SHIPPED, scores)
+    assert shown.code == 0, shown.err
+    assert "10 photographs, 10 fakes" in shown.out
+    assert "balanced_accuracy  0.900 [" in shown.out
+    # Each score has a bin of its own: (9 * 0.1 + 9 * 0.1 + 0.7 + 0.8) / 20.
+    assert "calibration error  0.165" in shown.out
+    assert "unsure             0.100" in shown.out  # 0.7 and 0.2 of 20 images, between 0.16 and 0.85
+    scores.write_text("\n".join(["filename,label,score", *lines[:9]]))
+    assert "one class only" in run_cli(figures.main, SHIPPED, scores).only_error()
