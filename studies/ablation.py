@@ -7,7 +7,8 @@ A seed draws a fifth of the generators and of the photo sources, which no stage 
 (part "heldout"); a tenth of the other images, 500 at most, that judge too (part "random"); the start of the head;
 and the order of images. All rows of a seed share these. DIR/bench is not read.
 Results are kept: the same command goes on where it stopped. The scores of all rows that are finished are then
-gathered in OUT/scores.parquet, of which studies/report.py makes tables and plots.
+gathered in OUT/scores.parquet, of which studies/report.py makes tables and plots. Those of other rows that are
+there already stay: a copy of docs/study/scores.parquet can be put there first, to add to it.
 
 Shape suffixes: N images, D feature, E embedding.
 """
@@ -310,8 +311,8 @@ def validated(folder: Path) -> list[str]:
 
 
 def gather(out: Path) -> None:
-    """All results below `out` as one table: row, tower, seed, part, label, source, logit."""
-    tables = []
+    """All results below `out` into one table: row, tower, seed, part, label, source, logit."""
+    path, tables = out / "scores.parquet", []
     for folder in sorted(path for tower in TOWERS for path in out.glob(f"*/*/{tower}")):
         row, seed = folder.parents[1].name.replace("-", " "), int(folder.parent.name)
         for part in validated(folder):
@@ -320,8 +321,17 @@ def gather(out: Path) -> None:
     if not tables:
         raise ValueError(f"{out}: no row is finished")
     table = pd.concat(tables, ignore_index=True)
-    table.to_parquet(out / "scores.parquet")
-    print(f"{out / 'scores.parquet'}: {len(table)} scores of {table['row'].nunique()} rows")
+    if path.is_file():
+        table = pd.concat([of_others(pd.read_parquet(path), table), table], ignore_index=True)
+    table.to_parquet(path)
+    print(f"{path}: {len(table)} scores of {table['row'].nunique()} rows")
+
+
+def of_others(before: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The scores of rows, towers and seeds that are not in `table`."""
+    keys = ["row", "tower", "seed"]
+    known = pd.MultiIndex.from_frame(table[keys])
+    return before[~pd.MultiIndex.from_frame(before[keys]).isin(known)]
 
 
 if __name__ == "__main__":
