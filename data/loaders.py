@@ -5,10 +5,13 @@ Shape suffixes: B batch, C channels, H, W pixels.
 
 from __future__ import annotations
 
+import atexit
 import math
+import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -143,6 +146,7 @@ class ManifestDataset(Dataset[Any]):
 
 def batch_loader(dataset: Dataset[Any], batches: Iterable[list[Any]], *, num_workers: int) -> DataLoader[Any]:
     """Each list is sent to a worker process and comes back as what the dataset makes of it, in order."""
+    _end_workers_at_exit()
     return DataLoader(
         dataset,
         batch_sampler=batches,  # torch only iterates over it
@@ -160,6 +164,21 @@ def _leave_signals_to_parent(_worker: int) -> None:
     """Ctrl-C and a cluster's SIGTERM reach all processes of a group; the parent ends its workers when it ends."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+@cache
+def _end_workers_at_exit() -> None:
+    """An exception may hold a loader up to the interpreter's end, where multiprocessing sends SIGTERM to the
+    workers, which ignore it, and waits for them."""
+    atexit.register(_end_workers)
+
+
+def _end_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises an error of its own
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _as_it_is(batch: Any) -> Any:

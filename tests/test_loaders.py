@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +21,8 @@ from data.transforms import eval_view
 
 if TYPE_CHECKING:
     from tests.conftest import MakeImage
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 def listed(**images: int) -> Manifest:
@@ -121,6 +126,26 @@ def test_epoch_is_the_same_with_and_without_workers_and_leaves_the_generator_alo
         again_uris, again_NCHW = draw(manifest, num_workers=num_workers)
         assert again_uris == uris
         assert torch.equal(again_NCHW, pixels_NCHW)
+
+
+HELD = """
+import sys
+from data.loaders import ordered_batches
+from data.sources import open_source
+from data.transforms import eval_view
+view = eval_view(size_px=24, mean=(0.5,) * 3, std=(0.5,) * 3)
+batches = iter(ordered_batches(open_source(sys.argv[1]), view, batch_size=2, num_workers=2))
+next(batches)
+raise RuntimeError("as if the GPU were full")
+"""
+
+
+def test_an_error_that_holds_a_loader_ends_the_process_and_its_workers(tiny_root: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", HELD, str(tiny_root / "train")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "RuntimeError: as if the GPU were full"
 
 
 @pytest.mark.parametrize("changed", [{"seed": 4}, {"epoch": 2}])
