@@ -202,7 +202,8 @@ def test_scores_are_those_of_the_release(release: Release, checkpoint: Path, ima
 
 def test_a_batch_scores_like_its_images(checkpoint: Path, images: list[Path]) -> None:
     verdicts = Detector.load(checkpoint, device="cpu")(list(images))
-    assert np.allclose([verdict.score for verdict in verdicts], scores(checkpoint, images), atol=1e-5)
+    batched, alone = [verdict.score for verdict in verdicts], scores(checkpoint, images)
+    assert np.allclose(batched, alone, rtol=0, atol=1e-4)  # sums of a batch may have another order
 
 
 def renamed(state: dict[str, Tensor], change: Callable[[str], str]) -> dict[str, Tensor]:
