@@ -274,7 +274,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=cli.DEVICES, default="auto")
     parser.add_argument(
-        "--holdout", nargs="+", metavar="NAME", help="generators and photo sources to hold out for validation"
+        "--holdout",
+        nargs="+",
+        metavar="NAME",
+        help="generators and photo sources to validate on; of a name that both have, real:NAME or fake:NAME",
     )
     add_stream_arguments(parser)
     add_running_arguments(parser)

@@ -80,9 +80,13 @@ def choose_sources(
 ) -> tuple[Source, ...]:
     """The sources of these names; or a seeded draw of `fraction` of each class's, at least one when fraction > 0.
 
+    names   "cats" are the photographs and the fakes of that name, where both have it; "real:cats" or "fake:cats"
+            those of a class
+
     Raises ValueError for a name that no image has, and when the named ones leave a class nothing to train on.
     """
-    if unknown := sorted(set(names) - {name for _, name in counts}):
+    forms = {each: {each[1], f"{each[0].name.lower()}:{each[1]}"} for each in counts}
+    if unknown := sorted(set(names).difference(*forms.values())):
         known = ", ".join(sorted({name for _, name in counts}))
         raise ValueError(
             f"--holdout {unknown[0]}: no image is of that generator or photo source; there are {known}"
@@ -91,7 +95,7 @@ def choose_sources(
     for label in Label:
         of_class = sorted(name for each, name in counts if each == label)
         if names:
-            chosen = [name for name in of_class if name in names]
+            chosen = [name for name in of_class if forms[label, name].intersection(names)]
         else:
             count = max(1, round(fraction * len(of_class))) if fraction else 0
             count = min(count, max(0, len(of_class) - 1))  # a class of one source keeps it

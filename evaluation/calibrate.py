@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit
-from sklearn.metrics import roc_curve
 
 from evaluation.metrics import calibration_error
 from models.calibration import BALANCED, METHODS, Calibration
@@ -48,7 +47,11 @@ def calibrate(
 
     The promises of `alpha` and `fprs` hold for images like the held-out ones (exchangeable with them), on average
     over draws of these. That the same images chose a and b does not hurt them: the order of scores is the logit's.
-    The threshold "balanced" and the calibration errors are of these very images, and so a little flattering.
+    The calibration errors are of these very images, and so a little flattering.
+
+    The threshold "balanced" is the score from which on an image is rather a fake: .5, or the share of fakes here
+    if classes are not balanced. It comes of the fit to all images, and is not the threshold that was best on them,
+    which hangs on few and on new sources was worse (studies/calibration.py).
 
     Raises ValueError with the numbers: too few images, one class only, scores that are missing or rank nothing.
     """
@@ -85,7 +88,7 @@ def calibrate(
     )
     score_N = unfinished.apply(logit_N)
     real_N, fake_N = score_N[label_N == 0], score_N[label_N == 1]
-    points = {BALANCED: balanced_threshold(score_N, label_N)}
+    points = {BALANCED: 0.5 if balance_classes else float(label_N.mean())}
     points |= {f"fpr{100 * rate:g}": fpr_threshold(real_N, fpr=rate) for rate in fprs}
     low, high = unsure_band(real_N, fake_N, alpha=alpha)
     ece_after = calibration_error(label_N, score_N, weights_N=weight_N)
@@ -160,12 +163,15 @@ def check_no_overlap(held_out: pd.DataFrame, benchmark: pd.DataFrame) -> None:
         )
 
 
-def split_by_source(frame: pd.DataFrame, *, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """To calibrate on one part and report on the other: half of the generators and half of the photo sources each.
+def split_by_source(frame: pd.DataFrame, *, seed: int, share: float = 0.5) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """To calibrate on one part and report on the other: a `share` of the generators and of the photo sources, and
+    the others.
 
     Fakes go by `generator`, photographs by `source`, or by `generator` if that is empty. Of an odd number the
     second part has one more. A class with a single source is split by image. Rows of an image stay together.
     """
+    if not 0 < share < 1:
+        raise ValueError(f"a share of {share} of the sources; expected a number between 0 and 1")
     image = _images(frame)
     source = frame["source"].where((frame["label"] == 0) & (frame["source"] != ""), frame["generator"])
     first = pd.DataFrame({"image": image, "label": frame["label"], "source": source}).drop_duplicates("image")
@@ -174,7 +180,8 @@ def split_by_source(frame: pd.DataFrame, *, seed: int) -> tuple[pd.DataFrame, pd
     for _, of_class in first.groupby("label"):
         unit = "source" if of_class["source"].nunique() > 1 else "image"
         names = generator.permutation(sorted(of_class[unit].unique()))
-        in_first |= set(of_class.loc[of_class[unit].isin(names[: len(names) // 2]), "image"])
+        count = min(len(names) - 1, max(1, int(share * len(names))))
+        in_first |= set(of_class.loc[of_class[unit].isin(names[:count]), "image"])
     is_first = image.isin(in_first)
     return frame[is_first], frame[~is_first]
 
@@ -230,16 +237,6 @@ def fit(
 
 # ---------------------------------------------------------------------------------------------------------
 # Thresholds
-
-
-def balanced_threshold(score_N: np.ndarray, label_N: np.ndarray) -> float:
-    """The middle between the two neighbouring scores where balanced accuracy is best; the middle nearest 0.5."""
-    fpr_T, tpr_T, lowest_fake_T = roc_curve(label_N, score_N, drop_intermediate=False)
-    lowest_fake_T, gain_T = lowest_fake_T[1:], (tpr_T - fpr_T)[1:]  # the first is infinity: all called real
-    next_below_T = np.append(lowest_fake_T[1:], 0.0)
-    middle_T = np.maximum((lowest_fake_T + next_below_T) / 2, np.nextafter(next_below_T, 1))
-    best = middle_T[np.isclose(gain_T, gain_T.max(), rtol=0, atol=1e-12)]
-    return float(best[np.abs(best - 0.5).argmin()])
 
 
 def fpr_threshold(real_N: np.ndarray, *, fpr: float) -> float:

@@ -24,7 +24,7 @@ class Calibration:
 
     method            "temperature" (b = 0) or "platt"
     operating_points  name -> threshold; an image is called fake from it on. "fpr1" calls at most 1 % of
-                      photographs fake, "fpr5" at most 5 %; "balanced" was best on the held-out images
+                      photographs fake, "fpr5" at most 5 %; from "balanced" on a fake is likelier
     band_low, band_high   scores between them, both ends included, are "unsure". Equal: there is no band, and an
                       image is fake from there on
     alpha             share of photographs called fake, and of fakes called real, at most, by `decide`. Of all

@@ -219,11 +219,6 @@ class Lab:
             self.fit_lora(detector, row, split, folder / "lora.part", seed=seed)
             (folder / "lora.part").rename(folder / "lora")
 
-    def head_scores(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> pd.DataFrame:
-        """Of the held-out images."""
-        self.fit_head(row, split, folder / "frozen", seed=seed)
-        return read_scores(folder / "frozen", HELDOUT)
-
     def fit_head(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> TowerHead:
         """Stage 1, its prototypes, and the head on the frozen tower that is fitted on."""
         tower = self.source.tower

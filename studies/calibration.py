@@ -1,11 +1,14 @@
-"""Does a calibration hold on generators and photo sources that it has not seen? Both ways, from scores alone.
+"""Does a calibration hold on generators and photo sources that it has not seen? From scores alone.
 
     python studies/calibration.py runs/benchmarks/scores.parquet
+    python studies/calibration.py runs/leave-out/scores.parquet --share 0.1 --splits 200
 
 The sources of a table are halved; a calibration is fitted to one half and judged on the other, and the other way
-round, for --splits seeds. Of each: the calibration error before and after, both classes weighing the same; false
-alarms and fakes found at each operating point; and of the band, the share of images that it calls unsure, and the
-errors outside of it. What was promised stands beside what was met.
+round, for --splits seeds. With --share: fitted to that share of the sources, judged on the others. Of each: the
+calibration error before and after, both classes weighing the same; balanced accuracy at a logit of 0, at the
+fitted threshold "balanced", and at the one that was best on the images of the fit; false alarms and fakes found at
+each operating point; and of the band, the share of images that it calls unsure, and the errors outside of it. What
+was promised stands beside what was met. Draws of too few images for a calibration are left out, and counted.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.special import expit
+from sklearn.metrics import roc_curve
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import cli
-from evaluation.calibrate import calibrate, class_weights, split_by_source
+from evaluation.calibrate import MIN_IMAGES, calibrate, class_weights, images_needed, split_by_source
 from evaluation.metrics import calibration_error
 from evaluation.scores import CLEAN, read_scores
 from models.calibration import Calibration
@@ -33,6 +37,7 @@ def main() -> None:
     parser.add_argument("--benchmark", help="which benchmark of the table; default: all together")
     parser.add_argument("--method", choices=("platt", "temperature"), default="platt")
     parser.add_argument("--alpha", type=float, default=0.05)
+    parser.add_argument("--share", type=float, help="of the sources to fit to; default: halves, both ways")
     parser.add_argument("--splits", type=int, default=5)
     args = parser.parse_args()
     scores = read_scores(args.table)
@@ -40,25 +45,49 @@ def main() -> None:
     frame = frame[frame["model"] == (args.model or scores.models[0])]
     if args.benchmark:
         frame = frame[frame["benchmark"] == args.benchmark]
-    rows = []
+    rows, too_few = [], 0
     for seed in range(args.splits):
-        halves = split_by_source(frame, seed=seed)
-        for way, (fitted_on, judged_on) in enumerate((halves, halves[::-1])):
+        parts = split_by_source(frame, seed=seed, share=args.share or 0.5)
+        for way, (fitted_on, judged_on) in enumerate([parts] if args.share else [parts, parts[::-1]]):
+            if args.share and not is_enough(fitted_on, rates=(0.05, args.alpha)):
+                too_few += 1
+                continue
             calibration = calibrate(fitted_on, method=args.method, alpha=args.alpha, fprs=(0.05,))
-            rows.append({"split": seed, "way": "ab"[way], **judge(calibration, judged_on)})
+            best = best_threshold(*scores_of(calibration, fitted_on))
+            rows.append({"split": seed, "way": "ab"[way], **judge(calibration, judged_on, best=best)})
+    if not rows:
+        raise ValueError(f"{args.table}: no draw has images enough to fit to; pass a larger --share")
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
     numbers = table.drop(columns=["split", "way"])
-    print("\nmean and spread over all:")
-    spread = pd.DataFrame({"mean": numbers.mean(), "min": numbers.min(), "max": numbers.max()}).T
+    left_out = f", {too_few} of too few images left out" if too_few else ""
+    print(f"\nmean and spread over all {len(table)}{left_out}:")
+    columns = {"mean": numbers.mean(), "sd": numbers.std(), "min": numbers.min(), "max": numbers.max()}
+    spread = pd.DataFrame(columns)
     print(spread.to_string(float_format=lambda value: f"{value:.3f}"))
     print(f"promised: fpr5 at most .05; errors outside of the band at most {args.alpha} of each class")
 
 
-def judge(calibration: Calibration, frame: pd.DataFrame) -> dict[str, float]:
+def is_enough(frame: pd.DataFrame, *, rates: tuple[float, ...]) -> bool:
+    counts = frame.loc[frame["error"] == "", "label"].value_counts().reindex([0, 1], fill_value=0)
+    return int(counts.min()) >= max(MIN_IMAGES, images_needed(min(rates)))
+
+
+def scores_of(calibration: Calibration, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     read = frame[frame["error"] == ""]
-    label_N, logit_N = read["label"].to_numpy(int), read["logit"].to_numpy(float)
-    score_N = calibration.apply(logit_N)
+    return calibration.apply(read["logit"].to_numpy(float)), read["label"].to_numpy(int)
+
+
+def best_threshold(score_N: np.ndarray, label_N: np.ndarray) -> float:
+    """The middle between the two neighbouring scores where balanced accuracy is best."""
+    fpr_T, tpr_T, lowest_fake_T = roc_curve(label_N, score_N, drop_intermediate=False)
+    best = int((tpr_T - fpr_T)[:-1].argmax())  # the last: all called fake
+    return float((lowest_fake_T[best] + lowest_fake_T[best + 1]) / 2)
+
+
+def judge(calibration: Calibration, frame: pd.DataFrame, *, best: float) -> dict[str, float]:
+    score_N, label_N = scores_of(calibration, frame)
+    logit_N = frame.loc[frame["error"] == "", "logit"].to_numpy(float)
     weight_N = class_weights(label_N)
     verdict_N = np.array([calibration.decide(score) for score in score_N])
     real_N, fake_N = label_N == 0, label_N == 1
@@ -67,6 +96,7 @@ def judge(calibration: Calibration, frame: pd.DataFrame) -> dict[str, float]:
         "ece_after": calibration_error(label_N, score_N, weights_N=weight_N),
         "bal_at_0.5": balanced(expit(logit_N) >= 0.5, label_N),
         "bal_after": balanced(score_N >= calibration.threshold("balanced"), label_N),
+        "bal_at_best": balanced(score_N >= best, label_N),
         "fpr5": float((score_N[real_N] >= calibration.threshold("fpr5")).mean()),
         "tpr_at_fpr5": float((score_N[fake_N] >= calibration.threshold("fpr5")).mean()),
         "unsure": float((verdict_N == "unsure").mean()),

@@ -24,7 +24,7 @@ from data.holdout import split_manifest
 from data.records import Manifest
 from evaluation.intervals import bootstrap
 from evaluation.metrics import compute_metrics
-from studies.ablation import Row, add_arguments, open_lab
+from studies.ablation import HELDOUT, Row, add_arguments, open_lab
 
 SHOWN = 25  # sources of a class, the worst ones
 MIN_IMAGES = 10  # of a source that is shown
@@ -48,8 +48,9 @@ def main() -> None:
             print(
                 f"fold {number + 1} of {args.folds}: {len(names)} sources, {len(split.heldout)} images", flush=True
             )
-            table = lab.head_scores(row, split, args.out / str(number), seed=args.seed)
-            parts.append(table.assign(fold=number))
+            folder = args.out / str(number) / "frozen"
+            lab.fit_head(row, split, folder, seed=args.seed)
+            parts.append(pd.read_csv(folder / f"scores_{HELDOUT}.csv").assign(fold=number))
             lab.firsts.clear()
     scores = pd.concat(parts, ignore_index=True)
     scores.to_parquet(args.out / "scores.parquet")
@@ -77,12 +78,12 @@ def kin(source: str) -> str:
 def show(scores: pd.DataFrame, path: Path) -> None:
     label_N, score_N = scores["label"].to_numpy(int), expit(scores["logit"].to_numpy(float))
     figures = compute_metrics(label_N, score_N, threshold=0.5)
-    drawn = bootstrap(label_N, score_N, threshold=0.5, sources_N=scores["source"].tolist())
+    drawn = bootstrap(label_N, score_N, threshold=0.5, sources_N=scores["generator"].tolist())
     for name, (low, high) in drawn.intervals().items():
         print(f"{name:18s} {getattr(figures, name):.3f} [{low:.3f}, {high:.3f}]")
     right = scores.assign(images=1, accuracy=(score_N >= 0.5) == (label_N == 1))
-    sources = right.groupby(["label", "source"], as_index=False).agg({"images": "sum", "accuracy": "mean"})
-    sources = sources.sort_values(["label", "accuracy", "source"])
+    sources = right.groupby(["label", "generator"], as_index=False).agg({"images": "sum", "accuracy": "mean"})
+    sources = sources.rename(columns={"generator": "source"}).sort_values(["label", "accuracy", "source"])
     sources.to_csv(path, index=False, float_format="%.3f")
     for label, title in ((0, "photographs"), (1, "fakes")):
         worst = sources[(sources["label"] == label) & (sources["images"] >= MIN_IMAGES)].head(SHOWN)

@@ -13,7 +13,6 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from evaluation.calibrate import (
-    balanced_threshold,
     calibrate,
     check_no_overlap,
     fit,
@@ -132,21 +131,22 @@ def test_quantile_by_hand() -> None:
         fpr_threshold(np.ones(40), fpr=0.05)
 
 
-def test_balanced_threshold_lies_between_the_scores() -> None:
-    assert balanced_threshold(np.array([0.1, 0.2, 0.6, 0.9]), np.array([0, 0, 1, 1])) == pytest.approx(0.4)
-    assert balanced_threshold(np.array([0.1, 0.6, 0.4, 0.9]), np.array([0, 0, 1, 1])) == pytest.approx(
-        0.5, abs=0.26
-    )
-    assert balanced_threshold(np.array([0.3, next_up := np.nextafter(0.3, 1)]), np.array([0, 1])) == next_up
-    generator = np.random.default_rng(0)
-    score_N, label_N = generator.random(60).round(2), generator.integers(0, 2, 60)
+@pytest.mark.parametrize("method", ["platt", "temperature"])
+def test_from_the_balanced_threshold_on_a_fake_is_likelier(method: str) -> None:
+    """Half, where both classes weigh the same; otherwise what share of the images is fake."""
+    assert calibrate(held_out(400, 150), method=method).threshold("balanced") == 0.5
+    frame = held_out(450, 150)
+    as_found = calibrate(frame.assign(logit=frame["logit"] - 6), method=method, balance_classes=False)
+    assert as_found.threshold("balanced") == 0.25
 
-    def balanced_accuracy(threshold: float) -> float:
-        called_N = score_N >= threshold
-        return float(called_N[label_N == 1].mean() + 1 - called_N[label_N == 0].mean()) / 2
 
-    best = max(balanced_accuracy(threshold) for threshold in score_N)
-    assert balanced_accuracy(balanced_threshold(score_N, label_N)) == pytest.approx(best)
+def test_the_balanced_threshold_is_the_best_one_of_what_made_the_data() -> None:
+    """Two normal distributions of the same spread: the best threshold is in the middle between their means."""
+    found = calibrate(held_out(20_000, 5_000))
+    middle = 3 * 2.0
+    assert found.apply(np.array([middle])) == pytest.approx(found.threshold("balanced"), abs=0.02)
+    unbalanced = calibrate(held_out(20_000, 5_000), balance_classes=False)
+    assert unbalanced.apply(np.array([middle])) == pytest.approx(unbalanced.threshold("balanced"), abs=0.02)
 
 
 def test_band_by_hand() -> None:

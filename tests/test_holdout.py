@@ -89,6 +89,17 @@ def test_named_sources_are_held_out_in_either_class() -> None:
     assert len(split.heldout) == 11
 
 
+def test_a_name_that_both_classes_have_may_say_which_it_means() -> None:
+    counts = {(label, name): 9 for label in Label for name in ("faces", "cats", "dogs")}
+    both = ((Label.REAL, "faces"), (Label.FAKE, "faces"))
+    assert choose_sources(counts, fraction=0, names=["faces"], seed=0) == both
+    assert choose_sources(counts, fraction=0, names=["real:faces"], seed=0) == both[:1]
+    named = choose_sources(counts, fraction=0, names=["fake:faces", "real:cats"], seed=0)
+    assert named == ((Label.REAL, "cats"), (Label.FAKE, "faces"))
+    with pytest.raises(ValueError, match="--holdout fake:birds: no image is of that"):
+        choose_sources(counts, fraction=0, names=["fake:birds"], seed=0)
+
+
 def test_nothing_is_held_out_unless_asked() -> None:
     split = split_index(indexed(), **OPTIONS | {"holdout": 0, "fraction": 0})
     assert split.held == ()

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from data.records import Label, Manifest, Record
-from studies import ablation, leave_out, report
+from studies import ablation, calibration, leave_out, report
 
 if TYPE_CHECKING:
     from tests.conftest import MakeImage, RunCli
@@ -86,7 +87,7 @@ def test_every_source_is_left_out_once(run_cli: RunCli, options: tuple[object, .
     assert done.code == 0, done.err
     scores = pd.read_parquet(tmp_path / "scores.parquet")
     assert len(scores) == 48
-    assert scores.groupby("source")["fold"].nunique().eq(1).all()
+    assert scores.groupby("generator")["fold"].nunique().eq(1).all()
     sources = pd.read_csv(tmp_path / "sources.csv")
     assert sources["images"].tolist() == [6] * 8
 
@@ -114,3 +115,34 @@ def test_few_generators_are_nested_and_keep_photographs() -> None:
 def test_what_is_missing_is_said(run_cli: RunCli, tmp_path: Path) -> None:
     assert "no folder stage1 in it" in run_cli(ablation.main, "--corpus", tmp_path).only_error()
     assert "no such file" in run_cli(report.main, tmp_path / "none.parquet").only_error()
+
+
+def test_calibrations_are_judged_on_sources_that_they_have_not_seen(run_cli: RunCli, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    label_N = np.repeat([0, 1], 600)
+    frame = pd.DataFrame({"uri": [f"{n}.png" for n in range(1200)], "label": label_N})
+    frame["generator"] = [f"{label} {n % 30}" for n, label in enumerate(label_N)]
+    frame["logit"] = 4 * (generator.standard_normal(1200) + 1.5 * (label_N - 0.5) + 1)
+    frame.to_csv(tmp_path / "scores.csv", index=False)
+    done = run_cli(calibration.main, tmp_path / "scores.csv", "--share", 0.2, "--splits", 3)
+    assert done.code == 0, done.err
+    table, spread = done.out.split("mean and spread over all 3:")
+    assert len(table.splitlines()) == 1 + 3 + 1
+    mean = {name: float(value) for name, value, *_ in map(str.split, spread.splitlines()[2:-1])}
+    best = 0.773  # of two normal distributions 1.5 spreads apart: the normal distribution up to .75
+    assert mean["bal_at_0.5"] < 0.7 < best - 0.03 < mean["bal_at_best"] < best + 0.03
+    assert mean["bal_after"] == pytest.approx(best, abs=0.02)
+    assert mean["ece_after"] < 0.1 < mean["ece_before"]
+    few = run_cli(calibration.main, tmp_path / "scores.csv", "--share", 0.01, "--alpha", 0.02)
+    assert "no draw has images enough to fit to; pass a larger --share" in few.only_error()
+
+
+def test_the_best_threshold_lies_between_the_scores() -> None:
+    assert calibration.best_threshold(np.array([0.1, 0.2, 0.6, 0.9]), np.array([0, 0, 1, 1])) == pytest.approx(0.4)
+    generator = np.random.default_rng(0)
+    score_N, label_N = generator.random(60).round(2), generator.integers(0, 2, 60)
+    found, best = (
+        max(calibration.balanced(score_N >= threshold, label_N) for threshold in thresholds)
+        for thresholds in ([calibration.best_threshold(score_N, label_N)], score_N)
+    )
+    assert found == pytest.approx(best)
