@@ -204,20 +204,26 @@ class Lab:
         return recipes_of(row, seed=seed, precision=self.precision)
 
     def run(self, name: str, *, seed: int, with_lora: bool) -> None:
-        row, folder = ROWS[name], self.args.out / name.replace(" ", "-") / str(seed)
-        with_lora = with_lora and not (folder / "lora").exists()
-        if (folder / "frozen").exists() and not with_lora:
-            return
+        row = ROWS[name]
         split = split_manifest(self.images, **SPLIT, seed=seed)
         chosen = few_generators(split.training, row.generators, seed=seed)
         split = replace(split, training=only(split.training, chosen), random=only(split.random, chosen))
+        folder = self.args.out / name.replace(" ", "-") / str(seed)
+        self.fit(row, split, folder, seed=seed, with_lora=with_lora)
+
+    def fit(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int, with_lora: bool) -> Path:
+        """What is not finished yet below `folder`. Returns the folder of the last fit."""
+        last = folder / ("lora" if with_lora else "frozen")
+        if last.exists():
+            return last
         print(f"{folder}: {len(split.training)} images", flush=True)
         detector = self.fit_head(row, split, folder / "frozen.part", seed=seed)
         shutil.rmtree(folder / "frozen", ignore_errors=True)  # of before, when only LoRA was missing: the same
         (folder / "frozen.part").rename(folder / "frozen")
         if with_lora:
             self.fit_lora(detector, row, split, folder / "lora.part", seed=seed)
-            (folder / "lora.part").rename(folder / "lora")
+            (folder / "lora.part").rename(last)
+        return last
 
     def fit_head(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> TowerHead:
         """Stage 1, its prototypes, and the head on the frozen tower that is fitted on."""

@@ -1,10 +1,12 @@
 """Every source of the training images judged by a detector that has not seen it: folds of whole sources.
 
     python studies/leave_out.py --corpus DIR --out runs/leave-out
+    python studies/leave_out.py --corpus DIR --out runs/leave-out-lora --lora
 
 Sources whose names begin with the same letters (sdnext_hades, sdnext_xl) are relatives, and are left out together.
-The detectors are the preset mini's heads on the frozen tower. Writes OUT/scores.parquet and OUT/sources.csv, and
-prints AUROC and balanced accuracy at .5 of all images, each judged in its fold, and the sources that are worst.
+The detectors are a row of studies/ablation.py: heads on the frozen tower, or LoRA from there. Writes
+OUT/scores.parquet and OUT/sources.csv, and prints AUROC and balanced accuracy at .5 of all images, each judged in
+its fold, and the sources that are worst. What is finished is kept: the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from data.holdout import split_manifest
 from data.records import Manifest
 from evaluation.intervals import bootstrap
 from evaluation.metrics import compute_metrics
-from studies.ablation import HELDOUT, Row, add_arguments, open_lab
+from studies.ablation import HELDOUT, ROWS, add_arguments, open_lab
 
 SHOWN = 25  # sources of a class, the worst ones
 MIN_IMAGES = 10  # of a source that is shown
@@ -34,12 +36,13 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     add_arguments(parser, out=Path("runs/leave-out"))
     parser.add_argument("--folds", type=int, default=8)
-    parser.add_argument("--num-prototypes", type=int, default=Row.num)
+    parser.add_argument("--row", choices=tuple(ROWS), metavar="NAME", default="mini", help=", ".join(ROWS))
+    parser.add_argument("--lora", action="store_true", help="go on with LoRA from each head")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.folds < 2:
         raise ValueError(f"--folds must be at least 2, not {args.folds}")
-    row, parts = Row(num=args.num_prototypes), []
+    parts, settings = [], f"{args.row}, layers {args.feature_layers}, {args.folds} folds, seed {args.seed}"
     with open_lab(args) as lab:
         for number, names in enumerate(folds(lab.images, args.folds)):
             split = split_manifest(
@@ -48,9 +51,9 @@ def main() -> None:
             print(
                 f"fold {number + 1} of {args.folds}: {len(names)} sources, {len(split.heldout)} images", flush=True
             )
-            folder = args.out / str(number) / "frozen"
-            lab.fit_head(row, split, folder, seed=args.seed)
-            parts.append(pd.read_csv(folder / f"scores_{HELDOUT}.csv").assign(fold=number))
+            folder = args.out / settings.replace(", ", "_").replace(" ", "-") / str(number)
+            tower = lab.fit(ROWS[args.row], split, folder, seed=args.seed, with_lora=args.lora)
+            parts.append(pd.read_csv(tower / f"scores_{HELDOUT}.csv").assign(fold=number))
             lab.firsts.clear()
     scores = pd.concat(parts, ignore_index=True)
     scores.to_parquet(args.out / "scores.parquet")

@@ -83,13 +83,19 @@ def test_a_preset_has_its_own_numbers_and_as_many_steps_as_mini() -> None:
 
 
 def test_every_source_is_left_out_once(run_cli: RunCli, options: tuple[object, ...], tmp_path: Path) -> None:
-    done = run_cli(leave_out.main, *options, "--out", tmp_path, "--folds", 2, "--num-prototypes", 4)
+    command = (leave_out.main, *options, "--out", tmp_path, "--folds", 2, "--row", "8 prototypes")
+    done = run_cli(*command, "--lora")
     assert done.code == 0, done.err
     scores = pd.read_parquet(tmp_path / "scores.parquet")
     assert len(scores) == 48
     assert scores.groupby("generator")["fold"].nunique().eq(1).all()
     sources = pd.read_csv(tmp_path / "sources.csv")
     assert sources["images"].tolist() == [6] * 8
+    frozen = run_cli(*command)
+    assert (frozen.code, "step/s" in frozen.err) == (0, False)  # the heads are there: nothing is trained twice
+    before = pd.read_parquet(tmp_path / "scores.parquet")
+    assert set(before["uri"]) == set(scores["uri"])
+    assert set(before["logit"]) != set(scores["logit"])
 
 
 def test_relatives_are_left_out_together() -> None:
