@@ -41,7 +41,6 @@ TABLES = {
         "head not fitted to its end",
         "never saved anew",
         "balanced by source",
-        "LoRA balanced by class",
         "all patches",
         "no average of weights",
         "not halfway back",
