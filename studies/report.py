@@ -41,6 +41,7 @@ TABLES = {
         "head not fitted to its end",
         "never saved anew",
         "balanced by source",
+        "LoRA balanced by class",
         "all patches",
         "no average of weights",
         "not halfway back",
