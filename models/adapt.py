@@ -53,16 +53,6 @@ def is_lora(name: str) -> bool:
     return ".lora_" in name
 
 
-def between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], *, share: float) -> dict[str, Tensor]:
-    """Weights that lie `share` of the way back from the end of a training to its start.
-
-    Wortsman et al. 2022, arXiv 2109.01903. Of LoRA the product of B and A counts, and B starts as zero: A stays as
-    it is in the end, so that the product, too, goes that share of the way.
-    """
-    back = {name: value for name, value in start.items() if not name.endswith(LORA_A)}
-    return {name: value.lerp(back[name], share) if name in back else value for name, value in end.items()}
-
-
 def base_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tower's own tensors, without LoRA and under their own names, of those of a detector."""
     named = {name.removeprefix("tower."): value for name, value in state.items() if name.startswith("tower.")}

@@ -129,11 +129,9 @@ ROWS = {
     "last layer alone": Row(layers=""),
     "head not fitted to its end": Row(fit={"max_steps": 200}),
     "never saved anew": Row(lora={"train_view": "crop_flip"}),
-    "balanced by source": Row(fit={"sampling": "source"}),
-    "LoRA balanced by class": Row(lora={"sampling": "class"}),
+    "balanced by class": Row(fit={"sampling": "class"}, lora={"sampling": "class"}),
     "all patches": Row(lora={"patch_dropout": 0.0}),
     "no average of weights": Row(lora={"ema_decay": 0.0}),
-    "not halfway back": Row(lora={"start_share": 0.0}),
     "preset paper": Row(layers="", preset="paper"),
     "preset release": Row(layers="", preset="release"),
 }

@@ -127,17 +127,6 @@ def test_average_of_the_weights_validates_and_is_kept(tmp_path: Path) -> None:
     assert torch.equal(averaged.model.weight, averaged.weights[-1]), "what validated is kept"
 
 
-def test_weights_on_the_way_back_to_the_start_validate_and_are_kept(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    start = nn.Linear(4, 1).weight
-    for decay in (0.0, 0.4):
-        plain = Trial(tmp_path / f"plain{decay}", [0.5, 0.6], epochs=2, ema_decay=decay)
-        trial = Trial(tmp_path / f"back{decay}", [0.5, 0.6], epochs=2, ema_decay=decay, start_share=0.3)
-        expected = [0.7 * weight + 0.3 * start for weight in plain.weights]
-        torch.testing.assert_close(trial.weights, expected)
-        assert torch.equal(trial.model.weight, trial.weights[-1]), "what validated is kept"
-
-
 def test_schedule_spans_the_steps_that_are_taken(tmp_path: Path) -> None:
     log = Trial(tmp_path, max_steps=6, schedule="cosine", final_lr_fraction=0.1).log()
     assert log[0]["lr"] == pytest.approx(0.1)

@@ -127,11 +127,10 @@ def test_signal_saves_and_the_same_command_goes_on(alone: Attempt, tmp_path: Pat
 
 
 def test_average_of_the_weights_is_gone_on_with(tmp_path: Path) -> None:
-    kept: dict[str, Any] = {"ema_decay": 0.9, "start_share": 0.5}
-    whole = Attempt(tmp_path / "whole", **kept)
+    whole = Attempt(tmp_path / "whole", ema_decay=0.9)
     with pytest.raises(Interrupted):
-        Attempt(tmp_path / "cut", **kept, signal_at=9)
-    assert same(Attempt(tmp_path / "cut", **kept), whole)
+        Attempt(tmp_path / "cut", ema_decay=0.9, signal_at=9)
+    assert same(Attempt(tmp_path / "cut", ema_decay=0.9), whole)
 
 
 @pytest.mark.parametrize("step", [4, 7, 13, 22])

@@ -18,7 +18,6 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from data.loaders import Failure
-from models.adapt import between
 from training.curves import draw_curves
 from training.interrupt import Interrupted, SignalWatch
 from training.optim import Schedule, clip_gradients, make_optimizer
@@ -100,7 +99,7 @@ def fit(
             assert position.step > first or position.batch == num_batches
             if validate is not None:
                 guard.before_validation()
-                with watch.section("validate"), trainer.with_result():
+                with watch.section("validate"), trainer.averaged():
                     _validate(trainer, validate(), run, progress)
             position.epoch, position.batch = position.epoch + 1, 0
             position.finished = trainer.is_finished()
@@ -132,7 +131,6 @@ class Trainer:
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.position = Position()
         self.best: dict[str, Tensor] = {}
-        self.start = _trainable_state(self.detector) if recipe.start_share else {}
         self.average = _trainable_state(self.detector) if recipe.ema_decay else {}
 
     def step(self, pieces: list[Piece], watch: Stopwatch) -> dict[str, float]:
@@ -173,16 +171,11 @@ class Trainer:
         for name, mean in self.average.items():
             mean.lerp_(parameters[name].detach().to(mean.device), 1 - decay)
 
-    def result(self) -> dict[str, Tensor]:
-        """The weights to keep: the last ones, or their average; or what is on the way from there to the start."""
-        end = self.average or _trainable_state(self.detector)
-        return between(self.start, end, share=self.recipe.start_share)
-
     @contextlib.contextmanager
-    def with_result(self) -> Iterator[None]:
-        """Meanwhile the detector has the weights of the result."""
-        last = _trainable_state(self.detector)
-        _put(self.result(), self.detector)
+    def averaged(self) -> Iterator[None]:
+        """Meanwhile the detector has the average of its weights, if there is one."""
+        last = _trainable_state(self.detector) if self.average else {}
+        _put(self.average, self.detector)
         yield
         _put(last, self.detector)
 
@@ -213,7 +206,7 @@ class Trainer:
         """Puts the weights that the recipe keeps into the detector."""
         position = self.position
         if position.best_value is None or self.recipe.keep == "last":
-            _put(self.result(), self.detector)
+            _put(self.average, self.detector)
             return Fitted(position.epoch, position.step, position.value)
         _put(self.best, self.detector)
         return Fitted(position.best_epoch, position.step, position.best_value)

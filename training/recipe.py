@@ -22,7 +22,6 @@ UNIT_FIELDS = (
     "holdout_fraction",
     "max_unreadable",
     "ema_decay",
-    "start_share",
     "lora_dropout",
     "patch_dropout",
 )
@@ -57,9 +56,6 @@ class Recipe:
     ema_decay: float = _option(
         0.0,
         "the weights that validate and are saved are a moving average that keeps this share a step; 0: the last",
-    )
-    start_share: float = _option(
-        0.0, "the weights that validate and are saved lie this share of the way back to those of the start"
     )
     max_unreadable: float = _option(0.05, "share of the images met that may be unreadable before training stops")
     train_view: str = _option("crop", "random view, see data/augment.py", tuple(TRAIN_VIEWS))
@@ -167,7 +163,7 @@ MINI_1 = Recipe(
     train_view="eval",
     feature_views=1,
     feature_layers="5,6,7,8,9",
-    sampling="class",
+    sampling="source",
     precision="auto",
     val_fraction=0.0,
     holdout_fraction=0.1,
@@ -184,7 +180,6 @@ MINI_2 = Recipe(
     lora_dropout=0.0,
     patch_dropout=0.5,
     ema_decay=0.99,
-    start_share=0.5,
     schedule="cosine",
     warmup_fraction=0.1,
     max_grad_norm=1.0,
