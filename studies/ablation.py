@@ -212,10 +212,19 @@ class Lab:
         self.fit(row, split, folder, seed=seed, with_lora=with_lora)
 
     def fit(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int, with_lora: bool) -> Path:
-        """What is not finished yet below `folder`. Returns the folder of the last fit."""
-        last = folder / ("lora" if with_lora else "frozen")
+        """What is not finished yet below `folder`. Returns the folder of the last fit.
+
+        Raises ValueError when something else was fitted there: other images, layers, numbers, or another tower.
+        """
+        fitted = (row, self.layers(row), self.recipes(row, seed), self.print_of_tower)
+        settings = f"{fitted}\n{split.training.file_list_sha256()}\n{split.heldout.file_list_sha256()}\n"
+        kept, last = folder / "settings.txt", folder / ("lora" if with_lora else "frozen")
+        if kept.is_file() and kept.read_text() != settings:
+            raise ValueError(f"{folder} holds a fit of other images or numbers; name another --out, or remove it")
         if last.exists():
             return last
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text(settings)
         print(f"{folder}: {len(split.training)} images", flush=True)
         detector = self.fit_head(row, split, folder / "frozen.part", seed=seed)
         shutil.rmtree(folder / "frozen", ignore_errors=True)  # of before, when only LoRA was missing: the same

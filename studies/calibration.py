@@ -8,7 +8,7 @@ round, for --splits seeds. With --share: fitted to that share of the sources, ju
 calibration error before and after, both classes weighing the same; balanced accuracy at a logit of 0, at the
 fitted threshold "balanced", and at the one that was best on the images of the fit; false alarms and fakes found at
 each operating point; and of the band, the share of images that it calls unsure, and the errors outside of it. What
-was promised stands beside what was met. Draws of too few images for a calibration are left out, and counted.
+was promised stands beside what was met. Shares of too few images for a calibration are left out, and counted.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ def main() -> None:
     frame = frame[frame["model"] == (args.model or scores.models[0])]
     if args.benchmark:
         frame = frame[frame["benchmark"] == args.benchmark]
+    halves = args.share is None
     rows, too_few = [], 0
     for seed in range(args.splits):
-        parts = split_by_source(frame, seed=seed, share=args.share or 0.5)
-        for way, (fitted_on, judged_on) in enumerate([parts] if args.share else [parts, parts[::-1]]):
-            if args.share and not is_enough(fitted_on, rates=(0.05, args.alpha)):
+        parts = split_by_source(frame, seed=seed, share=0.5 if halves else args.share)
+        for way, (fitted_on, judged_on) in enumerate([parts, parts[::-1]] if halves else [parts]):
+            if not halves and not is_enough(fitted_on, rates=(0.05, args.alpha)):
                 too_few += 1
                 continue
             calibration = calibrate(fitted_on, method=args.method, alpha=args.alpha, fprs=(0.05,))

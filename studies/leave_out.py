@@ -42,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.folds < 2:
         raise ValueError(f"--folds must be at least 2, not {args.folds}")
-    parts, settings = [], f"{args.row}, layers {args.feature_layers}, {args.folds} folds, seed {args.seed}"
+    parts = []
     with open_lab(args) as lab:
         for number, names in enumerate(folds(lab.images, args.folds)):
             split = split_manifest(
@@ -51,8 +51,7 @@ def main() -> None:
             print(
                 f"fold {number + 1} of {args.folds}: {len(names)} sources, {len(split.heldout)} images", flush=True
             )
-            folder = args.out / settings.replace(", ", "_").replace(" ", "-") / str(number)
-            tower = lab.fit(ROWS[args.row], split, folder, seed=args.seed, with_lora=args.lora)
+            tower = lab.fit(ROWS[args.row], split, args.out / str(number), seed=args.seed, with_lora=args.lora)
             parts.append(pd.read_csv(tower / f"scores_{HELDOUT}.csv").assign(fold=number))
             lab.firsts.clear()
     scores = pd.concat(parts, ignore_index=True)

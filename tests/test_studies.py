@@ -96,6 +96,8 @@ def test_every_source_is_left_out_once(run_cli: RunCli, options: tuple[object, .
     before = pd.read_parquet(tmp_path / "scores.parquet")
     assert set(before["uri"]) == set(scores["uri"])
     assert set(before["logit"]) != set(scores["logit"])
+    other = run_cli(leave_out.main, *options, "--out", tmp_path, "--folds", 2, "--row", "class means")
+    assert "holds a fit of other images or numbers; name another --out" in other.only_error()
 
 
 def test_relatives_are_left_out_together() -> None:
@@ -141,6 +143,8 @@ def test_calibrations_are_judged_on_sources_that_they_have_not_seen(run_cli: Run
     assert mean["ece_after"] < 0.1 < mean["ece_before"]
     few = run_cli(calibration.main, tmp_path / "scores.csv", "--share", 0.01, "--alpha", 0.02)
     assert "no draw has images enough to fit to; pass a larger --share" in few.only_error()
+    nothing = run_cli(calibration.main, tmp_path / "scores.csv", "--share", 0)
+    assert "a share of 0.0 of the sources; expected a number between 0 and 1" in nothing.only_error()
 
 
 def test_the_best_threshold_lies_between_the_scores() -> None:
