@@ -140,12 +140,13 @@ ROWS = {
 def main() -> None:
     parser = cli.Parser(__doc__)
     add_arguments(parser, out=Path("runs/ablation"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the others follow it (default: 0)")
     parser.add_argument("--lora", action="store_true", help="go on with LoRA from each head")
     parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), metavar="NAME", help=", ".join(ROWS))
     args = parser.parse_args()
     with open_lab(args) as lab:
-        for seed in range(args.seeds):
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
             for name in args.rows or ROWS:
                 lab.run(name, seed=seed, with_lora=args.lora)
             lab.firsts.clear()

@@ -122,7 +122,7 @@ def cells_of(row: str, tower: str, results: Results) -> tuple[str, str]:
     if not of_row:
         return "", ""
     auroc, balanced = [r.auroc for r in of_row.values()], [r.balanced for r in of_row.values()]
-    spread = f" ± {np.std(auroc):.3f}" if len(of_row) > 1 else ""
+    spread = f" ± {np.std(auroc, ddof=1):.3f}" if len(of_row) > 1 else ""
     figures = f"{np.mean(auroc):.3f}{spread} / {np.mean(balanced):.3f} ({len(of_row)})"
     shared = sorted(of_row.keys() & of_reference.keys())
     if row == REFERENCE or not shared:

@@ -61,6 +61,10 @@ def test_rows_are_trained_gathered_and_shown(
     assert counts == {(row, "frozen"): 2 for row in rows} | dict.fromkeys(of_one_seed, 1)
     one = judged[(judged["row"] == "mini") & (judged["seed"] == 0)]
     assert one.groupby("label")["source"].nunique().to_list() == [1, 1]  # a fifth of four
+    other_seed = run_cli(*command[:-3], "--seeds", 1, "--first-seed", 2, "--rows", "mini")
+    assert other_seed.code == 0, other_seed.err
+    scores = pd.read_parquet(tmp_path / "out/scores.parquet")
+    assert set(scores[(scores["row"] == "mini") & (scores["tower"] == "frozen")]["seed"]) == {0, 1, 2}
     again = run_cli(*command, *rows[:2])
     assert "images" not in again.out  # nothing is trained twice
     shown = run_cli(report.main, tmp_path / "out/scores.parquet", "--out", tmp_path / "plots")
@@ -68,6 +72,17 @@ def test_rows_are_trained_gathered_and_shown(
     (line,) = [line for line in shown.out.splitlines() if line.startswith("| no prototypes")]
     assert "(2)" in line
     assert (tmp_path / "plots/prototypes.png").stat().st_size > 1000
+
+
+def test_a_cell_has_the_mean_and_standard_deviation_over_seeds() -> None:
+    seeds = {
+        n: report.Result(auroc, balanced=0.8, auroc_R=np.array([auroc])) for n, auroc in enumerate((0.9, 0.94))
+    }
+    one = {0: report.Result(0.89, balanced=0.8, auroc_R=np.array([0.89]))}
+    results = {("mini", "lora"): one, ("PCA", "lora"): seeds}
+    figures, difference = report.cells_of("PCA", "lora", results)
+    assert figures == "0.920 ± 0.028 / 0.800 (2)"  # .02 from the mean each: .02 * sqrt(2)
+    assert difference == "+0.010 [+0.010, +0.010]"  # of the seed that both have
 
 
 def test_a_preset_has_its_own_numbers_and_as_many_steps_as_mini() -> None:
