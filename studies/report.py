@@ -4,7 +4,7 @@
 
 A cell: AUROC on held-out sources, mean and standard deviation over seeds, the mean of balanced accuracy at .5, and
 how many seeds; then the difference of AUROC to the preset mini on the same images, with the 95 % interval of a
-bootstrap over sources.
+bootstrap over sources; last, that of LoRA to the frozen tower.
 
 Shape suffixes: N images, R resamples.
 """
@@ -101,10 +101,14 @@ def measure(scores: pd.DataFrame) -> Results:
 
 def to_markdown(rows: Sequence[str], results: Results) -> str:
     towers = towers_of(rows, results)
-    lines = ["| row |" + "".join(f" {TOWERS[tower]} | difference |" for tower in towers)]
-    lines.append("|---|" + "---|---|" * len(towers))
+    titles = [title for tower in towers for title in (TOWERS[tower], "difference")]
+    if with_gain := towers == list(TOWERS):
+        titles.append("LoRA's gain")
+    lines = [" | ".join(("| row", *titles)) + " |", "|---|" + "---|" * len(titles)]
     for row in rows:
         cells = [cell for tower in towers for cell in cells_of(row, tower, results)]
+        if with_gain:
+            cells.append(difference(results.get((row, "lora"), {}), results.get((row, "frozen"), {})))
         if any(cells):
             lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -117,19 +121,23 @@ def towers_of(rows: Sequence[str], results: Results) -> list[str]:
 
 
 def cells_of(row: str, tower: str, results: Results) -> tuple[str, str]:
-    """The figures, and the difference to the reference over the seeds that both have."""
+    """The figures, and the difference to the reference."""
     of_row, of_reference = results.get((row, tower), {}), results.get((REFERENCE, tower), {})
     if not of_row:
         return "", ""
     auroc, balanced = [r.auroc for r in of_row.values()], [r.balanced for r in of_row.values()]
     spread = f" ± {np.std(auroc, ddof=1):.3f}" if len(of_row) > 1 else ""
     figures = f"{np.mean(auroc):.3f}{spread} / {np.mean(balanced):.3f} ({len(of_row)})"
-    shared = sorted(of_row.keys() & of_reference.keys())
-    if row == REFERENCE or not shared:
-        return figures, ""
-    difference = np.mean([of_row[seed].auroc - of_reference[seed].auroc for seed in shared])
-    low, high = interval([of_row[seed].auroc_R - of_reference[seed].auroc_R for seed in shared])
-    return figures, f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return figures, "" if row == REFERENCE else difference(of_row, of_reference)
+
+
+def difference(of_row: dict[int, Result], of_other: dict[int, Result]) -> str:
+    """Of AUROC, and its interval, over the seeds that both have."""
+    if not (shared := sorted(of_row.keys() & of_other.keys())):
+        return ""
+    mean = np.mean([of_row[seed].auroc - of_other[seed].auroc for seed in shared])
+    low, high = interval([of_row[seed].auroc_R - of_other[seed].auroc_R for seed in shared])
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def interval(replicates: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -83,6 +83,9 @@ def test_a_cell_has_the_mean_and_standard_deviation_over_seeds() -> None:
     figures, difference = report.cells_of("PCA", "lora", results)
     assert figures == "0.920 ± 0.028 / 0.800 (2)"  # .02 from the mean each: .02 * sqrt(2)
     assert difference == "+0.010 [+0.010, +0.010]"  # of the seed that both have
+    results["mini", "frozen"] = results["PCA", "frozen"] = one
+    *_, mini, pca = (line.split("| ")[-1] for line in report.to_markdown(["mini", "PCA"], results).splitlines())
+    assert (mini, pca) == ("+0.000 [+0.000, +0.000] |", "+0.010 [+0.010, +0.010] |")
 
 
 def test_a_preset_has_its_own_numbers_and_as_many_steps_as_mini() -> None:
