@@ -8,7 +8,8 @@ A seed draws a fifth of the generators and of the photo sources, which no stage 
 and the order of images. All rows of a seed share these. DIR/bench is not read.
 Results are kept: the same command goes on where it stopped. The scores of all rows that are finished are then
 gathered in OUT/scores.parquet, of which studies/report.py makes tables and plots. Those of other rows that are
-there already stay: a copy of docs/study/scores.parquet can be put there first, to add to it.
+there already stay: a copy of docs/study/scores.parquet can be put there first, to add to it. Rounding moves a
+row, too: those that are to be compared want the same --precision.
 
 Shape suffixes: N images, D feature, E embedding.
 """
@@ -37,7 +38,7 @@ from data.transforms import EVAL
 from models.adapt import add_lora, keep_freed_memory
 from models.backbone import HELP, fingerprint, load_backbone
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead
-from models.precision import resolve_precision
+from models.precision import PRECISIONS, resolve_precision
 from prototype.reduce import reduce_embeddings
 from prototype_dataset import open_data
 from training.features import FeatureSpec, add_cache_argument
@@ -158,6 +159,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, out: Path) -> None:
     parser.add_argument("--out", type=Path, default=out, help=f"default: {out}")
     parser.add_argument("--backbone", default="clip-vit-b16-int8", help=HELP)
     parser.add_argument("--feature-layers", default=MINI_1.feature_layers, help="of the tower, that are read")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the tower (default: auto)")
     add_cache_argument(parser)
 
 
@@ -170,7 +172,7 @@ def open_lab(args: argparse.Namespace) -> Iterator[Lab]:
     device = cli.pick_device("auto")
     if device == "cpu":
         keep_freed_memory()
-    precision = resolve_precision("auto", device=device)
+    precision = resolve_precision(args.precision, device=device)
     with start_processes(device=device, precision=precision) as accelerator:
         yield Lab(args, accelerator, images, precision)
 
