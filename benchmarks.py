@@ -39,6 +39,7 @@ from data.variants import Degrade
 from evaluation import commands
 from evaluation.cluster import score_on_ray
 from evaluation.job import IMAGES, JOB, PARTS, TABLE, JobFolder, finish, make_job
+from evaluation.scores import tell_apart
 from evaluation.scoring import ScoredModel, score_job
 from models.calibration import METHODS
 from models.checkpoint import PACKAGES
@@ -172,12 +173,8 @@ def model_names(paths: Sequence[str]) -> list[str]:
     """Of each its folder's name, or as much of the path as tells them apart."""
     if len(set(paths)) < len(paths):
         raise ValueError(f"--model_path names a file twice: {' '.join(paths)}")
-    parents = [Path(path).resolve().parent for path in paths]
-    for depth in (1, 2, 3):
-        names = ["/".join(parent.parts[-depth:]) for parent in parents]
-        if len(set(names)) == len(names):
-            return names
-    return list(paths)
+    names = tell_apart([Path(path).resolve().parent for path in paths])
+    return names if len(set(names)) == len(names) else list(paths)
 
 
 def describe(found: Found, benchmarks: Sequence[Benchmark], models: Sequence[ScoredModel]) -> dict[str, Any]:

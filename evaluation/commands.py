@@ -18,7 +18,7 @@ from evaluation.audit import to_text as audit_text
 from evaluation.job import CLEAN, TABLE
 from evaluation.layout import to_text
 from evaluation.report import make_table, write_tables
-from evaluation.scores import ScoreTable, join_tables, read_scores
+from evaluation.scores import ScoreTable, join_tables, read_scores, tell_apart
 from files.integrity import sha256_of
 from models.checkpoint import read_checkpoint, store_calibration
 
@@ -125,7 +125,9 @@ def compare(tables: Sequence[Path], *, columns: Mapping[str, str] | None, models
     from evaluation.compare import compare_models
     from evaluation.compare import to_text as compared_text
 
-    print(compared_text(compare_models(_read(tables, columns), models=models)))
+    names = tell_apart([path.with_suffix("") for path in tables])
+    read = [read_scores(path, columns=columns, model=name) for path, name in zip(tables, names, strict=True)]
+    print(compared_text(compare_models(join_tables(read), models=models)))
 
 
 def audit(

@@ -66,14 +66,27 @@ class ScoreTable:
         return 0.5 if stored is None else float(stored)
 
 
-def read_scores(path: str | Path, *, columns: Mapping[str, str] | None = None) -> ScoreTable:
+def tell_apart(paths: Sequence[Path]) -> list[str]:
+    """Of each its name, or as much of the end of the path as tells them apart."""
+    resolved = [path.resolve() for path in paths]
+    for depth in (1, 2, 3):
+        names = ["/".join(path.parts[-depth:]) for path in resolved]
+        if len(set(names)) == len(names):
+            return names
+    return list(map(str, paths))
+
+
+def read_scores(
+    path: str | Path, *, columns: Mapping[str, str] | None = None, model: str | None = None
+) -> ScoreTable:
     """Our scores.parquet, or a CSV, TSV or parquet table of another detector.
 
     columns   our name of a column -> its name in the file. Without it our own names count and the usual ones of
               other detectors (USUAL_NAMES)
+    model     the detector's name where the file has none; None: it is the file's
 
     Of score and logit one is enough: a score is the sigmoid of its logit. What else is missing is filled: the
-    model and the benchmark are named as the file; the subset of a fake is its generator, those of a photograph
+    benchmark is named as the file; the subset of a fake is its generator, those of a photograph
     are all generators of its benchmark.
 
     Raises ValueError, one line, when the file or a column is missing or a row cannot be meant.
@@ -87,7 +100,7 @@ def read_scores(path: str | Path, *, columns: Mapping[str, str] | None = None) -
     frame = _rename(found, columns or {}, where=str(path))
     details = [name for name in DETAILS if name in found]
     frame[details] = found[details]
-    frame = _fill_text(frame, path)
+    frame = _fill_text(frame, benchmark=path.stem, model=model or path.stem)
     frame = _fill_numbers(frame, str(path))
     _check_rows(frame, str(path))
     return ScoreTable(frame[[*COLUMNS, *details]], about)
@@ -200,8 +213,8 @@ def _labels(given: pd.Series, where: str) -> pd.Series:
     return labels.astype(int)
 
 
-def _fill_text(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    filled = {"benchmark": path.stem, "model": path.stem, "protocol": "all", "degradation": CLEAN}
+def _fill_text(frame: pd.DataFrame, *, benchmark: str, model: str) -> pd.DataFrame:
+    filled = {"benchmark": benchmark, "model": model, "protocol": "all", "degradation": CLEAN}
     for name in (*TEXT, "error"):
         frame[name] = frame[name].fillna("").astype(str) if name in frame else filled.get(name, "")
     frame["source"] = frame["source"].mask((frame["source"] == "") & (frame["label"] == 1), frame["generator"])

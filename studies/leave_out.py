@@ -54,8 +54,7 @@ def main() -> None:
             tower = lab.fit(ROWS[args.row], split, args.out / str(number), seed=args.seed, with_lora=args.lora)
             parts.append(pd.read_csv(tower / f"scores_{HELDOUT}.csv").assign(fold=number))
             lab.firsts.clear()
-    named = {"model": args.out.resolve().name, "benchmark": "left out"}  # for benchmarks.py compare
-    scores = pd.concat(parts, ignore_index=True).assign(**named)
+    scores = pd.concat(parts, ignore_index=True)
     scores.to_parquet(args.out / "scores.parquet")
     show(scores, args.out / "sources.csv")
 

@@ -72,6 +72,12 @@ def test_report_and_compare_read_tables_of_other_tools(run_cli: RunCli, tmp_path
     done = run_cli(benchmarks.main, "compare", tmp_path / "poor.csv", tmp_path / "good.csv", *mapped)
     assert done.code == 0, done.err
     assert "40 shared images" in done.out
+    for name in ("good", "poor"):  # as tools write them: a folder for each, and one name for all tables
+        (tmp_path / f"of_{name}").mkdir()
+        shutil.copy(tmp_path / f"{name}.csv", tmp_path / f"of_{name}/scores.csv")
+    tables = (tmp_path / "of_poor/scores.csv", tmp_path / "of_good/scores.csv")
+    done = run_cli(benchmarks.main, "compare", *tables, *mapped)
+    assert "of_poor/scores -> of_good/scores" in done.out, done.err
     refused = run_cli(benchmarks.main, "report", tmp_path / "good.csv")
     assert "--columns" in refused.only_error()
 
