@@ -88,8 +88,10 @@ def show(scores: pd.DataFrame, path: Path) -> None:
     sources = sources.rename(columns={"generator": "source"}).sort_values(["label", "accuracy", "source"])
     sources.to_csv(path, index=False, float_format="%.3f")
     for label, title in ((0, "photographs"), (1, "fakes")):
-        worst = sources[(sources["label"] == label) & (sources["images"] >= MIN_IMAGES)].head(SHOWN)
-        print(f"\n{title}: the worst of {(sources['label'] == label).sum()} sources")
+        of_class = sources[sources["label"] == label]
+        worst = of_class[of_class["images"] >= MIN_IMAGES].head(SHOWN)
+        mean = of_class["accuracy"].mean()
+        print(f"\n{title}: {len(of_class)} sources, mean accuracy {mean:.3f}; the worst ones:")
         print(worst[["source", "images", "accuracy"]].to_string(index=False, float_format="{:.3f}".format))
 
 
