@@ -125,7 +125,7 @@ def compare(tables: Sequence[Path], *, columns: Mapping[str, str] | None, models
     from evaluation.compare import compare_models
     from evaluation.compare import to_text as compared_text
 
-    names = tell_apart([path.with_suffix("") for path in tables])
+    names = tell_apart([path.parent / path.stem for path in tables])
     read = [read_scores(path, columns=columns, model=name) for path, name in zip(tables, names, strict=True)]
     print(compared_text(compare_models(join_tables(read), models=models)))
 

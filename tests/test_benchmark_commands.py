@@ -78,6 +78,7 @@ def test_report_and_compare_read_tables_of_other_tools(run_cli: RunCli, tmp_path
     tables = (tmp_path / "of_poor/scores.csv", tmp_path / "of_good/scores.csv")
     done = run_cli(benchmarks.main, "compare", *tables, *mapped)
     assert "of_poor/scores -> of_good/scores" in done.out, done.err
+    assert "a folder; expected a table" in run_cli(benchmarks.main, "compare", ".", tables[0]).only_error()
     refused = run_cli(benchmarks.main, "report", tmp_path / "good.csv")
     assert "--columns" in refused.only_error()
 
