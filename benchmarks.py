@@ -32,19 +32,19 @@ from typing import Any
 import pandas as pd
 
 import cli
-from data import verify as verification
-from data.catalog import PROTOCOLS, Absent, Benchmark, apply_protocol, find_benchmarks
-from data.degrade import CLEAN, SUITE, parse_degradation
-from data.variants import Degrade
+from data.benchmarks import verify as verification
+from data.benchmarks.find import PROTOCOLS, Absent, Benchmark, apply_protocol, find_benchmarks
+from data.images.degrade import CLEAN, SUITE, parse_degradation
+from data.images.variants import Degrade
 from evaluation import commands
-from evaluation.cluster import score_on_ray
-from evaluation.job import IMAGES, JOB, PARTS, TABLE, JobFolder, finish, make_job
-from evaluation.scores import tell_apart
-from evaluation.scoring import ScoredModel, score_job
-from models.calibration import METHODS
-from models.checkpoint import PACKAGES
-from models.hub import MODEL_HELP
+from evaluation.scoring.cluster import score_on_ray
+from evaluation.scoring.job import IMAGES, JOB, PARTS, TABLE, JobFolder, finish, make_job
+from evaluation.scoring.score import ScoredModel, score_job
+from evaluation.tables.scores import tell_apart
+from gapl.calibration import METHODS
 from models.precision import PRECISIONS, resolve_precision
+from models.weights.checkpoint import PACKAGES
+from models.weights.hub import MODEL_HELP
 
 DEFAULT_WORKERS = 2  # processes that decode images
 Found = list[Benchmark | Absent]

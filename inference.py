@@ -28,14 +28,14 @@ from PIL import Image
 from tqdm import tqdm
 
 import cli
-from data.decode import UnreadableImage, decode_image
 from data.folders import scan_images
 from files import open_weights
+from gapl.decode import UnreadableImage, decode_image
 from models.config import DETECTOR_FILE
-from models.hub import MODEL_HELP, find_model
+from models.weights.hub import MODEL_HELP, find_model
 
 if TYPE_CHECKING:
-    from models.checkpoint import Checkpoint
+    from models.weights.checkpoint import Checkpoint
 
 ImageInput = Image.Image | str | Path
 
@@ -74,8 +74,8 @@ class Detector:
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", operating_point: str | None = None) -> None:
-        from data.transforms import eval_view
-        from models.backbone import TINY
+        from gapl.views import eval_view
+        from models.weights.backbone import TINY
 
         self._calibration = checkpoint.calibration
         self.threshold = self.real_below = checkpoint.threshold
@@ -162,11 +162,11 @@ class Detector:
 
 
 def _import_loader() -> Callable[..., Checkpoint]:
-    """That of models.checkpoint, and torch with it. Nothing imported is garbage, and looking for it takes time."""
+    """load_checkpoint, and torch with it. Nothing imported is garbage, and looking for it takes time."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        from models.checkpoint import load_checkpoint
+        from models.weights.checkpoint import load_checkpoint
     finally:
         if collecting:
             gc.enable()

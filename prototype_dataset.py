@@ -17,7 +17,7 @@ import cli
 from data.folders import title
 from data.holdout import count_sources
 from data.records import Label, Manifest, Record, join
-from data.shards import ShardIndex, join_indexes
+from data.shards.index import ShardIndex, join_indexes
 from data.sources import open_index, open_source
 
 STREAM_FROM_BYTES = 8 << 30  # smaller sets of shards are copied to a cache, from where any image is read at once
@@ -112,7 +112,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         nargs="+",
         help="instead: folders, CSV or parquet manifests, parquet shards (also of a server, such as "
-        "hf://datasets/OwensLab/CommunityForensics-Small), a plan of `python -m data.plan`",
+        "hf://datasets/OwensLab/CommunityForensics-Small), a plan of `python -m data.shards.plan`",
     )
 
 

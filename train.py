@@ -31,14 +31,14 @@ import cli
 from data import demo
 from data.holdout import Split, split_index, split_manifest
 from data.records import Manifest, require_both_classes
-from data.shards import ShardIndex
-from data.transforms import draw_seed
-from models import backbone
+from data.shards.index import ShardIndex
+from features.store import add_cache_argument
+from gapl.views import draw_seed
 from models.adapt import keep_freed_memory
-from models.checkpoint import FORMS, package_versions, save_checkpoint
 from models.precision import resolve_precision
+from models.weights import backbone
+from models.weights.checkpoint import FORMS, package_versions, save_checkpoint
 from prototype_dataset import STREAM_FROM_BYTES, add_data_arguments, describe, open_data, open_shards
-from training.features import add_cache_argument
 from training.interrupt import Interrupted
 from training.loop import Saving
 from training.processes import TRACKERS, start_processes

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from data.records import Label, Manifest
-from data.shards import ShardIndex
+from data.shards.index import ShardIndex
 
 Source = tuple[Label, str]
 Images = TypeVar("Images", Manifest, ShardIndex)

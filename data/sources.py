@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.folders import scan_folder
-from data.hub import cache_rows
-from data.plan import read_plan
 from data.records import Manifest
-from data.shards import ShardIndex, as_url, holds_images, read_index
+from data.shards.arrow_cache import cache_rows
+from data.shards.index import ShardIndex, as_url, holds_images, read_index
+from data.shards.plan import read_plan
 from data.tables import read_manifest
 
 

@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from evaluation.metrics import calibration_error
-from models.calibration import BALANCED, METHODS, Calibration
+from gapl.calibration import BALANCED, METHODS, Calibration
 
 MIN_IMAGES = 20  # of each class: two parameters from fewer say little
 

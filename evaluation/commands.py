@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.benchmark import Benchmark
+from data.benchmarks.benchmark import Benchmark
+from data.benchmarks.traits import read_traits
 from data.records import Record
 from data.sources import open_source
-from data.traits import read_traits
 from evaluation import robustness
-from evaluation.audit import Audit, audit_benchmark
-from evaluation.audit import to_text as audit_text
-from evaluation.job import CLEAN, TABLE
-from evaluation.layout import to_text
-from evaluation.report import make_table, write_tables
-from evaluation.scores import ScoreTable, join_tables, read_scores, tell_apart
+from evaluation.audit.audit import Audit, audit_benchmark
+from evaluation.audit.audit import to_text as audit_text
+from evaluation.scoring.job import CLEAN, TABLE
+from evaluation.tables.layout import to_text
+from evaluation.tables.report import make_table, write_tables
+from evaluation.tables.scores import ScoreTable, join_tables, read_scores, tell_apart
 from files.integrity import sha256_of
-from models.checkpoint import read_checkpoint, store_calibration
+from models.weights.checkpoint import read_checkpoint, store_calibration
 
 log = logging.getLogger(__name__)
 

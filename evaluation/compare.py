@@ -15,7 +15,7 @@ from scipy.stats import binomtest, norm, rankdata
 
 from evaluation.intervals import NUM_RESAMPLES, Replicates, bootstrap
 from evaluation.metrics import compute_metrics
-from evaluation.scores import CLEAN, ScoreTable
+from evaluation.tables.scores import CLEAN, ScoreTable
 
 OVERALL = "ALL"
 COMPARED = ("auroc", "balanced_accuracy")

@@ -14,7 +14,7 @@ from scipy.special import expit
 from sklearn.metrics import average_precision_score, log_loss, recall_score, roc_auc_score, roc_curve
 
 if TYPE_CHECKING:
-    from evaluation.predict import ScoreRow
+    from training.predict import ScoreRow
 
 ECE_BINS = 15
 SAME_SCORE = 1e-6  # a logit belongs to a score if its sigmoid is that close

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from data.degrade import CLEAN, FAMILIES
+from data.images.degrade import CLEAN, FAMILIES
 from evaluation.metrics import compute_metrics
 
 MEAN = "mean"
@@ -93,7 +93,7 @@ def _threshold(thresholds: Mapping[str, float] | float, model: str) -> float:
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """Family by family, as data.degrade lists them, by strength; unknown names come last."""
+    """Family by family, as data.images.degrade lists them, by strength; unknown names come last."""
     families = list(FAMILIES)
 
     def place(name: str) -> tuple[int, float, str]:
@@ -162,7 +162,7 @@ def worst_cases(table: pd.DataFrame) -> pd.DataFrame:
 def curves(table: pd.DataFrame) -> pd.DataFrame:
     """The points of all curves by strength: model, benchmark, family, unit, strength, figure, value, clean.
 
-    Families without a strength, and names that data.degrade does not know, have no curve.
+    Families without a strength, and names that data.images.degrade does not know, have no curve.
     """
     clean = table[table["degradation"] == CLEAN].set_index(GROUP)
     rows = []

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from files.atomic import replacing
 from files.integrity import Check, Span
 from files.opcodes import check_pickle
-from files.tensorfile import replacing
 
 ZIP_MAGIC = b"PK\x03\x04"
 DESCRIPTOR_MAGIC = b"PK\x07\x08"

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from files.atomic import replacing
 from files.integrity import Check, Span, strict_json
 
 if TYPE_CHECKING:
@@ -54,24 +52,6 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     import torch
 
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A scratch file beside `path` that takes its place when all went well, and is removed when it did not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        scratch.touch()
-        mode = scratch.stat().st_mode  # what the user's umask says; safetensors makes files for their owner alone
-        yield scratch
-        scratch.chmod(mode)
-        with scratch.open("rb") as file:
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    finally:
-        if scratch.exists():
-            scratch.unlink()
 
 
 class TensorFile:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from files import PickleFile, TensorFile, open_weights, refusal, tensorfile
-from models.official import PROTOTYPES, read_official
+from models.weights.released import PROTOTYPES, read_official
 
 FORMAT = "gapl-prototypes-1"
 WHAT = "a prototype bank, made by prototype/dream_prototype.py or released by the authors"

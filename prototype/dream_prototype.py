@@ -19,14 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 import cli
 from data.records import Label, Manifest, require_both_classes
-from models.backbone import HELP
-from models.checkpoint import Checkpoint, load_checkpoint
-from models.hub import find_model
+from features.store import FeatureExtractor, FeatureSpec, FeatureStore, add_cache_argument
 from models.precision import PRECISIONS, autocast, resolve_precision
+from models.weights.backbone import HELP
+from models.weights.checkpoint import Checkpoint, load_checkpoint
+from models.weights.hub import find_model
 from prototype.bank import PrototypeBank
 from prototype.reduce import METHODS, check_counts, reduce_embeddings
 from prototype_dataset import add_data_arguments, describe, open_data
-from training.features import FeatureExtractor, FeatureSpec, FeatureStore, add_cache_argument
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from evaluation.published import ALL_IMAGES, MEAN, NO_SUBSET, OVERALL
-from evaluation.report import make_table
-from evaluation.scores import ScoreTable
-from evaluation.shortcuts import false_positives
-from files.tensorfile import replacing
-from models.calibration import Calibration
+from evaluation.audit.shortcuts import false_positives
+from evaluation.tables.published import ALL_IMAGES, MEAN, NO_SUBSET, OVERALL
+from evaluation.tables.report import make_table
+from evaluation.tables.scores import ScoreTable
+from files.atomic import replacing
+from gapl.calibration import Calibration
 from reporting.markdown import code, plain, share, to_table, with_interval
 from reporting.results import calibration_of, headlines, readable
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from evaluation.robustness import MEAN, curves, matrix, robustness_table, worst_cases
-from evaluation.scores import CLEAN, ScoreTable
+from evaluation.tables.scores import CLEAN, ScoreTable
 from reporting import plots
 from reporting.blocks import (
     Block,

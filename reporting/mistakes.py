@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.decode import UnreadableImage, decode_image, to_rgb
-from evaluation.scores import ScoreTable
+from evaluation.tables.scores import ScoreTable
+from gapl.decode import UnreadableImage, decode_image, to_rgb
 from reporting.blocks import Block, Gallery, Section, Thumbnail, Words, shorten
 from reporting.results import readable
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from evaluation.scores import CLEAN, ScoreTable
+from evaluation.tables.scores import CLEAN, ScoreTable
 from reporting.blocks import Block, Facts, Section, Words, count, percent, to_table
 from reporting.results import FOLDED_ROWS
 
 if TYPE_CHECKING:
-    from evaluation.audit import Audit
+    from evaluation.audit.audit import Audit
 
 SHOWN_ERRORS = 20
 

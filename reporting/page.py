@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation.metrics import RATES
-from evaluation.report import make_table
-from evaluation.scores import ScoreTable
-from files.tensorfile import replacing
+from evaluation.tables.report import make_table
+from evaluation.tables.scores import ScoreTable
+from files.atomic import replacing
 from reporting.blocks import Section
 from reporting.damage import robustness
 from reporting.mistakes import mistakes
@@ -23,7 +23,7 @@ from reporting.prototype_use import prototype_use
 from reporting.results import by_source, calibrated, ranking, subsets, summary
 
 if TYPE_CHECKING:
-    from evaluation.audit import Audit
+    from evaluation.audit.audit import Audit
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -39,7 +39,7 @@ def write_report(
 ) -> None:
     """Writes the file whole or not at all.
 
-    audits       name of a benchmark -> what evaluation.audit found
+    audits       name of a benchmark -> what evaluation.audit.audit found
     thumbnails   show the worst mistakes as small images, read from where the table says that they are
     seed         of the bootstrap, and of the images of a map
     """

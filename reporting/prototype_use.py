@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
-from evaluation.scores import ScoreTable
+from evaluation.tables.scores import ScoreTable
 from reporting import plots
 from reporting.blocks import Block, Picture, Section, Words
 from reporting.results import readable

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from evaluation.audit.shortcuts import false_positives
 from evaluation.metrics import calibration_error
-from evaluation.published import ALL_IMAGES, MEAN, NO_SUBSET, OVERALL
-from evaluation.scores import CLEAN, ScoreTable
-from evaluation.shortcuts import false_positives
-from models.calibration import Calibration
+from evaluation.tables.published import ALL_IMAGES, MEAN, NO_SUBSET, OVERALL
+from evaluation.tables.scores import CLEAN, ScoreTable
+from gapl.calibration import Calibration
 from reporting import plots
 from reporting.blocks import (
     Block,

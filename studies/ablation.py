@@ -34,14 +34,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 import cli
 from data.holdout import Split, split_manifest
 from data.records import Label, Manifest
-from data.transforms import EVAL
+from features.store import FeatureSpec, add_cache_argument
+from gapl.views import EVAL
 from models.adapt import add_lora, keep_freed_memory
-from models.backbone import HELP, fingerprint, load_backbone
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead
 from models.precision import PRECISIONS, resolve_precision
+from models.weights.backbone import HELP, fingerprint, load_backbone
 from prototype.reduce import reduce_embeddings
 from prototype_dataset import open_data
-from training.features import FeatureSpec, add_cache_argument
 from training.loop import Saving
 from training.processes import start_processes
 from training.recipe import MINI_1, MINI_2, MINI_HEAD, PRESETS, Recipe

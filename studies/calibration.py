@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 import cli
 from evaluation.calibrate import MIN_IMAGES, calibrate, class_weights, images_needed, split_by_source
 from evaluation.metrics import calibration_error
-from evaluation.scores import CLEAN, read_scores
-from models.calibration import Calibration
+from evaluation.tables.scores import CLEAN, read_scores
+from gapl.calibration import Calibration
 
 
 def main() -> None:

@@ -19,13 +19,13 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import cli
-from data.degrade import CLEAN
+from data.images.degrade import CLEAN
 from evaluation.calibrate import class_weights
 from evaluation.intervals import bootstrap
 from evaluation.metrics import calibration_error, compute_metrics
-from evaluation.scores import read_scores
-from models.calibration import BALANCED, Calibration
-from models.checkpoint import read_checkpoint
+from evaluation.tables.scores import read_scores
+from gapl.calibration import BALANCED, Calibration
+from models.weights.checkpoint import read_checkpoint
 
 
 def main() -> None:

@@ -32,8 +32,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import cli
+from files.cache import cache_dir
 from files.integrity import sha256_of
-from models.pretrained import cache_dir
 
 LIST = Path(__file__).resolve().parent.parent / "docs/study/packages.csv"
 NAME = "packages"  # of the benchmark

@@ -55,12 +55,12 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Features and copies of shards' rows are kept where tests end with them."""
     import datasets
 
-    import training.features
+    import features.store
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
         cache = tmp_path_factory.mktemp("cache")
-        patch.setattr(training.features, "cache_dir", lambda: cache)
+        patch.setattr(features.store, "cache_dir", lambda: cache)
         yield
 
 

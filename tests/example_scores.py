@@ -10,9 +10,9 @@ from PIL import Image
 from scipy.special import expit
 from test_audit import make_traits, plant_format
 
-from evaluation.audit import audit_benchmark
-from evaluation.scores import COLUMNS, ScoreTable
-from models.calibration import Calibration
+from evaluation.audit.audit import audit_benchmark
+from evaluation.tables.scores import COLUMNS, ScoreTable
+from gapl.calibration import Calibration
 from reporting.page import write_report
 
 HOSTILE = "<script>alert(1)</script>"

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.traits import TRAIT_COLUMNS
-from evaluation.audit import SCORE_COLUMNS, Audit, audit_benchmark, to_text
-from evaluation.duplicates import find_duplicates
-from evaluation.shortcuts import auroc_within, false_positives
+from data.benchmarks.traits import TRAIT_COLUMNS
+from evaluation.audit.audit import SCORE_COLUMNS, Audit, audit_benchmark, to_text
+from evaluation.audit.duplicates import find_duplicates
+from evaluation.audit.shortcuts import auroc_within, false_positives
 
 
 def make_traits(num_per_class: int = 120, *, num_sources: int = 8, seed: int = 0, start: int = 0) -> pd.DataFrame:

@@ -30,11 +30,12 @@ from transformers import (
     ViTModel,
 )
 
-from models import backbone, hub, int8, pretrained
-from models.backbone import DEFAULT, INT8, TINY, architecture, fingerprint, load_backbone
 from models.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PixelSpec, TowerSpec
-from models.openclip import convert_open_clip
 from models.tower import VisionTower, build_tower, spec_of
+from models.weights import backbone, hub, int8
+from models.weights import wheel as pretrained
+from models.weights.backbone import DEFAULT, INT8, TINY, architecture, fingerprint, load_backbone
+from models.weights.openclip import convert_open_clip
 
 SMALL = {
     "hidden_size": 32,

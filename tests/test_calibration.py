@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.calibration import Calibration
+from gapl.calibration import Calibration
 
 FOUND = Calibration(
     method="platt",

@@ -8,8 +8,8 @@ import pytest
 from example_scores import CALIBRATED, CALIBRATION, HOSTILE, OTHER, make_scores
 from huggingface_hub import ModelCard
 
-from evaluation.report import make_table
-from evaluation.scores import ScoreTable
+from evaluation.tables.report import make_table
+from evaluation.tables.scores import ScoreTable
 from reporting.card import DetectorFacts, write_card
 
 FACTS = DetectorFacts(

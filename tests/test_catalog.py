@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.catalog import Absent, Benchmark, Subset, apply_protocol, find_benchmarks, read_catalog
+from data.benchmarks.find import Absent, Benchmark, Subset, apply_protocol, find_benchmarks, read_catalog
 from data.records import Label, Manifest, Record
 
 Tree = Callable[..., Path]

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.catalog import Absent, Benchmark, find_benchmarks, read_catalog
+from data.benchmarks.find import Absent, Benchmark, find_benchmarks, read_catalog
 from data.records import Label
-from data.shards import read_index, read_records, read_rows
+from data.shards.index import read_index, read_records, read_rows
 
 Row = tuple[int, str, str]  # label, model, source
 

@@ -22,9 +22,9 @@ import cli
 import inference
 import prototype_dataset
 import train
-from data.decode import UnreadableImage
+from gapl.decode import UnreadableImage
 from inference import Detector, Verdict
-from models.checkpoint import load_checkpoint, save_checkpoint
+from models.weights.checkpoint import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from tests.conftest import Finished, MakeImage, RunCli, TinyRun

@@ -9,7 +9,7 @@ import scipy.stats
 import sklearn.metrics
 
 from evaluation.compare import COLUMNS, OVERALL, compare_models, delong, match, mcnemar, to_text
-from evaluation.scores import ScoreTable
+from evaluation.tables.scores import ScoreTable
 
 
 def rows(model: str, uris: list[str], scores: list[float] | np.ndarray, **columns: object) -> pd.DataFrame:

@@ -13,9 +13,9 @@ from conftest import MakeImage, RunCli, TinyRun
 
 import benchmarks
 import inference
+from gapl.calibration import Calibration
 from inference import Detector
-from models.calibration import Calibration
-from models.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, store_calibration
+from models.weights.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, store_calibration
 
 CALIBRATION = Calibration(
     method="platt",

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from data.degrade import (
+from data.images.degrade import (
     CLEAN,
     CURVES,
     FAMILIES,
@@ -128,7 +128,7 @@ def test_codec_is_the_one_named_and_quality_orders_size_and_error(family: str, f
 
 
 def test_codec_that_pillow_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.degrade.features.check", lambda name: False)
+    monkeypatch.setattr("data.images.degrade.features.check", lambda name: False)
     with pytest.raises(ValueError, match="avif is not available: this Pillow was built without it"):
         parse_degradation("avif:60")
     assert parse_degradation("jpeg:60").strength == 60

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.adapt import cast_frozen_linears, count_parameters, merge_lora
-from models.backbone import DEFAULT, TINY, architecture, load_backbone
 from models.config import DetectorConfig, LoraSpec, PixelSpec
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead, build_detector
 from models.lora import LoraLinear
+from models.weights.backbone import DEFAULT, TINY, architecture, load_backbone
 
 PIXEL = PixelSpec(size_px=32)
 

@@ -23,17 +23,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.augment import train_view
-from data.decode import decode_image
-from data.loaders import Share
+from data.images.augment import train_view
+from data.loading.batches import Share
 from data.records import Label, Manifest, Record
-from data.transforms import draw_seed, eval_view, seeded
+from features import store as features
+from features.store import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
 from files import TensorFile, tensorfile
-from models.backbone import TINY, load_backbone
+from files.cache import cache_dir
+from gapl.decode import decode_image
+from gapl.views import draw_seed, eval_view, seeded
 from models.config import IMAGENET_MEAN, PixelSpec
-from models.pretrained import cache_dir
-from training import features
-from training.features import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
+from models.weights.backbone import TINY, load_backbone
 
 if TYPE_CHECKING:
     from tests.conftest import MakeImage

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data.handover import Place, PlacedLists
-from data.loaders import Sample
+from data.loading.batches import Sample
+from data.loading.handover import Place, PlacedLists
 from data.records import Label, Record
 
 LISTS = [[b"abc", b""], [bytes(3_000_000)], [b"x" * 10], [b"shorter"], [b"y" * 5_000_000]]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from test_shards import write_shard
 
-from data.hub import cache_rows, read_shards
 from data.records import Label
-from data.shards import read_index
+from data.shards.arrow_cache import cache_rows, read_shards
+from data.shards.index import read_index
 from data.sources import open_index, open_source
 
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.augment import train_view
-from data.loaders import Batch, Share, batches_per_epoch, epoch_order, ordered_batches, train_batches
+from data.images.augment import train_view
+from data.loading.batches import Batch, Share, batches_per_epoch, epoch_order, ordered_batches, train_batches
 from data.records import Label, Manifest, Record
 from data.sources import open_source
-from data.transforms import eval_view
+from gapl.views import eval_view
 
 if TYPE_CHECKING:
     from tests.conftest import MakeImage
@@ -130,9 +130,9 @@ def test_epoch_is_the_same_with_and_without_workers_and_leaves_the_generator_alo
 
 HELD = """
 import sys
-from data.loaders import ordered_batches
+from data.loading.batches import ordered_batches
 from data.sources import open_source
-from data.transforms import eval_view
+from gapl.views import eval_view
 view = eval_view(size_px=24, mean=(0.5,) * 3, std=(0.5,) * 3)
 batches = iter(ordered_batches(open_source(sys.argv[1]), view, batch_size=2, num_workers=2))
 next(batches)

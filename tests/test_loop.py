@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.features import feature_batches
+from features.store import feature_batches
 from training.loop import Fitted, Objective, Piece, fit
 from training.processes import start_processes
 from training.recipe import Recipe

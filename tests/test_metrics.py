@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.loaders import Batch, Failure
+from data.loading.batches import Batch, Failure
 from data.records import Label, Record
 from evaluation.metrics import Metrics, calibration_error, compute_metrics, mean_metrics, metrics_of
-from evaluation.predict import ScoreRow, predict
-from models.backbone import TINY, load_backbone
 from models.detector import Output, Stage1Detector
+from models.weights.backbone import TINY, load_backbone
+from training.predict import ScoreRow, predict
 
 
 def row(uri: str, label: int, score: float, error: str = "") -> ScoreRow:

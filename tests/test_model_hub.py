@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 import pytest
 from conftest import Finished
 
-from models.hub import RELEASED, RELEASED_MB
+from models.weights.hub import RELEASED, RELEASED_MB
 
 PROJECT = Path(__file__).parent.parent
 COMMIT, OTHER_COMMIT = "c" * 40, "d" * 40
@@ -37,7 +37,7 @@ WRITTEN = 10 * 2**20  # of LARGE, when the connection breaks in its middle
 DRIVER = """
 import sys
 import cli
-from models import hub
+from models.weights import hub
 
 def main():
     name, *sha256 = sys.argv[1:]
@@ -520,10 +520,10 @@ def test_a_full_disk_is_one_line_and_the_next_call_goes_on(hub: FakeHub, user: U
 
 def tiny_detector(path: Path) -> bytes:
     """A detector file that needs no backbone."""
-    from models.backbone import TINY, architecture, fingerprint, load_backbone
-    from models.checkpoint import Checkpoint, save_checkpoint
     from models.config import DetectorConfig
     from models.detector import build_detector
+    from models.weights.backbone import TINY, architecture, fingerprint, load_backbone
+    from models.weights.checkpoint import Checkpoint, save_checkpoint
 
     backbone = load_backbone(TINY)
     config = DetectorConfig(1, TINY, architecture(TINY), backbone.pixel)

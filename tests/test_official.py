@@ -29,11 +29,11 @@ import benchmarks
 import inference
 import train
 from inference import Detector
-from models import convert
 from models.adapt import add_lora_shapes
-from models.checkpoint import expected_shapes, load_checkpoint, read_checkpoint, save_checkpoint
 from models.config import VIT_L14, DetectorConfig, LoraSpec
-from models.official import release_pixels
+from models.weights import convert
+from models.weights.checkpoint import expected_shapes, load_checkpoint, read_checkpoint, save_checkpoint
+from models.weights.released import release_pixels
 from prototype import dream_prototype
 from prototype.bank import PrototypeBank
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from data.benchmark import Benchmark
-from data.catalog import find_benchmarks
+from data.benchmarks.benchmark import Benchmark
+from data.benchmarks.find import find_benchmarks
 from studies import packages
 
 if TYPE_CHECKING:

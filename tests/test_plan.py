@@ -12,9 +12,9 @@ import pytest
 from conftest import Finished, RunCli
 from test_shards import DataSets, hub, write_shard  # noqa: F401 - a fixture
 
-from data.plan import download_lines, main, read_plan
 from data.records import Label
-from data.shards import ShardIndex, read_index
+from data.shards.index import ShardIndex, read_index
+from data.shards.plan import download_lines, main, read_plan
 from data.sources import open_index, open_source
 
 
@@ -258,8 +258,8 @@ def test_the_download_of_each_repository_is_a_command() -> None:
 READ = """
 import sys
 from pathlib import Path
-from data.plan import read_plan
-from data.shards import read_rows
+from data.shards.plan import read_plan
+from data.shards.index import read_rows
 index = read_plan(Path("plan.json"))
 for number, shard in enumerate(index.shards):
     print(shard.url, [len(image) for _, image in read_rows(shard, index.row_N[index.shard_N == number])])
@@ -268,7 +268,7 @@ for number, shard in enumerate(index.shards):
 
 def test_a_plan_of_a_hub(hub: DataSets) -> None:  # noqa: F811
     options = ("--data", "hf://datasets/owner/set", "--per-class", 10, "--out", "plan.json")
-    done = hub.run("-m", "data.plan", *options, "--max-gb", 0.005)
+    done = hub.run("-m", "data.shards.plan", *options, "--max-gb", 0.005)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith("set: 10 real images of 1 sources, 10 fakes of 1 generators")
     command = "hf download owner/set --repo-type dataset --include data/train-0.parquet --local-dir set"

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from evaluation.intervals import FIGURES, bootstrap
-from evaluation.layout import WIDTH, escape_latex, to_latex, to_markdown, to_text
-from evaluation.published import add_published, published_table, read_published
-from evaluation.report import COLUMNS, make_table, write_tables
-from evaluation.scores import ScoreTable
+from evaluation.tables.layout import WIDTH, escape_latex, to_latex, to_markdown, to_text
+from evaluation.tables.published import add_published, published_table, read_published
+from evaluation.tables.report import COLUMNS, make_table, write_tables
+from evaluation.tables.scores import ScoreTable
 
 Pair = tuple[str, str]
 

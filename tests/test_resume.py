@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import train
-from data.loaders import Failure
+from data.loading.batches import Failure
 from data.records import Label, Record
-from training.features import feature_batches
+from features.store import feature_batches
 from training.interrupt import Interrupted
 from training.loop import Fitted, Objective, Piece, Saving, fit
 from training.processes import start_processes

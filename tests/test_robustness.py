@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from data.degrade import CLEAN
+from data.images.degrade import CLEAN
 from evaluation.robustness import COLUMNS, curves, matrix, robustness_table, worst_cases
 
 

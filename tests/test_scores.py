@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evaluation.scores import COLUMNS, EPSILON, FORMAT, METADATA_KEY, ScoreTable, join_tables, read_scores
+from evaluation.tables.scores import COLUMNS, EPSILON, FORMAT, METADATA_KEY, ScoreTable, join_tables, read_scores
 
 
 def ours(path: Path, *, about: dict[str, Any] | None = None, **changes: list[Any]) -> Path:

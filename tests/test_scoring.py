@@ -22,9 +22,9 @@ import torch
 from conftest import Finished, MakeImage, RunCli, TinyRun
 
 import benchmarks
-from evaluation.job import JobFolder
-from models.checkpoint import load_checkpoint, save_checkpoint
+from evaluation.scoring.job import JobFolder
 from models.detector import PrototypeDetector
+from models.weights.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 Score = Callable[..., Finished]
@@ -109,7 +109,7 @@ def test_a_run_that_was_killed_goes_on(
         scored.append({row["batch"] for row in rows})
         write(folder, rows)
 
-    monkeypatch.setattr("evaluation.scoring.FLUSH_SECONDS", 0)
+    monkeypatch.setattr("evaluation.scoring.score.FLUSH_SECONDS", 0)
     monkeypatch.setattr(JobFolder, "write", die_at_the_third)
     assert score(tmp_path).code == 130
     (tmp_path / "parts" / ".000002-000002.parquet.1.tmp").write_bytes(b"of a process that was killed")
@@ -307,7 +307,7 @@ def test_a_detector_that_gives_no_number_is_told_of(
 def test_a_full_disk_loses_no_scores(
     score: Score, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluation.scoring.FLUSH_SECONDS", 0)
+    monkeypatch.setattr("evaluation.scoring.score.FLUSH_SECONDS", 0)
     with monkeypatch.context() as patch:
         real = pq.write_table
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.records import Label
-from data.shards import find_shards, join_indexes, read_index, read_rows
+from data.shards.index import find_shards, join_indexes, read_index, read_rows
 
 PROJECT = Path(__file__).parent.parent
 
@@ -207,7 +207,7 @@ def test_every_image_is_what_was_written(
 
 MEMORY = """
 import resource, sys
-from data.shards import read_index, read_rows
+from data.shards.index import read_index, read_rows
 (shard,) = read_index(sys.argv[1]).shards
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
@@ -377,7 +377,7 @@ def hub(tmp_path: Path) -> Iterator[DataSets]:
 
 INDEX = """
 import sys
-from data.shards import read_index, read_rows
+from data.shards.index import read_index, read_rows
 index = read_index(sys.argv[1])
 print(index.name, len(index), index.count(0), index.count(1), index.record(41).uri)
 for shard in map(int, sys.argv[2:]):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from files.cache import cache_dir
 from inference import Detector
-from models.checkpoint import read_checkpoint
-from models.pretrained import WHEEL_FILE, cache_dir
+from models.weights.checkpoint import read_checkpoint
+from models.weights.wheel import WHEEL_FILE
 from studies import figures
 
 if TYPE_CHECKING:

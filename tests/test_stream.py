@@ -19,12 +19,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data import stream
-from data.loaders import Batch, Share
+from data.loading.batches import Batch, Share
 from data.records import Label
-from data.shards import Shard, ShardIndex, read_index, read_rows
-from data.stream import MAX_COPIES, draw_samples, make_lanes, read_ahead, split_steps, stream_batches
-from data.transforms import View
+from data.shards.index import Shard, ShardIndex, read_index, read_rows, stream
+from data.shards.stream import MAX_COPIES, draw_samples, make_lanes, read_ahead, split_steps, stream_batches
+from gapl.views import View
 
 Row = tuple[int, str, str]  # label, generator, architecture
 FAKE, REAL = (1, "gan", "GAN"), (0, "coco", "real")

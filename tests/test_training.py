@@ -19,9 +19,9 @@ from torch import Tensor
 import train
 from files import TensorFile
 from models.adapt import base_tower, is_lora, merge_lora
-from models.backbone import TINY, fingerprint, load_backbone
-from models.checkpoint import FORMS, load_checkpoint, read_checkpoint, save_checkpoint
 from models.config import LoraSpec
+from models.weights.backbone import TINY, fingerprint, load_backbone
+from models.weights.checkpoint import FORMS, load_checkpoint, read_checkpoint, save_checkpoint
 from prototype.bank import PrototypeBank
 from training.recipe import make_recipe
 from training.runs import DETECTOR, Run

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 
-from data.decode import UnreadableImage
+from data.benchmarks.traits import TRAIT_COLUMNS, estimate_quality, read_traits, traits_of
 from data.records import Label, Record
-from data.shards import read_index
-from data.traits import TRAIT_COLUMNS, estimate_quality, read_traits, traits_of
-from evaluation.duplicates import MAX_BITS
+from data.shards.index import read_index
+from evaluation.audit.duplicates import MAX_BITS
+from gapl.decode import UnreadableImage
 
 
 @pytest.fixture(scope="module")

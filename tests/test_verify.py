@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data.catalog import Absent, Benchmark, find_benchmarks
+from data.benchmarks.find import Absent, Benchmark, find_benchmarks
+from data.benchmarks.verify import Verification, to_problems, to_rows, to_text, verify
 from data.records import Label
-from data.verify import Verification, to_problems, to_rows, to_text, verify
 
 
 def encode(colour: int, *, size: tuple[int, int] = (8, 6), kind: str = "PNG") -> bytes:

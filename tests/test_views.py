@@ -14,9 +14,9 @@ from PIL import Image, features
 from torch import Tensor
 from torchvision import transforms
 
-from data.augment import TRAIN_VIEWS, train_view
-from data.decode import UnreadableImage, decode_image, to_rgb
-from data.transforms import draw_seed, eval_view, seeded
+from data.images.augment import TRAIN_VIEWS, train_view
+from gapl.decode import UnreadableImage, decode_image, to_rgb
+from gapl.views import draw_seed, eval_view, seeded
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

@@ -49,9 +49,9 @@ def main() -> None:
 
 
 def measure_share(args: argparse.Namespace) -> None:
-    from data.catalog import Benchmark, find_benchmarks
-    from evaluation.job import CLEAN, JobFolder, make_job
-    from evaluation.scoring import ScoredModel, score_job
+    from data.benchmarks.find import Benchmark, find_benchmarks
+    from evaluation.scoring.job import CLEAN, JobFolder, make_job
+    from evaluation.scoring.score import ScoredModel, score_job
 
     names = args.benchmarks.split(",") if args.benchmarks else None
     found = [each for each in find_benchmarks(args.data_root, names=names) if isinstance(each, Benchmark)]

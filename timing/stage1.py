@@ -47,7 +47,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     import cli
-    from models.backbone import INT8
+    from models.weights.backbone import INT8
 
     parser = cli.Parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="images as train.py takes them")
@@ -107,11 +107,11 @@ def bare_pass(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     import cli
-    from data.augment import train_view
-    from data.loaders import ManifestDataset, batch_loader
+    from data.images.augment import train_view
+    from data.loading.batches import ManifestDataset, batch_loader
     from data.sources import open_source
-    from models.backbone import load_backbone
     from models.precision import autocast, resolve_precision
+    from models.weights.backbone import load_backbone
     from training.recipe import make_recipe
 
     device = cli.pick_device("auto")

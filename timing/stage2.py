@@ -92,7 +92,7 @@ def prepare(scratch: Path, args: argparse.Namespace) -> None:
     """start.pt: the tensors of a detector with new LoRA and head; batches.pt: (pixels_BCHW, labels_B)."""
     import torch
 
-    from models.backbone import load_backbone
+    from models.weights.backbone import load_backbone
 
     torch.manual_seed(0)
     source = load_backbone(args.backbone)
@@ -134,9 +134,9 @@ def make_batches(pixel: Any, args: argparse.Namespace) -> Iterator[tuple[Tensor,
             pixels_BCHW = torch.randn(args.batch_size, 3, pixel.size_px, pixel.size_px)
             yield pixels_BCHW, (torch.rand(args.batch_size) > 0.5).float()
         return
-    from data.augment import train_view
     from data.folders import scan_folder
-    from data.loaders import train_batches
+    from data.images.augment import train_view
+    from data.loading.batches import train_batches
 
     manifest = scan_folder(args.images)
     if len(manifest) < args.batch_size:
@@ -161,8 +161,8 @@ def ours(args: argparse.Namespace) -> Step:
     from torch.nn import functional
 
     from models.adapt import cast_frozen_linears, keep_freed_memory
-    from models.backbone import load_backbone
     from models.precision import DTYPES, autocast, resolve_precision
+    from models.weights.backbone import load_backbone
 
     keep_freed_memory()
     detector = build(load_backbone(args.backbone), args).train()
@@ -320,8 +320,8 @@ def matmul_gflops(dtype_name: str, *, seconds: float = 3.0) -> float:
 def report(steps: dict[str, list[dict[str, float]]], args: argparse.Namespace) -> None:
     import torch
 
-    from models.backbone import architecture
     from models.precision import resolve_precision
+    from models.weights.backbone import architecture
 
     precision = resolve_precision(args.precision, device="cpu")
     machine = matmul_gflops("bfloat16" if precision == "bf16" else "float32")

@@ -149,8 +149,8 @@ def make(folder: Path) -> None:
     from files.picklefile import write
     from models.config import VIT_L14, DetectorConfig, LoraSpec
     from models.detector import build_detector
-    from models.official import PROTOTYPES, release_pixels, to_official
     from models.tower import VisionTower
+    from models.weights.released import PROTOTYPES, release_pixels, to_official
 
     torch.manual_seed(0)
     config = DetectorConfig(2, "", VIT_L14, release_pixels(224), num_prototypes=64, lora=LoraSpec())

@@ -36,9 +36,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 if TYPE_CHECKING:
-    from data.loaders import Batch
-    from data.shards import ShardIndex
-    from data.transforms import View
+    from data.loading.batches import Batch
+    from data.shards.index import ShardIndex
+    from gapl.views import View
 
 NUM_PICTURES, SIDE_PX, BATCH_SIZE, LINKS = 8, 1024, 32, 4
 SHARDS, ROWS_A_SHARD, GENERATORS = 93, 2994, 4803  # of a class in CommunityForensics-Small
@@ -116,11 +116,11 @@ def write_shard(path: Path, pictures: list[bytes], *, label: int, num_bytes: flo
 
 
 def measure(folder: Path, *, num_batches: int, rounds: int) -> None:
-    import data.augment
-    import data.stream  # before the memory is looked at
-    from data.shards import read_index
+    import data.images.augment
+    import data.shards.stream  # before the memory is looked at
+    from data.shards.index import read_index
 
-    view = data.augment.train_view("crop", size_px=224, mean=(0.5,) * 3, std=(0.5,) * 3)
+    view = data.images.augment.train_view("crop", size_px=224, mean=(0.5,) * 3, std=(0.5,) * 3)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     held_mb, start = memory_mb("VmRSS"), time.perf_counter()
     index = read_index(folder)
@@ -134,7 +134,7 @@ def measure(folder: Path, *, num_batches: int, rounds: int) -> None:
 
 def time_reading(index: ShardIndex) -> None:
     """Draws with their bytes, decoded by nobody."""
-    from data.stream import draw_samples, make_lanes
+    from data.shards.stream import draw_samples, make_lanes
 
     (lanes,) = make_lanes(index, seed=0, balance="class", num_parts=1, open_shards=4, window_mb=16)
     samples = draw_samples(index, lanes, part=0, seed=0, first=0)
@@ -147,8 +147,8 @@ def time_reading(index: ShardIndex) -> None:
 
 
 def stream(index: ShardIndex, view: View, *, num_workers: int) -> Iterator[Batch]:
-    from data.loaders import Share
-    from data.stream import stream_batches
+    from data.loading.batches import Share
+    from data.shards.stream import stream_batches
 
     sizes = {"batch_size": BATCH_SIZE, "pieces": 1, "num_workers": num_workers}
     return stream_batches(index, view, **sizes, balance="class", seed=0, first_step=0, share=Share())
@@ -156,8 +156,8 @@ def stream(index: ShardIndex, view: View, *, num_workers: int) -> Iterator[Batch
 
 def from_memory(index: ShardIndex, view: View, *, num_workers: int) -> Iterator[Batch]:
     """Batches of images that every process has in memory."""
-    from data.loaders import Sample, SampleDataset, batch_loader
-    from data.shards import read_rows
+    from data.loading.batches import Sample, SampleDataset, batch_loader
+    from data.shards.index import read_rows
 
     images = [encoded for _, encoded in read_rows(index.shards[0], range(BATCH_SIZE))]
 
@@ -214,7 +214,7 @@ def wait(batches: Iterable[Batch]) -> None:
 
 def time_order(balance: str) -> None:
     """The order alone: draws gone over to start at a step, and draws made."""
-    from data.stream import make_lanes
+    from data.shards.stream import make_lanes
 
     start = time.perf_counter()
     lanes = make_lanes(real_size(), seed=0, balance=balance, num_parts=1, open_shards=4, window_mb=16)
@@ -232,7 +232,7 @@ def time_order(balance: str) -> None:
 
 def real_size() -> ShardIndex:
     """An index like that of the whole set, without its files."""
-    from data.shards import Shard, ShardIndex
+    from data.shards.index import Shard, ShardIndex
 
     rng = np.random.default_rng(0)
     num_rows = 2 * SHARDS * ROWS_A_SHARD

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from files import tensorfile
+from files.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     Raises ValueError when a line is no JSON object with a step, or there is none.
     """
     figure = make_figure(read_metrics(metrics), title=metrics.absolute().parent.name)
-    with tensorfile.replacing(picture) as scratch:
+    with replacing(picture) as scratch:
         figure.savefig(scratch, format="png", dpi=DOTS_PER_INCH)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from data.loaders import Failure
+from data.loading.batches import Failure
 from training.curves import draw_curves
 from training.interrupt import Interrupted, SignalWatch
 from training.optim import Schedule, clip_gradients, make_optimizer

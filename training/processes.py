@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.loaders import Share
+from data.loading.batches import Share
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

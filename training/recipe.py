@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from data.augment import TRAIN_VIEWS
-from data.loaders import SAMPLINGS
-from data.transforms import EVAL
+from data.images.augment import TRAIN_VIEWS
+from data.loading.batches import SAMPLINGS
+from gapl.views import EVAL
 from models.precision import PRECISIONS
 
 SCHEDULES = ("constant", "cosine")
@@ -58,7 +58,7 @@ class Recipe:
         "the weights that validate and are saved are a moving average that keeps this share a step; 0: the last",
     )
     max_unreadable: float = _option(0.05, "share of the images met that may be unreadable before training stops")
-    train_view: str = _option("crop", "random view, see data/augment.py", tuple(TRAIN_VIEWS))
+    train_view: str = _option("crop", "random view, see data/images/augment.py", tuple(TRAIN_VIEWS))
     feature_views: int = _option(
         0, "while the tower is frozen: views an image, passed through it once; 0: every epoch anew"
     )
@@ -67,8 +67,8 @@ class Recipe:
     )
     val_resize_px: int = _option(0, "short side before the centre crop in validation; 0: no resizing")
     normalisation: str = _option("backbone", "mean and standard deviation of pixels", NORMALISATIONS)
-    sampling: str = _option("shuffle", "order of an epoch, see data/loaders.py", SAMPLINGS)
-    balance: str = _option("class", "what a stream of shards draws equally, see data/stream.py", BALANCES)
+    sampling: str = _option("shuffle", "order of an epoch, see data/loading/batches.py", SAMPLINGS)
+    balance: str = _option("class", "what a stream of shards draws equally, see data/shards/stream.py", BALANCES)
     precision: str = _option(
         "fp32", "of the tower (auto: bf16 where it is fast, else fp32); the head computes in fp32", PRECISIONS
     )

@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from files import tensorfile
+from files.atomic import replacing
 from training.state import TrainingState, read_state, write_state
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class Run:
         """The last validation as a table: a row for each generator and photo source of each part."""
         if not self.writes:
             return
-        with tensorfile.replacing(self.validation) as scratch, scratch.open("w", newline="") as file:
+        with replacing(self.validation) as scratch, scratch.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["part", "class", "source", "images", "accuracy"])
             for part, metrics in parts.items():
@@ -149,7 +149,7 @@ class Run:
         if not self.writes or not rows:
             return
         path = self.folder / f"scores_{part}.csv"
-        with tensorfile.replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+        with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)

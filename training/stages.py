@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from data.augment import train_view
 from data.holdout import Split
-from data.hub import cache_rows
-from data.loaders import Batch, batches_per_epoch, epoch_order, ordered_batches, train_batches
+from data.images.augment import train_view
+from data.loading.batches import Batch, batches_per_epoch, epoch_order, ordered_batches, train_batches
 from data.records import Manifest, require_both_classes
-from data.shards import ShardIndex
-from data.stream import stream_batches
-from data.transforms import View, draw_seed, eval_view
+from data.shards.arrow_cache import cache_rows
+from data.shards.index import ShardIndex
+from data.shards.stream import stream_batches
 from evaluation.metrics import metrics_of, rates_by_source
-from evaluation.predict import ScoreRow, predict
+from features.store import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
+from gapl.views import View, draw_seed, eval_view
 from models.adapt import cast_frozen_linears
 from models.config import PixelSpec
 from models.detector import TowerHead
 from models.precision import DTYPES, autocast
-from training.features import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
 from training.loop import Fitted, Objective, Piece, Saving, check_unreadable, fit
+from training.predict import ScoreRow, predict
 from training.processes import share_of
 from training.recipe import Recipe
 from training.runs import Run

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from models import backbone
 from models.adapt import add_lora, count_parameters
-from models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from models.config import IMAGENET_MEAN, IMAGENET_STD, DetectorConfig, LoraSpec, PixelSpec
 from models.detector import PrototypeDetector, TowerHead, build_detector
-from models.hub import find_model
-from models.official import PROTOTYPES
+from models.weights import backbone
+from models.weights.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
+from models.weights.hub import find_model
+from models.weights.released import PROTOTYPES
 from prototype.bank import PrototypeBank
 from training.recipe import Recipe
 

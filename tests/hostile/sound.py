@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.backbone import TINY, fingerprint, load_backbone
-from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.config import DetectorConfig, LoraSpec, PixelSpec, TowerSpec
 from models.detector import build_detector
-from models.official import release_pixels, to_official
 from models.tower import VisionTower
+from models.weights.backbone import TINY, fingerprint, load_backbone
+from models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from models.weights.released import release_pixels, to_official
 from prototype.bank import PrototypeBank
 
 IMAGE = Path(__file__).resolve().parent.parent.parent / "assets" / "test_image.jpg"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from files import tensorfile
 from hostile.sound import OURS, Change, Made
-from models.checkpoint import FORMAT
+from models.weights.checkpoint import FORMAT
 from prototype import bank
 
 

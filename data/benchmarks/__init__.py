@@ -1,0 +1,1 @@
+"""Benchmarks: their descriptions, where they are, and whether they are whole."""

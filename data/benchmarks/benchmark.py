@@ -1,0 +1,88 @@
+"""A benchmark as it was found, or that it was not; and which of its images a protocol scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from data.benchmarks.specs import BenchmarkSpec
+from data.records import Label, Manifest
+from data.shards.index import Shard, split_uri
+
+PROTOCOLS = ("all", "release")
+_RELEASE_IMAGES = 1000  # of each class of a subset
+_RELEASE_IMAGES_OF_SMALL = 100  # of each class, when one of them has fewer than that
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The images behind one row of a report; `reals_shared` when its photographs serve other subsets too."""
+
+    name: str
+    manifest: Manifest
+    reals_shared: bool = False
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark as found on disk, and which of its published subsets were not.
+
+    root    the folder or URL that its images are in
+    shards  url -> shard of those whose images are rows of parquet shards: read_records reads them, in
+            the order of `images`. Empty when images are files.
+    spec    what was published, if it is in the catalog
+    """
+
+    name: str
+    subsets: tuple[Subset, ...]
+    missing_subsets: tuple[str, ...] = ()
+    root: str = ""
+    shards: Mapping[str, Shard] = field(default_factory=dict, hash=False)
+    spec: BenchmarkSpec | None = field(default=None, compare=False)
+
+    def images(self) -> Manifest:
+        """Every image once, though subsets share photographs."""
+        records = {record.uri: record for subset in self.subsets for record in subset.manifest}
+        if self.shards:
+            return Manifest(self.name, tuple(sorted(records.values(), key=lambda record: split_uri(record.uri))))
+        return Manifest(self.name, tuple(records.values()))
+
+    def file_list_sha256(self) -> str:
+        """Identifies which images, with which labels, wherever `root` is."""
+        return self.images().file_list_sha256(self.root or None)
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A benchmark that was not found, and what was looked for."""
+
+    name: str
+    reason: str
+    spec: BenchmarkSpec | None = field(default=None, compare=False)
+
+
+def apply_protocol(benchmark: Benchmark, protocol: str, *, seed: int = 0) -> Benchmark:
+    """The same benchmark with the images that are scored.
+
+    all      every image
+    release  as the released GAPL code: 1,000 images of each class of a subset; when one of its classes has fewer
+             than 1,000, 100 of each, or all if there are not as many. Drawn by `seed` from the sorted list; the
+             release draws from an unsorted one, so that its images cannot be known. A class that a subset does
+             not have, as in fakes only, does not count as small.
+
+    Raises ValueError for another protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
+    if protocol == "all":
+        return benchmark
+    subsets = (replace(subset, manifest=_draw(subset.manifest, seed)) for subset in benchmark.subsets)
+    return replace(benchmark, subsets=tuple(subsets))
+
+
+def _draw(manifest: Manifest, seed: int) -> Manifest:
+    parts = [manifest.where(lambda record, label=label: record.label == label) for label in Label]  # type: ignore[misc]
+    is_small = any(0 < len(part) < _RELEASE_IMAGES for part in parts)
+    count = _RELEASE_IMAGES_OF_SMALL if is_small else _RELEASE_IMAGES
+    chosen = {record.uri for part in parts for record in part.draw(count, seed=seed)}
+    return manifest.where(lambda record: record.uri in chosen)

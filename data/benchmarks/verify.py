@@ -1,0 +1,304 @@
+"""A benchmark -> what is wrong with it: counts beside the published ones, broken and doubled images, sizes."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from statistics import median
+from typing import Any
+
+from tqdm import tqdm
+
+from data.benchmarks.benchmark import Absent, Benchmark, Subset
+from data.benchmarks.specs import SubsetSpec
+from data.images.variants import Seen, VariantDataset
+from data.loading.lists import read_lists
+from data.records import Label, relative_uri
+
+_SHOWN = 20  # of many names, in the text
+_IMAGES_PER_LIST = 32
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """Of the images of one class that can be decoded: counts of formats, sizes, and bytes of file a pixel."""
+
+    formats: Mapping[str, int]
+    width: tuple[int, float, int]  # smallest, median, largest
+    height: tuple[int, float, int]
+    bytes_per_pixel: float  # median
+
+
+@dataclass(frozen=True)
+class SubsetCheck:
+    """A subset, or a published one that is missing.
+
+    expected_real, expected_fake  published, None where unknown
+    unreadable                    (image, reason) of those that cannot be decoded
+    same_name                     groups of files of one class that share a name, doubled or of several folders
+    same_content                  groups of images, of whatever class, whose bytes are the same
+    facts                         by class, for those that have images that can be decoded
+    """
+
+    name: str
+    n_real: int
+    n_fake: int
+    expected_real: int | None = None
+    expected_fake: int | None = None
+    is_missing: bool = False
+    file_list_sha256: str = ""
+    unreadable: tuple[tuple[str, str], ...] = ()
+    same_name: tuple[tuple[str, ...], ...] = ()
+    same_content: tuple[tuple[str, ...], ...] = ()
+    facts: Mapping[Label, ClassFacts] = field(default_factory=dict)
+
+    def as_published(self) -> bool:
+        """Whether the counts are those published, as far as they are known."""
+        return self.expected_real in (None, self.n_real) and self.expected_fake in (None, self.n_fake)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A benchmark that was looked at.
+
+    absent      why it was not found, "" if it was
+    was_read    whether its images were read; else only names and counts were looked at
+    n_real, n_fake  images, each once though subsets share them
+    """
+
+    name: str
+    absent: str = ""
+    was_read: bool = False
+    root: str = ""
+    source: str = ""
+    n_real: int = 0
+    n_fake: int = 0
+    expected_real: int | None = None
+    expected_fake: int | None = None
+    expected_subsets: int | None = None
+    file_list_sha256: str = ""
+    subsets: tuple[SubsetCheck, ...] = ()
+
+    def is_clean(self) -> bool:
+        """Found, as published, every image readable (if they were read) and none of them twice by content."""
+        whole = self.expected_real in (None, self.n_real) and self.expected_fake in (None, self.n_fake)
+        subsets = self.expected_subsets in (None, sum(not subset.is_missing for subset in self.subsets))
+        return not self.absent and whole and subsets and all(map(_is_clean, self.subsets))
+
+
+def verify(found: Benchmark | Absent, *, read: bool = True, num_workers: int = 2) -> Verification:
+    """Lists and counts; with `read` reads every image once, in `num_workers` processes (0: in this one).
+
+    Raises ValueError when a worker process dies. What a shard or file that cannot be read holds is unreadable.
+    """
+    source = found.spec.source if found.spec else ""
+    if isinstance(found, Absent):
+        return Verification(found.name, found.reason, source=source)
+    images = found.images()
+    seen = _read(found, num_workers=num_workers) if read else {}
+    published = {subset.name: subset for subset in (found.spec.subsets if found.spec else ())}
+    subsets = [_check(subset, found, published.get(subset.name), seen) for subset in found.subsets]
+    missing = [
+        SubsetCheck(name, 0, 0, published[name].n_real, published[name].n_fake, is_missing=True)
+        for name in found.missing_subsets
+    ]
+    return Verification(
+        found.name,
+        was_read=read,
+        root=found.root,
+        source=source,
+        n_real=images.count(Label.REAL),
+        n_fake=images.count(Label.FAKE),
+        expected_real=found.spec.n_real if found.spec else None,
+        expected_fake=found.spec.n_fake if found.spec else None,
+        expected_subsets=found.spec.n_subsets if found.spec else None,
+        file_list_sha256=found.file_list_sha256(),
+        subsets=(*subsets, *missing),
+    )
+
+
+def to_rows(verifications: Iterable[Verification]) -> list[dict[str, Any]]:
+    """One flat row a subset, and one for each benchmark that is absent: for pandas.DataFrame."""
+    rows: list[dict[str, Any]] = []
+    for each in verifications:
+        if each.absent:
+            rows.append({"benchmark": each.name, "status": "absent", "note": each.absent})
+        rows += [_row(each, subset) for subset in each.subsets]
+    return rows
+
+
+def to_problems(verifications: Iterable[Verification]) -> list[dict[str, str]]:
+    """One row for every image that cannot be decoded, with the reason, or whose content is there before."""
+    rows = []
+    for each in verifications:
+        for subset in each.subsets:
+            of = {"benchmark": each.name, "subset": subset.name}
+            rows += [of | {"uri": uri, "problem": reason} for uri, reason in subset.unreadable]
+            rows += [
+                of | {"uri": uri, "problem": f"same content as {first}"}
+                for first, *others in subset.same_content
+                for uri in others
+            ]
+    return rows
+
+
+def to_text(verifications: Iterable[Verification]) -> str:
+    """The report for a terminal: every count, and of names the first few."""
+    return "\n\n".join("\n".join(_lines(each)) for each in verifications)
+
+
+def _read(benchmark: Benchmark, *, num_workers: int) -> dict[str, Seen]:
+    """uri -> what decoding the whole image told, as scoring would find it."""
+    records = benchmark.images().records
+    lists = [records[start : start + _IMAGES_PER_LIST] for start in range(0, len(records), _IMAGES_PER_LIST)]
+    dataset = VariantDataset({}, ())
+    seen: dict[str, Seen] = {}
+    with tqdm(total=len(records), desc=f"read {benchmark.name}", unit="image", dynamic_ncols=True) as bar:
+        batches = read_lists(lists, dataset, shards=benchmark.shards, num_workers=num_workers, go_on=True)
+        for together, batch in zip(lists, batches, strict=True):
+            seen |= {record.uri: found for record, found in zip(together, batch.seen, strict=True)}
+            bar.update(len(together))
+    return seen
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Judging
+
+
+def _check(
+    subset: Subset, benchmark: Benchmark, published: SubsetSpec | None, seen: Mapping[str, Seen]
+) -> SubsetCheck:
+    records = subset.manifest.records
+    read = {label: [r.uri for r in records if r.label is label and r.uri in seen] for label in Label}
+    whole = {label: [uri for uri in read[label] if not seen[uri].error] for label in Label}
+    broken = [uri for label in Label for uri in read[label] if seen[uri].error]
+
+    def below(uri: str) -> str:
+        return relative_uri(uri, benchmark.root or None)
+
+    # Rows of shards have no file names.
+    names = [] if benchmark.shards else [((r.label, PurePath(r.uri).name), below(r.uri)) for r in records]
+    contents = [(seen[uri].content_sha256, below(uri)) for label in Label for uri in whole[label]]
+    return SubsetCheck(
+        subset.name,
+        subset.manifest.count(Label.REAL),
+        subset.manifest.count(Label.FAKE),
+        published.n_real if published else None,
+        published.n_fake if published else None,
+        file_list_sha256=subset.manifest.file_list_sha256(benchmark.root or None),
+        unreadable=tuple((below(uri), seen[uri].error) for uri in broken),
+        same_name=_groups(names),
+        same_content=_groups(contents),
+        facts={label: _class_facts([seen[uri] for uri in whole[label]]) for label in Label if whole[label]},
+    )
+
+
+def _groups(pairs: Iterable[tuple[Any, str]]) -> tuple[tuple[str, ...], ...]:
+    """The values of every key that has more than one."""
+    of_key: dict[Any, list[str]] = defaultdict(list)
+    for key, value in pairs:
+        of_key[key].append(value)
+    return tuple(tuple(values) for values in of_key.values() if len(values) > 1)
+
+
+def _class_facts(images: Sequence[Seen]) -> ClassFacts:
+    return ClassFacts(
+        dict(Counter(image.format for image in images).most_common()),
+        _spread([image.width for image in images]),
+        _spread([image.height for image in images]),
+        median(image.num_bytes / (image.width * image.height) for image in images),
+    )
+
+
+def _spread(values: Sequence[int]) -> tuple[int, float, int]:
+    return min(values), median(values), max(values)
+
+
+def _is_clean(subset: SubsetCheck) -> bool:
+    return not (subset.is_missing or subset.unreadable or subset.same_content) and subset.as_published()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Telling
+
+
+def _row(benchmark: Verification, subset: SubsetCheck) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "benchmark": benchmark.name,
+        "subset": subset.name,
+        "status": "missing" if subset.is_missing else "found",
+        "n_real": subset.n_real,
+        "n_fake": subset.n_fake,
+        "expected_real": subset.expected_real,
+        "expected_fake": subset.expected_fake,
+        "file_list_sha256": subset.file_list_sha256,
+        "same_name": len(subset.same_name),
+    }
+    if not benchmark.was_read or subset.is_missing:
+        return row
+    row |= {"unreadable": len(subset.unreadable), "same_content": len(subset.same_content)}
+    for label, facts in subset.facts.items():
+        of = label.name.lower()
+        row[f"formats_{of}"] = _counts(facts.formats)
+        for name, spread in (("width", facts.width), ("height", facts.height)):
+            row |= {f"{name}_{end}_{of}": v for end, v in zip(("min", "median", "max"), spread, strict=True)}
+        row[f"bytes_per_pixel_{of}"] = facts.bytes_per_pixel
+    return row
+
+
+def _lines(each: Verification) -> Iterator[str]:
+    if each.absent:
+        yield f"{each.name}: {each.absent}"
+        if each.source:
+            yield f"  where it is had: {each.source}"
+        return
+    yield f"{each.name} in {each.root}" if each.root else each.name
+    real, fake = _beside(each.n_real, each.expected_real), _beside(each.n_fake, each.expected_fake)
+    subsets = sum(not subset.is_missing for subset in each.subsets)
+    yield f"  {_beside(subsets, each.expected_subsets)} subsets, {real} real and {fake} fake images"
+    yield f"  file list sha256 {each.file_list_sha256}"
+    for subset in each.subsets:
+        yield from (f"  {line}" for line in _subset_lines(subset))
+    if each.was_read:
+        yield "  nothing is wrong with it" if each.is_clean() else "  it is not as it should be, see above"
+
+
+def _subset_lines(subset: SubsetCheck) -> Iterator[str]:
+    if subset.is_missing:
+        yield f"{subset.name}: missing"
+        return
+    real, fake = (
+        _beside(subset.n_real, subset.expected_real),
+        _beside(subset.n_fake, subset.expected_fake),
+    )
+    yield f"{subset.name}: {real} real, {fake} fake"
+    for label, facts in subset.facts.items():
+        sizes = " x ".join(f"{low}-{middle:g}-{high}" for low, middle, high in (facts.width, facts.height))
+        yield (
+            f"  {label.name.lower()}: {_counts(facts.formats)}; {sizes} pixels (least-median-most); "
+            f"{facts.bytes_per_pixel:.2f} bytes a pixel"
+        )
+    broken = [f"{uri}: {reason}" for uri, reason in subset.unreadable]
+    yield from _listing("cannot be decoded", broken)
+    yield from _listing("contents more than once", [" = ".join(_cut(group)) for group in subset.same_content])
+    yield from _listing("file names more than once in a class", [", ".join(_cut(g)) for g in subset.same_name])
+
+
+def _beside(count: int, expected: int | None) -> str:
+    return str(count) if expected in (None, count) else f"{count} (expected {expected})"
+
+
+def _counts(formats: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in formats.items())
+
+
+def _cut(names: Sequence[str]) -> list[str]:
+    return [*names[:_SHOWN], *([f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])]
+
+
+def _listing(what: str, entries: Sequence[str]) -> Iterator[str]:
+    if entries:
+        yield f"  {len(entries)} {what}:"
+        yield from (f"    {entry}" for entry in _cut(entries))

@@ -1,0 +1,1 @@
+"""Random views and degradations of images."""

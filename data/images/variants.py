@@ -1,0 +1,94 @@
+"""Encoded images -> what detectors are shown of them: each read and decoded once, for all degradations and views.
+
+Shape suffixes: B images that could be read, C channels, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.images.degrade import content_seed
+from data.loading.batches import Sample
+from gapl.decode import UnreadableImage, decode_image, to_rgb
+from gapl.views import View
+
+Degrade = Callable[..., Image.Image]  # (image, seed=...) -> image
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was found of an image. `error` says why it could not be decoded, or is empty."""
+
+    content_sha256: str = ""
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    num_bytes: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class VariantBatch:
+    """`seen` is of every image, in order; pixels[degradation][view] is (B, C, H, W) of those without an error."""
+
+    seen: list[Seen]
+    pixels: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def pin_memory(self) -> VariantBatch:
+        pinned = {name: [each.pin_memory() for each in views] for name, views in self.pixels.items()}
+        return VariantBatch(self.seen, pinned)
+
+
+class VariantDataset(Dataset[Any]):
+    """Lists of samples -> VariantBatch, in whatever process a loader runs it.
+
+    degradations  by name; None leaves the image as it is. The seed of a random one is from the image's content.
+    views         of the detectors that will look at it
+    """
+
+    def __init__(self, degradations: Mapping[str, Degrade | None], views: Sequence[View]) -> None:
+        self.degradations, self.views = degradations, views
+
+    def __getitems__(self, samples: Sequence[Sample]) -> VariantBatch:
+        seen, images = [], []
+        for sample in samples:
+            found, image = look_at(sample)
+            seen.append(found)
+            if image is not None:
+                images.append((found, image))
+        if not images:
+            return VariantBatch(seen)
+        pixels: dict[str, list[Tensor]] = {}
+        for name, degrade in self.degradations.items():
+            shown = [image if degrade is None else _degraded(image, degrade, found) for found, image in images]
+            pixels[name] = [torch.stack([view(image) for image in shown]) for view in self.views]
+        return VariantBatch(seen, pixels)
+
+
+def look_at(sample: Sample) -> tuple[Seen, Image.Image | None]:
+    """The image, and what is known of it; no image when it cannot be read."""
+    try:
+        encoded = sample.read_bytes()
+    except OSError as error:
+        return Seen(error=error.strerror or str(error)), None
+    sha256 = hashlib.sha256(encoded).hexdigest()
+    try:
+        image = decode_image(encoded)
+    except UnreadableImage as error:
+        return Seen(sha256, num_bytes=len(encoded), error=str(error)), None
+    with Image.open(io.BytesIO(encoded)) as header:
+        format = header.format or ""
+    return Seen(sha256, image.width, image.height, format, len(encoded)), image
+
+
+def _degraded(image: Image.Image, degrade: Degrade, found: Seen) -> Image.Image:
+    return degrade(to_rgb(image), seed=content_seed(found.content_sha256))

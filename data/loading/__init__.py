@@ -1,0 +1,1 @@
+"""Records -> batches, in worker processes."""

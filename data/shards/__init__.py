@@ -1,0 +1,1 @@
+"""Parquet shards of encoded images: their index, their rows, and streams of batches."""

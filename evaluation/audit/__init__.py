@@ -1,0 +1,1 @@
+"""What the files of a benchmark give away about the label."""

@@ -1,0 +1,1 @@
+"""Detectors and images -> a table of scores."""

@@ -1,0 +1,86 @@
+"""A job's batches on a Ray cluster, by Ray Data: the scores of one process, from as many as the cluster has.
+
+Every machine of the cluster must see the images and the detector files under the same paths. A batch whose worker
+dies is given to another by Ray; what has come back is on disk and is not scored again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from data.images.degrade import parse_degradation
+from evaluation.scoring.job import CLEAN, Job, JobFolder
+from evaluation.scoring.score import ScoredModel, load_batches, score_batch
+
+
+class Scorer:
+    """A worker: loads the detectors once, then scores the batches that it is given."""
+
+    def __init__(self, job: Job, models: Sequence[tuple[str, str]], *, device: str, allow_tiny: bool) -> None:
+        self.job, self.device = job, device
+        self.models = [ScoredModel.load(name, path, allow_tiny=allow_tiny) for name, path in models]
+        for model in self.models:
+            model.place(device=device, precision=job.precision)
+        self.degradations = {name: None if name == CLEAN else parse_degradation(name) for name in job.degradations}
+
+    def __call__(self, numbers: dict[str, Any]) -> dict[str, list[Any]]:
+        mine = [int(number) for number in numbers["batch"]]
+        batches = load_batches(self.job, mine, self.models, self.degradations, num_workers=0)
+        rows: list[Any] = []
+        try:
+            for number, batch in zip(mine, batches, strict=True):
+                rows.append(score_batch(self.job, number, batch, self.models, device=self.device))
+        except ValueError as error:  # Ray would wrap it in a traceback
+            return {"rows": [[]], "error": [str(error)]}
+        return {"rows": rows, "error": [""] * len(rows)}
+
+
+def score_on_ray(
+    folder: JobFolder,
+    models: Sequence[tuple[str, str]],
+    *,
+    num_actors: int,
+    device: str,
+    allow_tiny: bool = False,
+    address: str | None = None,
+) -> None:
+    """Scores what is missing with `num_actors` workers.
+
+    models   (name, path), as in the job
+    device   cpu, or cuda: a GPU for each worker
+    address  of the cluster; None starts one here
+
+    Raises ValueError when Ray is not installed, the cluster fails, or a detector gives no number.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError('--ray needs the package ray: pip install "ray[data]"')
+    import ray
+
+    missing = folder.missing()
+    if not missing:
+        return
+    ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
+    try:
+        numbers = ray.data.from_items([{"batch": number} for number in missing], override_num_blocks=len(missing))
+        scored = numbers.map_batches(
+            Scorer,
+            fn_constructor_args=(folder.job, list(models)),
+            fn_constructor_kwargs={"device": device, "allow_tiny": allow_tiny},
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=num_actors),
+            num_gpus=1 if device == "cuda" else 0,
+        )
+        with tqdm(total=len(missing), desc="score", unit="batch", dynamic_ncols=True) as bar:
+            for row in scored.iter_rows():
+                if row["error"]:
+                    raise ValueError(row["error"])
+                folder.write(list(row["rows"]))
+                bar.update()
+    except ray.exceptions.RayError as error:
+        raise ValueError(f"the Ray cluster gave up: {str(error).strip().splitlines()[-1]}") from error
+    finally:
+        ray.shutdown()

@@ -1,0 +1,159 @@
+"""Detectors and a job -> scores: every image is decoded once for all detectors and all degradations.
+
+Shape suffixes: B batch, C channels, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from data.images.variants import Degrade, VariantBatch, VariantDataset
+from data.loading.lists import read_lists
+from evaluation.scoring.job import CLEAN, Job, JobFolder
+from files.integrity import sha256_of
+from gapl.calibration import Calibration
+from gapl.views import View, eval_view
+from models.adapt import cast_frozen_linears
+from models.config import PixelSpec
+from models.detector import TowerHead
+from models.precision import DTYPES, autocast
+from models.weights.checkpoint import load_checkpoint
+from models.weights.hub import find_model
+
+FLUSH_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A detector under the name that its rows bear. `view` is what it is shown of an image, as `pixel` says."""
+
+    name: str
+    path: str
+    sha256: str
+    threshold: float
+    calibration: Calibration | None
+    detector: TowerHead
+    pixel: PixelSpec
+    view: View
+    notice: str
+    prototypes: dict[str, Any]  # what the file tells of them
+
+    @classmethod
+    def load(cls, name: str, path: str, *, allow_tiny: bool) -> ScoredModel:
+        """Raises ValueError as load_checkpoint does."""
+        file = find_model(path)
+        checkpoint = load_checkpoint(file, allow_tiny=allow_tiny)
+        pixel = checkpoint.config.pixel
+        of_file = (name, path, sha256_of(file), checkpoint.threshold, checkpoint.calibration)
+        view = eval_view(**asdict(pixel))
+        prototypes = checkpoint.provenance.get("prototypes", {})
+        return cls(*of_file, checkpoint.detector, pixel, view, checkpoint.notice, prototypes)
+
+    def place(self, *, device: str, precision: str) -> None:
+        """Where and in which type the tower computes from now on."""
+        self.detector.requires_grad_(False).to(device)
+        if precision in DTYPES:
+            cast_frozen_linears(self.detector.tower, DTYPES[precision])
+
+
+def score_job(
+    folder: JobFolder,
+    models: Sequence[ScoredModel],
+    *,
+    degradations: Mapping[str, Degrade | None],
+    device: str,
+    num_workers: int,
+    part: int = 0,
+    num_parts: int = 1,
+    quiet: bool = False,
+) -> None:
+    """Scores what is missing of part `part` (from 0) of `num_parts`; each is a stretch of the images."""
+    job = folder.job
+    mine = range(job.num_batches * part // num_parts, job.num_batches * (part + 1) // num_parts)
+    missing = [number for number in folder.missing() if number in mine]
+    total = sum(len(job.images_of(number)) for number in mine)
+    todo = sum(len(job.images_of(number)) for number in missing)
+    rows: list[dict[str, Any]] = []
+    flushed = time.monotonic()
+    with tqdm(
+        total=total, initial=total - todo, desc="score", unit="image", dynamic_ncols=True, disable=quiet
+    ) as bar:
+        batches = load_batches(job, missing, models, degradations, num_workers=num_workers)
+        for number, batch in zip(missing, batches, strict=True):
+            rows += score_batch(job, number, batch, models, device=device)
+            if time.monotonic() - flushed > FLUSH_SECONDS:
+                folder.write(rows)
+                rows, flushed = [], time.monotonic()
+            bar.update(len(batch.seen))
+        if rows:
+            folder.write(rows)
+
+
+def load_batches(
+    job: Job,
+    numbers: Sequence[int],
+    models: Sequence[ScoredModel],
+    degradations: Mapping[str, Degrade | None],
+    *,
+    num_workers: int,
+) -> Iterator[VariantBatch]:
+    """The batches of these ascending numbers, decoded and viewed in worker processes."""
+    views = list({model.pixel: model.view for model in models}.values())
+    lists = ([job.images[position].record for position in job.images_of(number)] for number in numbers)
+    return read_lists(lists, VariantDataset(degradations, views), shards=job.shards, num_workers=num_workers)
+
+
+@torch.inference_mode()
+def score_batch(
+    job: Job, number: int, batch: VariantBatch, models: Sequence[ScoredModel], *, device: str
+) -> list[dict[str, Any]]:
+    """Rows of a batch: image by image, every model and degradation.
+
+    Raises ValueError when a detector gives no number.
+    """
+    position_of_view = {pixel: i for i, pixel in enumerate(dict.fromkeys(model.pixel for model in models))}
+    readable = [i for i, seen in enumerate(batch.seen) if not seen.error]
+    computed: dict[tuple[int, str, str], dict[str, Any]] = {}
+    for degradation, pixels in batch.pixels.items():
+        on_device = [view_BCHW.to(device, non_blocking=True) for view_BCHW in pixels]
+        for model in models:
+            with autocast(torch.device(device).type, job.precision):
+                output = model.detector(on_device[position_of_view[model.pixel]])
+            logits = output.logit_B.double().cpu().tolist()
+            extra: dict[str, list[list[float]]] = {}
+            if job.details and degradation == CLEAN:
+                extra["embedding"] = output.embedding_BE.float().cpu().tolist()
+                if output.attention_BP is not None:
+                    extra["attention"] = output.attention_BP.float().cpu().tolist()
+            for row, (i, logit) in enumerate(zip(readable, logits, strict=True)):
+                if not math.isfinite(logit):
+                    uri = job.images[job.images_of(number)[i]].record.uri
+                    raise ValueError(
+                        f"{model.path}: the score of {uri} is not a number; "
+                        "its weights are those of no working detector"
+                    )
+                computed[i, model.name, degradation] = {
+                    "logit": logit,
+                    **{name: values[row] for name, values in extra.items()},
+                }
+    nothing = {"logit": math.nan}
+    return [
+        {
+            "batch": number,
+            "image": position,
+            "model": model.name,
+            "degradation": degradation,
+            **asdict(seen),
+            **computed.get((i, model.name, degradation), nothing),
+        }
+        for i, (position, seen) in enumerate(zip(job.images_of(number), batch.seen, strict=True))
+        for model in models
+        for degradation in job.degradations
+    ]

