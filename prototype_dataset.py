@@ -16,9 +16,10 @@ from pathlib import Path
 import cli
 from data.folders import title
 from data.holdout import count_sources
-from data.records import Label, Manifest, Record, join
+from data.records import Manifest, Record, join
 from data.shards.index import ShardIndex, join_indexes
 from data.sources import open_index, open_source
+from gapl.labels import Label
 
 STREAM_FROM_BYTES = 8 << 30  # smaller sets of shards are copied to a cache, from where any image is read at once
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.records import Label, Manifest, Record
+from data.records import Manifest, Record
+from gapl.labels import Label
 
 logger = logging.getLogger(__name__)
 

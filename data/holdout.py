@@ -13,8 +13,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from data.records import Label, Manifest
+from data.records import Manifest
 from data.shards.index import ShardIndex
+from gapl.labels import Label
 
 Source = tuple[Label, str]
 Images = TypeVar("Images", Manifest, ShardIndex)

@@ -8,16 +8,10 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-
-class Label(IntEnum):
-    """The truth about an image. The numbers are those of the released code."""
-
-    REAL = 0
-    FAKE = 1
+from gapl.labels import Label
 
 
 class Table(Protocol):

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.folders import SPLITS, check_split, normalise
-from data.records import Label, Manifest, Record
+from data.records import Manifest, Record
+from gapl.labels import Label
 
 _NEEDED = ("filename", "label")
 _OPTIONAL = ("generator", "split")

@@ -27,8 +27,8 @@ from data.records import Manifest
 from files import tensorfile
 from files.cache import cache_dir
 from files.tensorfile import TensorFile
+from gapl.pixels import PixelSpec
 from gapl.views import EVAL, View, draw_seed, eval_view
-from models.config import PixelSpec
 
 log = logging.getLogger(__name__)
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from gapl.schema import build_spec
+
 METHODS = ("temperature", "platt")
 BALANCED = "balanced"
-MAX_COUNT = 1 << 53  # of anything in a file: above it a float is no longer exact
 Verdict = Literal["real", "fake", "unsure"]
 
 
@@ -95,30 +96,10 @@ class Calibration:
         return asdict(self) | {"operating_points": dict(self.operating_points)}
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Calibration:
-        """Raises ValueError when a field is missing, unknown, or not what it should be."""
-        types = {item.name: str(item.type) for item in fields(cls)}
-        if set(stored) != set(types):
-            different = sorted(set(stored) ^ set(types))
-            raise ValueError(f"a calibration's fields are {', '.join(types)}; missing or unknown: {different}")
-        points = stored["operating_points"]
-        if not isinstance(points, Mapping) or not all(isinstance(name, str) for name in points):
-            raise ValueError(f"operating_points is {points!r}; expected names and thresholds")
-        checked = {name: _typed(name, stored[name], kind) for name, kind in types.items() if kind in _TYPES}
-        thresholds = {name: _typed(name, value, "float") for name, value in points.items()}
-        return cls(operating_points=thresholds, **checked)
-
-
-_TYPES: dict[str, tuple[type, ...]] = {"float": (float, int), "int": (int,), "str": (str,)}
-
-
-def _typed(name: str, value: Any, kind: str) -> Any:
-    is_kind = isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
-    if not is_kind or (isinstance(value, int) and abs(value) > MAX_COUNT):
-        raise ValueError(
-            f"{name} of a calibration is of type {type(value).__name__} or too large; expected {kind}"
-        )
-    return float(value) if kind == "float" else value
+    def from_dict(cls, stored: Any) -> Calibration:
+        """Raise ValueError when a field is missing, unknown, or not what it should be."""
+        calibration: Calibration = build_spec(cls, stored)
+        return calibration
 
 
 def _check_unit_interval(name: str, value: float) -> None:

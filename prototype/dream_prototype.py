@@ -18,8 +18,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import cli
-from data.records import Label, Manifest, require_both_classes
+from data.records import Manifest, require_both_classes
 from features.store import FeatureExtractor, FeatureSpec, FeatureStore, add_cache_argument
+from gapl.labels import Label
 from models.precision import PRECISIONS, autocast, resolve_precision
 from models.weights.backbone import HELP
 from models.weights.checkpoint import Checkpoint, load_checkpoint

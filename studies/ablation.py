@@ -33,8 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 import cli
 from data.holdout import Split, split_manifest
-from data.records import Label, Manifest
+from data.records import Manifest
 from features.store import FeatureSpec, add_cache_argument
+from gapl.labels import Label
 from gapl.views import EVAL
 from models.adapt import add_lora, keep_freed_memory
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead

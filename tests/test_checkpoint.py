@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from files import TensorFile, tensorfile
+from gapl.pixels import PixelSpec
 from models.adapt import merge_lora
-from models.config import DETECTOR_FILE, DetectorConfig, LoraSpec, PixelSpec
+from models.config import DETECTOR_FILE, DetectorConfig, LoraSpec
 from models.detector import build_detector
 from models.weights import checkpoint as checkpoint_module
 from models.weights.backbone import TINY, Backbone, architecture, fingerprint, load_backbone

@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gapl.pixels import PixelSpec
 from models.adapt import cast_frozen_linears, count_parameters, merge_lora
-from models.config import DetectorConfig, LoraSpec, PixelSpec
+from models.config import DetectorConfig, LoraSpec
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead, build_detector
 from models.lora import LoraLinear
 from models.weights.backbone import DEFAULT, TINY, architecture, load_backbone

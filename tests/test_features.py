@@ -25,14 +25,15 @@ from torch import Tensor
 
 from data.images.augment import train_view
 from data.loading.batches import Share
-from data.records import Label, Manifest, Record
+from data.records import Manifest, Record
 from features import store as features
 from features.store import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
 from files import TensorFile, tensorfile
 from files.cache import cache_dir
 from gapl.decode import decode_image
+from gapl.labels import Label
+from gapl.pixels import IMAGENET_MEAN, PixelSpec
 from gapl.views import draw_seed, eval_view, seeded
-from models.config import IMAGENET_MEAN, PixelSpec
 from models.weights.backbone import TINY, load_backbone
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.folders import normalise, scan_folder, scan_images, title
-from data.records import Label
+from gapl.labels import Label
 
 MakeImage = Callable[..., Path]
 

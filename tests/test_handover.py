@@ -10,7 +10,8 @@ import pytest
 
 from data.loading.batches import Sample
 from data.loading.handover import Place, PlacedLists
-from data.records import Label, Record
+from data.records import Record
+from gapl.labels import Label
 
 LISTS = [[b"abc", b""], [bytes(3_000_000)], [b"x" * 10], [b"shorter"], [b"y" * 5_000_000]]
 

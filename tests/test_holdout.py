@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from data.holdout import choose_sources, count_sources, split_index, split_manifest
-from data.records import Label, Manifest, Record
+from data.records import Manifest, Record
 from data.shards.index import Shard, ShardIndex
+from gapl.labels import Label
 
 SIZES = {"real_coco": 30, "real_ffhq": 5, "fake_sd": 40, "fake_gan": 6, "fake_mj": 1, "fake_glide": 3}
 

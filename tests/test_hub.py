@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from test_shards import write_shard
 
-from data.records import Label
 from data.shards.arrow_cache import cache_rows, read_shards
 from data.shards.index import read_index
 from data.sources import open_index, open_source
+from gapl.labels import Label
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from data.images.augment import train_view
 from data.loading.batches import Batch, Share, batches_per_epoch, epoch_order, ordered_batches, train_batches
-from data.records import Label, Manifest, Record
+from data.records import Manifest, Record
 from data.sources import open_source
+from gapl.labels import Label
 from gapl.views import eval_view
 
 if TYPE_CHECKING:

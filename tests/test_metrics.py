@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.loading.batches import Batch, Failure
-from data.records import Label, Record
+from data.records import Record
 from evaluation.metrics import Metrics, calibration_error, compute_metrics, mean_metrics, metrics_of
+from gapl.labels import Label
 from models.detector import Output, Stage1Detector
 from models.weights.backbone import TINY, load_backbone
 from training.predict import ScoreRow, predict

@@ -12,10 +12,10 @@ import pytest
 from conftest import Finished, RunCli
 from test_shards import DataSets, hub, write_shard  # noqa: F401 - a fixture
 
-from data.records import Label
 from data.shards.index import ShardIndex, read_index
 from data.shards.plan import download_lines, main, read_plan
 from data.sources import open_index, open_source
+from gapl.labels import Label
 
 
 def write_rows(path: Path, rows: list[tuple[int, str]], *, size: int = 20_000) -> Path:

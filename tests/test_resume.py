@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 import train
 from data.loading.batches import Failure
-from data.records import Label, Record
+from data.records import Record
 from features.store import feature_batches
+from gapl.labels import Label
 from training.interrupt import Interrupted
 from training.loop import Fitted, Objective, Piece, Saving, fit
 from training.processes import start_processes

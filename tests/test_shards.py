@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.records import Label
 from data.shards.index import find_shards, join_indexes, read_index, read_rows
+from gapl.labels import Label
 
 PROJECT = Path(__file__).parent.parent
 

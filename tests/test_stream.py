@@ -20,9 +20,10 @@ from PIL import Image
 from torch import Tensor
 
 from data.loading.batches import Batch, Share
-from data.records import Label
-from data.shards.index import Shard, ShardIndex, read_index, read_rows, stream
+from data.shards import stream
+from data.shards.index import Shard, ShardIndex, read_index, read_rows
 from data.shards.stream import MAX_COPIES, draw_samples, make_lanes, read_ahead, split_steps, stream_batches
+from gapl.labels import Label
 from gapl.views import View
 
 Row = tuple[int, str, str]  # label, generator, architecture

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 import cli
-from data.records import Label, Manifest, Record
+from data.records import Manifest, Record
+from gapl.labels import Label
 from models.precision import resolve_precision
 from studies import ablation, calibration, leave_out, report
 

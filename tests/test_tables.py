@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.records import Label
 from data.sources import open_source
 from data.tables import read_manifest
+from gapl.labels import Label
 
 MakeImage = Callable[..., Path]
 

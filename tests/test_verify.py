@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.benchmarks.find import Absent, Benchmark, find_benchmarks
 from data.benchmarks.verify import Verification, to_problems, to_rows, to_text, verify
-from data.records import Label
+from gapl.labels import Label
 
 
 def encode(colour: int, *, size: tuple[int, int] = (8, 6), kind: str = "PNG") -> bytes:

@@ -23,9 +23,9 @@ from data.shards.index import ShardIndex
 from data.shards.stream import stream_batches
 from evaluation.metrics import metrics_of, rates_by_source
 from features.store import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
+from gapl.pixels import PixelSpec
 from gapl.views import View, draw_seed, eval_view
 from models.adapt import cast_frozen_linears
-from models.config import PixelSpec
 from models.detector import TowerHead
 from models.precision import DTYPES, autocast
 from training.loop import Fitted, Objective, Piece, Saving, check_unreadable, fit

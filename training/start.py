@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from gapl.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelSpec
 from models.adapt import add_lora, count_parameters
-from models.config import IMAGENET_MEAN, IMAGENET_STD, DetectorConfig, LoraSpec, PixelSpec
+from models.config import DetectorConfig, LoraSpec
 from models.detector import PrototypeDetector, TowerHead, build_detector
 from models.weights import backbone
 from models.weights.checkpoint import Checkpoint, load_checkpoint, read_checkpoint

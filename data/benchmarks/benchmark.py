@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from data.benchmarks.specs import BenchmarkSpec
-from data.records import Label, Manifest
+from data.records import Manifest
 from data.shards.index import Shard, split_uri
+from gapl.labels import Label
 
 PROTOCOLS = ("all", "release")
 _RELEASE_IMAGES = 1000  # of each class of a subset

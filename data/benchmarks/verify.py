@@ -15,7 +15,8 @@ from data.benchmarks.benchmark import Absent, Benchmark, Subset
 from data.benchmarks.specs import SubsetSpec
 from data.images.variants import Seen, VariantDataset
 from data.loading.lists import read_lists
-from data.records import Label, relative_uri
+from data.records import relative_uri
+from gapl.labels import Label
 
 _SHOWN = 20  # of many names, in the text
 _IMAGES_PER_LIST = 32

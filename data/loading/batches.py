@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.loading.handover import Lost, Place
-from data.records import Label, Manifest, Record
+from data.records import Manifest, Record
 from gapl.decode import UnreadableImage, decode_image
+from gapl.labels import Label
 from gapl.views import View, draw_seed, seeded
 
 SAMPLINGS = ("shuffle", "class", "source")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from data.records import Label
+from gapl.labels import Label
 
 LABEL_COLUMN = "label"
 LABELS = {0: Label.REAL, 1: Label.FAKE, "real": Label.REAL, "fake": Label.FAKE}

@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.folders import title
-from data.records import Label, Record, list_sha256
+from data.records import Record, list_sha256
 from data.shards.columns import LABEL_COLUMN, LABELS, Columns, columns_of, image_leaf
 from data.shards.pages import PIECE_BYTES, can_stream, stream_values
+from gapl.labels import Label
 
 IMAGE_COLUMN = "image_data"  # of Records' tables
 _BATCH_BYTES = 8 << 20  # of images that are in memory at a time

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 import cli
-from data.records import Label
 from data.shards.index import Shard, ShardIndex, as_url, index_files, join_indexes, read_index
 from files.atomic import replacing
 from files.integrity import strict_json
+from gapl.labels import Label
 
 FORMAT = "gapl-plan-1"
 _KEYS = {"format", "name", "roots", "seed", "counts", "shards"}

@@ -28,8 +28,8 @@ import numpy as np
 
 from data.loading.batches import LISTS_PER_WORKER, Batch, Sample, SampleDataset, Share, batch_loader
 from data.loading.handover import PlacedLists
-from data.records import Label
 from data.shards.index import Shard, ShardIndex, read_rows
+from gapl.labels import Label
 from gapl.views import View, draw_seed
 
 BALANCES = ("class", "generator", "architecture")

@@ -27,11 +27,12 @@ from scipy.special import expit
 from data.benchmarks.find import Benchmark
 from data.images.degrade import CLEAN
 from data.loading.lists import reading_order
-from data.records import Label, Record, list_sha256, relative_uri
+from data.records import Record, list_sha256, relative_uri
 from data.shards.index import Shard
 from evaluation.tables.scores import COLUMNS, DETAILS, FORMAT, METADATA_KEY
 from files.atomic import replacing
 from gapl.calibration import Calibration
+from gapl.labels import Label
 
 TABLE, JOB, IMAGES, PARTS = "scores.parquet", "job.json", "images.parquet", "parts"
 

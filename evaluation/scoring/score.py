@@ -19,9 +19,9 @@ from data.loading.lists import read_lists
 from evaluation.scoring.job import CLEAN, Job, JobFolder
 from files.integrity import sha256_of
 from gapl.calibration import Calibration
+from gapl.pixels import PixelSpec
 from gapl.views import View, eval_view
 from models.adapt import cast_frozen_linears
-from models.config import PixelSpec
 from models.detector import TowerHead
 from models.precision import DTYPES, autocast
 from models.weights.checkpoint import load_checkpoint

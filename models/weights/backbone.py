@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from models.config import VIT_B16, VIT_L14, PixelSpec, TowerSpec
+from gapl.pixels import PixelSpec
+from models.config import VIT_B16, VIT_L14, TowerSpec
 from models.tower import VisionTower, build_tower
 from models.weights.hub import hub_answers, hub_offline
 from models.weights.wheel import WHEEL, WHEEL_MB

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from files.picklefile import PickleFile
+from gapl.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelSpec
 from models.adapt import LORA_A, base_tower
-from models.config import IMAGENET_MEAN, IMAGENET_STD, VIT_L14, DetectorConfig, LoraSpec, PixelSpec
+from models.config import VIT_L14, DetectorConfig, LoraSpec
 from models.tower import spec_of
 from models.weights.backbone import DEFAULT
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.config import DetectorConfig, LoraSpec, PixelSpec, TowerSpec
+from gapl.pixels import PixelSpec
+from models.config import DetectorConfig, LoraSpec, TowerSpec
 from models.detector import build_detector
 from models.tower import VisionTower
 from models.weights.backbone import TINY, fingerprint, load_backbone

@@ -1,0 +1,51 @@
+"""The two classes of an image, what files call them, and the sources that images are from."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+
+class Label(IntEnum):
+    """The truth about an image. The numbers are those of the released code."""
+
+    REAL = 0
+    FAKE = 1
+
+    @property
+    def word(self) -> str:
+        """`real` or `fake`, as files and tables spell it."""
+        return self.name.lower()
+
+
+_WORDS = {
+    **dict.fromkeys(("0", "0.0", "real", "false"), Label.REAL),
+    **dict.fromkeys(("1", "1.0", "fake", "true"), Label.FAKE),
+}
+LABELS_EXPECTED = "0 or real, 1 or fake"
+
+
+def parse_label(value: Any) -> Label | None:
+    """The label that a value of a file stands for: 0, 1, real, fake, true or false; None for anything else."""
+    return _WORDS.get(str(value).strip().lower())
+
+
+class Source(NamedTuple):
+    """Where images are from: a photo source or a generator. The same name may stand for one of each."""
+
+    label: Label
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.label.word}:{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """Read what `str` wrote, `real:NAME` or `fake:NAME`, or the form with a space of older detector files.
+
+        Raises ValueError for anything else.
+        """
+        for label in Label:
+            if text.startswith((f"{label.word}:", f"{label.word} ")):
+                return cls(label, text[len(label.word) + 1 :])
+        raise ValueError(f"{text!r} is no source; expected real:NAME or fake:NAME")

@@ -1,0 +1,44 @@
+"""How an image becomes the input of a detector: the PixelSpec that travels with its weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gapl.schema import check_choice, check_positive
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class PixelSpec:
+    """How an image becomes the tower's input in evaluation. It travels with the weights.
+
+    size_px        side of the square centre crop
+    mean, std      per channel, for pixels in [0, 1]
+    resize_px      short side before the crop; None: no resizing, which keeps a generator's traces
+    interpolation  of any resizing: "bicubic", "bilinear" or "nearest"
+    small_image    an image below size_px: "pad" with black, as torchvision's CenterCrop does, or "resize" up
+    grey16         16-bit grey images: "scale" to 8 bits, or "clip" at 255, as Pillow's convert("RGB") does
+    """
+
+    size_px: int = 224
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    resize_px: int | None = None
+    interpolation: str = "bicubic"
+    small_image: str = "pad"
+    grey16: str = "scale"
+
+    def __post_init__(self) -> None:
+        check_positive(self, "size_px", "resize_px")
+        check_choice("interpolation", self.interpolation, "bicubic", "bilinear", "nearest")
+        check_choice("small_image", self.small_image, "pad", "resize")
+        check_choice("grey16", self.grey16, "scale", "clip")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, self.mean)):
+            raise ValueError(f"mean and std are three finite numbers, not {self.mean} and {self.std}")
+        if not all(0 < value < math.inf for value in self.std):
+            raise ValueError(f"std is above 0, not {self.std}")
