@@ -90,7 +90,7 @@ class Detector:
         self._device = device
         self._model = checkpoint.detector.to(device)
         self._pixel = checkpoint.config.pixel
-        self._view = eval_view(**asdict(self._pixel))
+        self._view = eval_view(self._pixel)
         self._warnings: tuple[str, ...] = (checkpoint.notice,) if checkpoint.notice else ()
         if checkpoint.config.backbone == TINY:
             self._warnings += ("a random tower, for tests only: this verdict means nothing",)
@@ -132,15 +132,15 @@ class Detector:
         return self._judge([_open(each) for each in image])
 
     def _judge(self, images: list[Image.Image]) -> list[Verdict]:
+        import numpy as np
         import torch
+
+        from models.run import run_detector
 
         if not images:
             return []
-        pixels_BCHW = torch.stack([self._view(image) for image in images]).to(self._device)
-        with torch.inference_mode():
-            logit_B = self._model(pixels_BCHW).logit_B.double().cpu()
-        if not logit_B.isfinite().all():
-            raise ValueError("the detector's score is not a number: its weights are those of no working detector")
+        pixels_BCHW = torch.from_numpy(np.stack([self._view(image) for image in images]))
+        logit_B = run_detector(self._model, pixels_BCHW, device=self._device).logit_B
         score_B = (
             logit_B.sigmoid().numpy() if self._calibration is None else self._calibration.apply(logit_B.numpy())
         )

@@ -31,9 +31,9 @@ import cli
 from data import demo
 from data.holdout import Split, split_index, split_manifest
 from data.records import Manifest, require_both_classes
+from data.seeds import draw_seed
 from data.shards.index import ShardIndex
 from features.store import add_cache_argument
-from gapl.views import draw_seed
 from models.adapt import keep_freed_memory
 from models.precision import resolve_precision
 from models.weights import backbone

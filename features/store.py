@@ -22,13 +22,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from data.images.views import TensorView, eval_tensor_view
 from data.loading.batches import Failure, ManifestDataset, Share, batch_loader, split_batches
 from data.records import Manifest
+from data.seeds import draw_seed
 from files import tensorfile
 from files.cache import cache_dir
 from files.tensorfile import TensorFile
 from gapl.pixels import PixelSpec
-from gapl.views import EVAL, View, draw_seed, eval_view
+from gapl.views import EVAL
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +81,9 @@ class FeatureSpec:
             del facts["layers"]
         return facts
 
-    def make_view(self) -> View:
+    def make_view(self) -> TensorView:
         if self.view == EVAL:
-            return eval_view(**asdict(self.pixel))
+            return eval_tensor_view(self.pixel)
         from data.images.augment import train_view  # torchvision is slow to import
 
         return train_view(self.view, size_px=self.pixel.size_px, mean=self.pixel.mean, std=self.pixel.std)

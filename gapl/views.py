@@ -1,26 +1,23 @@
-"""Image -> pixels for the tower, in evaluation. The only code that crops and normalises there.
+"""Turn an image into a detector's input pixels by the evaluation view, which is deterministic.
 
-Written with Pillow and NumPy alone, as the released code's view is, so that a verdict need not wait for
-torchvision to be imported; training's random views are in data/images/augment.py.
+It needs Pillow and NumPy only. The random views of training are in data/images/augment.py.
 
 Shape suffixes: C channels, H, W pixels.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from gapl.decode import to_rgb
+from gapl.pixels import PixelSpec
 
-EVAL = "eval"  # the name of the view below, where a view is chosen by name
+EVAL = "eval"  # the name of the evaluation view where a view is chosen by name
 
-View = Callable[[Image.Image], Tensor]
+View = Callable[[Image.Image], np.ndarray]
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -29,33 +26,36 @@ RESAMPLING = {
 }
 
 
-def eval_view(
-    *,
-    size_px: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    resize_px: int | None = None,
-    interpolation: str = "bicubic",
-    small_image: str = "pad",
-    grey16: str = "scale",
-) -> View:
-    """The deterministic view of a PixelSpec: optional resize, centre crop, normalise. Image -> (3, H, W)."""
-    mean_C11 = torch.tensor(mean).view(3, 1, 1)
-    std_C11 = torch.tensor(std).view(3, 1, 1)
+def eval_view(pixel: PixelSpec) -> View:
+    """Return the evaluation view of a PixelSpec: optional resize, centre crop, normalise.
 
-    def view(image: Image.Image) -> Tensor:
-        image = to_rgb(image, grey16=grey16)
-        if resize_px is not None:
-            image = resize_short_side(image, resize_px, interpolation)
-        elif small_image == "resize" and min(image.size) < size_px:
-            image = resize_short_side(image, size_px, interpolation)
-        pixels_HWC = torch.from_numpy(np.array(centre_crop(image, size_px)))
-        return (pixels_HWC.permute(2, 0, 1).contiguous().float() / 255).sub_(mean_C11).div_(std_C11)
+    The view maps an image of any mode and size to a float32 array of shape (3, size_px, size_px).
+    """
+    mean_C11 = np.array(pixel.mean, dtype=np.float32).reshape(3, 1, 1)
+    std_C11 = np.array(pixel.std, dtype=np.float32).reshape(3, 1, 1)
+
+    def view(image: Image.Image) -> np.ndarray:
+        levels_HWC = np.asarray(centre_crop(_resize(to_rgb(image, grey16=pixel.grey16), pixel), pixel.size_px))
+        pixels_CHW = levels_HWC.transpose(2, 0, 1).astype(np.float32, order="C")
+        pixels_CHW /= 255  # in place, in this order: a detector's scores depend on every rounding
+        pixels_CHW -= mean_C11
+        pixels_CHW /= std_C11
+        return pixels_CHW
 
     return view
 
 
+def _resize(image: Image.Image, pixel: PixelSpec) -> Image.Image:
+    """Resize the image where its PixelSpec asks for it."""
+    if pixel.resize_px is not None:
+        return resize_short_side(image, pixel.resize_px, pixel.interpolation)
+    if pixel.small_image == "resize" and min(image.size) < pixel.size_px:
+        return resize_short_side(image, pixel.size_px, pixel.interpolation)
+    return image
+
+
 def resize_short_side(image: Image.Image, size_px: int, interpolation: str) -> Image.Image:
+    """Resize the image so that its short side is `size_px`; the long side is rounded down."""
     short, long = sorted(image.size)
     other = int(size_px * long / short)
     size = (size_px, other) if image.width <= image.height else (other, size_px)
@@ -63,22 +63,10 @@ def resize_short_side(image: Image.Image, size_px: int, interpolation: str) -> I
 
 
 def centre_crop(image: Image.Image, size_px: int) -> Image.Image:
-    """A square from the middle; what lies outside a smaller image is black, as in torchvision's CenterCrop."""
+    """Cut a square from the middle; outside of a smaller image it is black, as in torchvision's CenterCrop."""
 
     def start(length: int) -> int:
         return round((length - size_px) / 2) if length >= size_px else -((size_px - length) // 2)
 
     left, top = start(image.width), start(image.height)
     return image.crop((left, top, left + size_px, top + size_px))
-
-
-def seeded(view: View, image: Image.Image, *, seed: int) -> Tensor:
-    """The random view that `seed` stands for, whichever process or order it is drawn in."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 2 ms for devices that are not used
-        return view(image)
-
-
-def draw_seed(*parts: int) -> int:
-    """One seed from several numbers (run, epoch, image), far apart for close inputs."""
-    return random.Random(":".join(map(str, parts))).getrandbits(63)

@@ -24,8 +24,10 @@ import torch
 from torch import Tensor
 
 from data.images.augment import train_view
+from data.images.views import eval_tensor_view, seeded
 from data.loading.batches import Share
 from data.records import Manifest, Record
+from data.seeds import draw_seed
 from features import store as features
 from features.store import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
 from files import TensorFile, tensorfile
@@ -33,7 +35,6 @@ from files.cache import cache_dir
 from gapl.decode import decode_image
 from gapl.labels import Label
 from gapl.pixels import IMAGENET_MEAN, PixelSpec
-from gapl.views import draw_seed, eval_view, seeded
 from models.weights.backbone import TINY, load_backbone
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def by_hand(record: Record, spec: FeatureSpec = SPEC) -> Tensor:
     encoded = Path(record.uri).read_bytes()
     image = decode_image(encoded)
     if spec.view == "eval":
-        pixels_CHW = eval_view(size_px=8, mean=PIXEL.mean, std=PIXEL.std, resize_px=spec.pixel.resize_px)(image)
+        pixels_CHW = eval_tensor_view(spec.pixel)(image)
     else:
         number = int(hashlib.sha256(encoded).hexdigest(), 16)
         view = train_view(spec.view, size_px=8, mean=PIXEL.mean, std=PIXEL.std)

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from data.images.augment import train_view
+from data.images.views import eval_tensor_view
 from data.loading.batches import Batch, Share, batches_per_epoch, epoch_order, ordered_batches, train_batches
 from data.records import Manifest, Record
 from data.sources import open_source
 from gapl.labels import Label
-from gapl.views import eval_view
+from gapl.pixels import PixelSpec
 
 if TYPE_CHECKING:
     from tests.conftest import MakeImage
@@ -133,8 +134,9 @@ HELD = """
 import sys
 from data.loading.batches import ordered_batches
 from data.sources import open_source
-from gapl.views import eval_view
-view = eval_view(size_px=24, mean=(0.5,) * 3, std=(0.5,) * 3)
+from data.images.views import eval_tensor_view
+from gapl.pixels import PixelSpec
+view = eval_tensor_view(PixelSpec(size_px=24))
 batches = iter(ordered_batches(open_source(sys.argv[1]), view, batch_size=2, num_workers=2))
 next(batches)
 raise RuntimeError("as if the GPU were full")
@@ -185,7 +187,7 @@ def test_broken_image_is_a_failure_and_the_others_are_read(tmp_path: Path, make_
     make_image(tmp_path / "0_real/a.png", size=(30, 20))
     (tmp_path / "0_real/b.png").write_text("no image")
     make_image(tmp_path / "1_fake/c.png", size=(20, 30))
-    view = eval_view(size_px=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    view = eval_tensor_view(PixelSpec(size_px=16))
     manifest = open_source(tmp_path)
     (tmp_path / "1_fake/c.png").unlink()
     (batch,) = ordered_batches(manifest, view, batch_size=4, num_workers=0)
@@ -252,7 +254,7 @@ def test_too_few_images_for_the_processes_are_refused(tiny_root: Path) -> None:
 
 def test_images_in_order_are_shared_without_a_rest(tiny_root: Path) -> None:
     manifest = open_source(tiny_root / "train").draw(7, seed=0)
-    view = eval_view(size_px=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    view = eval_tensor_view(PixelSpec(size_px=16))
     seen = [
         record.uri
         for rank in range(3)

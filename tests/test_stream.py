@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data.images.views import TensorView
 from data.loading.batches import Batch, Share
 from data.shards import stream
 from data.shards.index import Shard, ShardIndex, read_index, read_rows
 from data.shards.stream import MAX_COPIES, draw_samples, make_lanes, read_ahead, split_steps, stream_batches
 from gapl.labels import Label
-from gapl.views import View
 
 Row = tuple[int, str, str]  # label, generator, architecture
 FAKE, REAL = (1, "gan", "GAN"), (0, "coco", "real")
@@ -402,7 +402,7 @@ def test_what_cannot_be_is_refused_before_anything_is_read(
 
 
 def test_a_missing_class_or_column_is_named() -> None:
-    some_view: View = view
+    some_view: TensorView = view
     with pytest.raises(ValueError, match="listed: no real images; both classes are needed"):
         stream_batches(listed([[FAKE] * 9]), some_view, **DRAWS)
     nameless = listed([[(1, "gan", "")] * 9, [(0, "coco", "")] * 9])

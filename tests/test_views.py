@@ -15,8 +15,11 @@ from torch import Tensor
 from torchvision import transforms
 
 from data.images.augment import TRAIN_VIEWS, train_view
+from data.images.views import eval_tensor_view, seeded
+from data.seeds import draw_seed
 from gapl.decode import UnreadableImage, decode_image, to_rgb
-from gapl.views import draw_seed, eval_view, seeded
+from gapl.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PixelSpec
+from gapl.views import centre_crop, eval_view, resize_short_side
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -40,7 +43,7 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
 
 
 def view(**options: Any) -> Callable[[Image.Image], Tensor]:
-    return eval_view(size_px=32, mean=MEAN, std=STD, **options)
+    return eval_tensor_view(PixelSpec(size_px=32, mean=MEAN, std=STD, **options))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -120,6 +123,45 @@ def test_resizing_is_that_of_torchvision(resize_px: int, interpolation: str) -> 
         image = picture(width, height)
         found = view(resize_px=resize_px, interpolation=interpolation)(image)
         assert close(found, reference(image), tolerance=1e-6)
+
+
+def by_torch(image: Image.Image, pixel: PixelSpec) -> Tensor:
+    """The view as PyTorch computed it: detectors are trained and calibrated on these bits."""
+    image = to_rgb(image, grey16=pixel.grey16)
+    if pixel.resize_px is not None:
+        image = resize_short_side(image, pixel.resize_px, pixel.interpolation)
+    elif pixel.small_image == "resize" and min(image.size) < pixel.size_px:
+        image = resize_short_side(image, pixel.size_px, pixel.interpolation)
+    pixels_HWC = torch.from_numpy(np.array(centre_crop(image, pixel.size_px)))
+    mean_C11, std_C11 = (torch.tensor(values).view(3, 1, 1) for values in (pixel.mean, pixel.std))
+    return (pixels_HWC.permute(2, 0, 1).contiguous().float() / 255).sub_(mean_C11).div_(std_C11)
+
+
+NORMALISATIONS = [(CLIP_MEAN, CLIP_STD), (IMAGENET_MEAN, IMAGENET_STD)]
+ALL_LEVELS = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2))
+DEEP_GREY = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (40, 50), dtype=np.uint16))
+
+
+@pytest.mark.parametrize(("mean", "std"), NORMALISATIONS)
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [
+        (ALL_LEVELS, {"size_px": 16}),
+        (picture(50, 41), {}),
+        (picture(20, 70), {}),
+        (picture(20, 30), {"small_image": "resize"}),
+        (picture(90, 60), {"resize_px": 40}),
+        (DEEP_GREY, {}),
+        (DEEP_GREY, {"grey16": "clip"}),
+    ],
+)
+def test_view_has_the_bits_of_torch(image: Image.Image, options: dict[str, Any], mean: Any, std: Any) -> None:
+    pixel = PixelSpec(**{"size_px": 32, "mean": mean, "std": std} | options)
+    pixels_CHW = eval_view(pixel)(image)
+    assert pixels_CHW.dtype == np.float32
+    assert pixels_CHW.flags.c_contiguous
+    assert pixels_CHW.tobytes() == by_torch(image, pixel).numpy().tobytes()
+    assert torch.equal(eval_tensor_view(pixel)(image), by_torch(image, pixel))
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -36,9 +36,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 if TYPE_CHECKING:
+    from data.images.views import TensorView
     from data.loading.batches import Batch
     from data.shards.index import ShardIndex
-    from gapl.views import View
 
 NUM_PICTURES, SIDE_PX, BATCH_SIZE, LINKS = 8, 1024, 32, 4
 SHARDS, ROWS_A_SHARD, GENERATORS = 93, 2994, 4803  # of a class in CommunityForensics-Small
@@ -146,7 +146,7 @@ def time_reading(index: ShardIndex) -> None:
     print(f"reading alone: first {BATCH_SIZE} images {opened - start:.2f} s, then {1000 / seconds:.0f} a second")
 
 
-def stream(index: ShardIndex, view: View, *, num_workers: int) -> Iterator[Batch]:
+def stream(index: ShardIndex, view: TensorView, *, num_workers: int) -> Iterator[Batch]:
     from data.loading.batches import Share
     from data.shards.stream import stream_batches
 
@@ -154,7 +154,7 @@ def stream(index: ShardIndex, view: View, *, num_workers: int) -> Iterator[Batch
     return stream_batches(index, view, **sizes, balance="class", seed=0, first_step=0, share=Share())
 
 
-def from_memory(index: ShardIndex, view: View, *, num_workers: int) -> Iterator[Batch]:
+def from_memory(index: ShardIndex, view: TensorView, *, num_workers: int) -> Iterator[Batch]:
     """Batches of images that every process has in memory."""
     from data.loading.batches import Sample, SampleDataset, batch_loader
     from data.shards.index import read_rows
@@ -169,7 +169,7 @@ def from_memory(index: ShardIndex, view: View, *, num_workers: int) -> Iterator[
     return iter(batch_loader(Memory(view, replace_unreadable=True), lists, num_workers=num_workers))
 
 
-def compare(index: ShardIndex, view: View, *, num_batches: int, rounds: int) -> None:
+def compare(index: ShardIndex, view: TensorView, *, num_batches: int, rounds: int) -> None:
     for num_workers in (0, 2):
         runs = [
             [

@@ -16,15 +16,16 @@ from tqdm import tqdm
 
 from data.holdout import Split
 from data.images.augment import train_view
+from data.images.views import TensorView, eval_tensor_view
 from data.loading.batches import Batch, batches_per_epoch, epoch_order, ordered_batches, train_batches
 from data.records import Manifest, require_both_classes
+from data.seeds import draw_seed
 from data.shards.arrow_cache import cache_rows
 from data.shards.index import ShardIndex
 from data.shards.stream import stream_batches
 from evaluation.metrics import metrics_of, rates_by_source
 from features.store import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
 from gapl.pixels import PixelSpec
-from gapl.views import View, draw_seed, eval_view
 from models.adapt import cast_frozen_linears
 from models.detector import TowerHead
 from models.precision import DTYPES, autocast
@@ -78,7 +79,7 @@ def fit_images(detector: TowerHead, pixel: PixelSpec, split: Split[Any], recipe:
 
 
 def image_pieces(
-    images: Manifest | ShardIndex, view: View, recipe: Recipe, bench: Bench, *, num_batches: int
+    images: Manifest | ShardIndex, view: TensorView, recipe: Recipe, bench: Bench, *, num_batches: int
 ) -> Callable[[int, int], Iterable[Piece]]:
     """(epoch, first batch) -> this process's pieces of the batches from there to the end of the epoch."""
     share = share_of(bench.accelerator)
@@ -247,7 +248,7 @@ def _score(detector: TowerHead, part: Manifest, pixel: PixelSpec, recipe: Recipe
     accelerator = bench.accelerator
     batches = ordered_batches(
         part,
-        eval_view(**asdict(validation_pixel(pixel, recipe))),
+        eval_tensor_view(validation_pixel(pixel, recipe)),
         batch_size=max(1, recipe.batch_size // (accelerator.num_processes * recipe.accumulate)),
         num_workers=recipe.num_workers,
         share=share_of(accelerator),

@@ -14,13 +14,14 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
 from data.images.degrade import recompress
+from data.images.views import TensorView
 from gapl.decode import to_rgb
-from gapl.views import EVAL, View
+from gapl.views import EVAL
 
 INTERPOLATIONS = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
 
-def train_view(name: str, *, size_px: int, mean: Sequence[float], std: Sequence[float]) -> View:
+def train_view(name: str, *, size_px: int, mean: Sequence[float], std: Sequence[float]) -> TensorView:
     """A random view by name, for images of any size. It draws from torch's generator. Image -> (3, H, W).
 
     eval       centre crop, as in evaluation: not random

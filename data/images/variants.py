@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.images.degrade import content_seed
+from data.images.views import TensorView
 from data.loading.batches import Sample
 from gapl.decode import UnreadableImage, decode_image, to_rgb
-from gapl.views import View
 
 Degrade = Callable[..., Image.Image]  # (image, seed=...) -> image
 
@@ -55,7 +55,7 @@ class VariantDataset(Dataset[Any]):
     views         of the detectors that will look at it
     """
 
-    def __init__(self, degradations: Mapping[str, Degrade | None], views: Sequence[View]) -> None:
+    def __init__(self, degradations: Mapping[str, Degrade | None], views: Sequence[TensorView]) -> None:
         self.degradations, self.views = degradations, views
 
     def __getitems__(self, samples: Sequence[Sample]) -> VariantBatch:

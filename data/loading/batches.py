@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data.images.views import TensorView, seeded
 from data.loading.handover import Lost, Place
 from data.records import Manifest, Record
+from data.seeds import draw_seed
 from gapl.decode import UnreadableImage, decode_image
 from gapl.labels import Label
-from gapl.views import View, draw_seed, seeded
 
 SAMPLINGS = ("shuffle", "class", "source")
 LISTS_PER_WORKER = 2  # that a worker has in hand and before it
@@ -77,7 +78,7 @@ class Batch:
         return replace(self, pixels_BCHW=self.pixels_BCHW.pin_memory(), labels_B=self.labels_B.pin_memory())
 
 
-def view_samples(samples: Sequence[Sample], view: View, *, replace_unreadable: bool) -> Batch:
+def view_samples(samples: Sequence[Sample], view: TensorView, *, replace_unreadable: bool) -> Batch:
     """The samples decoded and viewed; failed ones are left out, or replaced from their class in the batch.
 
     The replacement is another view of an image that could be read, so that the batch stays as large and as
@@ -100,7 +101,7 @@ def view_samples(samples: Sequence[Sample], view: View, *, replace_unreadable: b
 Seen = tuple[Record, tuple[int, int], Tensor]
 
 
-def _see(sample: Sample, view: View) -> Seen | Failure:
+def _see(sample: Sample, view: TensorView) -> Seen | Failure:
     record, seed = sample.record, sample.seed
     try:
         image = decode_image(sample.read_bytes())
@@ -109,7 +110,9 @@ def _see(sample: Sample, view: View) -> Seen | Failure:
     return record, image.size, view(image) if seed is None else seeded(view, image, seed=seed)
 
 
-def _replace(i: int, samples: Sequence[Sample], seen: Sequence[Seen | Failure], view: View) -> Seen | Failure:
+def _replace(
+    i: int, samples: Sequence[Sample], seen: Sequence[Seen | Failure], view: TensorView
+) -> Seen | Failure:
     if not isinstance(failure := seen[i], Failure):
         return seen[i]
     label = failure.record.label
@@ -127,7 +130,7 @@ def _replace(i: int, samples: Sequence[Sample], seen: Sequence[Seen | Failure], 
 class SampleDataset(Dataset[Any]):
     """Lists of samples -> batches, in whatever process a loader runs it."""
 
-    def __init__(self, view: View, *, replace_unreadable: bool) -> None:
+    def __init__(self, view: TensorView, *, replace_unreadable: bool) -> None:
         self.view, self.replace_unreadable = view, replace_unreadable
 
     def __getitems__(self, samples: Sequence[Sample]) -> Batch:
@@ -137,7 +140,7 @@ class SampleDataset(Dataset[Any]):
 class ManifestDataset(Dataset[Any]):
     """Lists of (index in the manifest, seed or None) -> batches."""
 
-    def __init__(self, manifest: Manifest, view: View, *, replace_unreadable: bool) -> None:
+    def __init__(self, manifest: Manifest, view: TensorView, *, replace_unreadable: bool) -> None:
         self.records, self.view, self.replace_unreadable = manifest.records, view, replace_unreadable
 
     def __getitems__(self, draws: Sequence[tuple[int, int | None]]) -> Batch:
@@ -188,7 +191,7 @@ def _as_it_is(batch: Any) -> Any:
 
 def ordered_batches(
     manifest: Manifest,
-    view: View,
+    view: TensorView,
     *,
     batch_size: int,
     num_workers: int,
@@ -206,7 +209,7 @@ def ordered_batches(
 
 def train_batches(
     manifest: Manifest,
-    view: View,
+    view: TensorView,
     *,
     batch_size: int,
     num_workers: int,

@@ -26,11 +26,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from data.images.views import TensorView
 from data.loading.batches import LISTS_PER_WORKER, Batch, Sample, SampleDataset, Share, batch_loader
 from data.loading.handover import PlacedLists
+from data.seeds import draw_seed
 from data.shards.index import Shard, ShardIndex, read_rows
 from gapl.labels import Label
-from gapl.views import View, draw_seed
 
 BALANCES = ("class", "generator", "architecture")
 MAX_COPIES = 4
@@ -40,7 +41,7 @@ Item = TypeVar("Item")
 
 def stream_batches(
     index: ShardIndex,
-    view: View,
+    view: TensorView,
     *,
     batch_size: int,
     pieces: int,

@@ -11,19 +11,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from data.images.variants import Degrade, VariantBatch, VariantDataset
+from data.images.views import TensorView, eval_tensor_view
 from data.loading.lists import read_lists
 from evaluation.scoring.job import CLEAN, Job, JobFolder
 from files.integrity import sha256_of
 from gapl.calibration import Calibration
 from gapl.pixels import PixelSpec
-from gapl.views import View, eval_view
 from models.adapt import cast_frozen_linears
-from models.detector import TowerHead
-from models.precision import DTYPES, autocast
+from models.detector import Output, TowerHead
+from models.precision import DTYPES
+from models.run import run_detector
 from models.weights.checkpoint import load_checkpoint
 from models.weights.hub import find_model
 
@@ -41,7 +42,7 @@ class ScoredModel:
     calibration: Calibration | None
     detector: TowerHead
     pixel: PixelSpec
-    view: View
+    view: TensorView
     notice: str
     prototypes: dict[str, Any]  # what the file tells of them
 
@@ -52,7 +53,7 @@ class ScoredModel:
         checkpoint = load_checkpoint(file, allow_tiny=allow_tiny)
         pixel = checkpoint.config.pixel
         of_file = (name, path, sha256_of(file), checkpoint.threshold, checkpoint.calibration)
-        view = eval_view(**asdict(pixel))
+        view = eval_tensor_view(pixel)
         prototypes = checkpoint.provenance.get("prototypes", {})
         return cls(*of_file, checkpoint.detector, pixel, view, checkpoint.notice, prototypes)
 
@@ -61,6 +62,13 @@ class ScoredModel:
         self.detector.requires_grad_(False).to(device)
         if precision in DTYPES:
             cast_frozen_linears(self.detector.tower, DTYPES[precision])
+
+    def run(self, pixels_BCHW: Tensor, *, device: str, precision: str) -> Output:
+        """Run the detector on a batch, as run_detector does; a ValueError names the detector's file."""
+        try:
+            return run_detector(self.detector, pixels_BCHW, device=device, precision=precision)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
 
 
 def score_job(
@@ -110,7 +118,6 @@ def load_batches(
     return read_lists(lists, VariantDataset(degradations, views), shards=job.shards, num_workers=num_workers)
 
 
-@torch.inference_mode()
 def score_batch(
     job: Job, number: int, batch: VariantBatch, models: Sequence[ScoredModel], *, device: str
 ) -> list[dict[str, Any]]:
@@ -124,21 +131,14 @@ def score_batch(
     for degradation, pixels in batch.pixels.items():
         on_device = [view_BCHW.to(device, non_blocking=True) for view_BCHW in pixels]
         for model in models:
-            with autocast(torch.device(device).type, job.precision):
-                output = model.detector(on_device[position_of_view[model.pixel]])
-            logits = output.logit_B.double().cpu().tolist()
+            pixels_BCHW = on_device[position_of_view[model.pixel]]
+            output = model.run(pixels_BCHW, device=device, precision=job.precision)
             extra: dict[str, list[list[float]]] = {}
             if job.details and degradation == CLEAN:
                 extra["embedding"] = output.embedding_BE.float().cpu().tolist()
                 if output.attention_BP is not None:
                     extra["attention"] = output.attention_BP.float().cpu().tolist()
-            for row, (i, logit) in enumerate(zip(readable, logits, strict=True)):
-                if not math.isfinite(logit):
-                    uri = job.images[job.images_of(number)[i]].record.uri
-                    raise ValueError(
-                        f"{model.path}: the score of {uri} is not a number; "
-                        "its weights are those of no working detector"
-                    )
+            for row, (i, logit) in enumerate(zip(readable, output.logit_B.tolist(), strict=True)):
                 computed[i, model.name, degradation] = {
                     "logit": logit,
                     **{name: values[row] for name, values in extra.items()},
