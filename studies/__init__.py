@@ -1,0 +1,1 @@
+"""Measure what a detector gains from each choice: the experiments behind docs/study.md."""
