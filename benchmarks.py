@@ -43,8 +43,8 @@ from evaluation.scoring.score import ScoredModel, score_job
 from evaluation.tables.scores import tell_apart
 from gapl.calibration import METHODS
 from models.precision import PRECISIONS, resolve_precision
-from models.weights.checkpoint import PACKAGES
-from models.weights.hub import MODEL_HELP
+from models.weights.names import MODEL_HELP
+from models.weights.versions import PACKAGES
 
 DEFAULT_WORKERS = 2  # processes that decode images
 Found = list[Benchmark | Absent]

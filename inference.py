@@ -31,8 +31,8 @@ import cli
 from data.folders import scan_images
 from files import open_weights
 from gapl.decode import UnreadableImage, decode_image
-from models.config import DETECTOR_FILE
-from models.weights.hub import MODEL_HELP, find_model
+from models.weights.hub import find_model
+from models.weights.names import DETECTOR_FILE, MODEL_HELP, TINY
 
 if TYPE_CHECKING:
     from models.weights.checkpoint import Checkpoint
@@ -75,7 +75,6 @@ class Detector:
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", operating_point: str | None = None) -> None:
         from gapl.views import eval_view
-        from models.weights.backbone import TINY
 
         self._calibration = checkpoint.calibration
         self.threshold = self.real_below = checkpoint.threshold

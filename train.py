@@ -36,14 +36,16 @@ from data.shards.index import ShardIndex
 from features.store import add_cache_argument
 from models.adapt import keep_freed_memory
 from models.precision import resolve_precision
-from models.weights import backbone
-from models.weights.checkpoint import FORMS, package_versions, save_checkpoint
+from models.weights.backbone import fingerprint
+from models.weights.checkpoint import save_checkpoint
+from models.weights.names import BACKBONE_HELP, DETECTOR_NAME, FORMS
+from models.weights.versions import package_versions
 from prototype_dataset import STREAM_FROM_BYTES, add_data_arguments, describe, open_data, open_shards
 from training.interrupt import Interrupted
 from training.loop import Saving
 from training.processes import TRACKERS, start_processes
 from training.recipe import PRESET_NAMES, Recipe, make_recipe
-from training.runs import DETECTOR, Run
+from training.runs import Run
 from training.stages import Bench, fit_features, fit_images
 from training.start import dry_detector, frozen_tensors, print_parameters, start_stage1, start_stage2
 
@@ -57,8 +59,8 @@ HELD_OUT_SHOWN = 20  # names; config.json has all of them
 
 def main() -> None:
     args = parse_arguments()
-    if args.reuse and (args.out / DETECTOR).exists():
-        return print(f"{args.out / DETECTOR} is there: reused")
+    if args.reuse and (args.out / DETECTOR_NAME).exists():
+        return print(f"{args.out / DETECTOR_NAME} is there: reused")
     recipe = make_recipe(args.preset, stage=args.stage, overrides=recipe_overrides(args))
     device = cli.pick_device(args.device)
     if args.dry_run:
@@ -105,7 +107,7 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
     held_out = [f"{label.name.lower()} {name}" for label, name in split.held]
     start.provenance |= {"preset": args.preset, "recipe": asdict(recipe), "data": data, "held_out": held_out}
     parts = args.stream_parts or world
-    settings = settings_of(args, recipe, data, backbone.fingerprint(start.detector.state_dict()), parts)
+    settings = settings_of(args, recipe, data, fingerprint(start.detector.state_dict()), parts)
     with accelerator.main_process_first():
         run = Run(args.out, settings=settings, overwrite=args.overwrite, writes=is_main)
     if is_main:
@@ -259,7 +261,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/stage1 or runs/stage2)")
     add_data_arguments(parser)
     parser.add_argument(
-        "--backbone", help=f"{backbone.HELP}; stage 2 has that of stage 1, where the authors' stage1.pt has none"
+        "--backbone", help=f"{BACKBONE_HELP}; stage 2 has that of stage 1, where the authors' stage1.pt has none"
     )
     parser.add_argument(
         "--init",

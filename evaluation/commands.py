@@ -19,7 +19,7 @@ from evaluation.scoring.job import CLEAN, TABLE
 from evaluation.tables.layout import to_text
 from evaluation.tables.report import make_table, write_tables
 from evaluation.tables.scores import ScoreTable, join_tables, read_scores, tell_apart
-from files.integrity import sha256_of
+from files.checksum import sha256_of
 from models.weights.checkpoint import read_checkpoint, store_calibration
 
 log = logging.getLogger(__name__)

@@ -16,13 +16,18 @@ def open_weights(path: Path, *, what: str) -> WeightFile:
 
     Raises ValueError, one line, when there is no such file or it is not sound; `what` says what was expected.
     """
-    if not path.is_file():
-        kind = "no such file" if not path.exists() else "a folder" if path.is_dir() else "not a regular file"
-        raise ValueError(f"{path}: {kind}; expected {what}")
+    check_is_file(path, what=what)
     try:
         return PickleFile(path) if is_pickle(path) else TensorFile(path)
     except ValueError as error:
         raise refusal(path, error, what=what) from error
+
+
+def check_is_file(path: Path, *, what: str) -> None:
+    """Raise ValueError, one line, unless there is such a file; `what` says what was expected."""
+    if not path.is_file():
+        kind = "no such file" if not path.exists() else "a folder" if path.is_dir() else "not a regular file"
+        raise ValueError(f"{path}: {kind}; expected {what}")
 
 
 def refusal(path: Path, error: ValueError, *, what: str) -> ValueError:

@@ -1,9 +1,7 @@
-"""Is a file of weights whole? Checksums of its parts, and JSON that is not trusted."""
+"""Is a file of weights whole? Checksums of its parts."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import mmap
 import os
 import zlib
@@ -12,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
 
 
 @dataclass(frozen=True)
@@ -58,27 +55,3 @@ class Check:
         if self._damaged:
             first = min(self._damaged, key=lambda span: span.start)
             raise ValueError(f"damaged: the checksum of {first.name!r} is not that of its bytes")
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def strict_json(text: str) -> Any:
-    """JSON of an untrusted file. Raises ValueError also for a doubled key, NaN, infinity, or endless nesting."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no number")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) < len(pairs):
-            raise ValueError("a key stands twice")
-        return dict(pairs)
-
-    try:
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
-    except RecursionError as error:
-        raise ValueError("damaged: its JSON is nested too deeply") from error
-    except ValueError as error:
-        raise ValueError(f"damaged: its JSON cannot be read ({error})") from error

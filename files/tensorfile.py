@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from files.atomic import replacing
-from files.integrity import Check, Span, strict_json
+from files.integrity import Check, Span
+from files.strict_json import strict_json
 
 if TYPE_CHECKING:
     from torch import Tensor

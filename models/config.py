@@ -11,8 +11,6 @@ from typing import Any
 from gapl.pixels import PixelSpec
 from gapl.schema import MAX_NAME, MAX_SIZE, build_spec, check_choice, check_positive, is_name
 
-DETECTOR_FILE = "a detector, made by train.py or released by the authors"  # what a message says was expected
-
 MAX_LAYERS = 1000
 MAX_TARGETS = 100
 

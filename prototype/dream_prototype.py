@@ -22,9 +22,9 @@ from data.records import Manifest, require_both_classes
 from features.store import FeatureExtractor, FeatureSpec, FeatureStore, add_cache_argument
 from gapl.labels import Label
 from models.precision import PRECISIONS, autocast, resolve_precision
-from models.weights.backbone import HELP
 from models.weights.checkpoint import Checkpoint, load_checkpoint
 from models.weights.hub import find_model
+from models.weights.names import BACKBONE_HELP
 from prototype.bank import PrototypeBank
 from prototype.reduce import METHODS, check_counts, reduce_embeddings
 from prototype_dataset import add_data_arguments, describe, open_data
@@ -61,7 +61,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--stage1", required=True, help="detector file of stage 1, or the authors' stage1.pt")
-    parser.add_argument("--backbone", help=f"of the authors' stage1.pt, which has none: {HELP}")
+    parser.add_argument("--backbone", help=f"of the authors' stage1.pt, which has none: {BACKBONE_HELP}")
     add_data_arguments(parser)
     parser.add_argument("--same-data", action="store_true", help="instead: the images that stage 1 was trained on")
     parser.add_argument("--method", choices=tuple(METHODS), default="kmeans")

@@ -40,7 +40,8 @@ from gapl.views import EVAL
 from models.adapt import add_lora, keep_freed_memory
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead
 from models.precision import PRECISIONS, resolve_precision
-from models.weights.backbone import HELP, fingerprint, load_backbone
+from models.weights.backbone import fingerprint, load_backbone
+from models.weights.names import BACKBONE_HELP, INT8
 from prototype.reduce import reduce_embeddings
 from prototype_dataset import open_data
 from training.loop import Saving
@@ -158,7 +159,7 @@ def main() -> None:
 def add_arguments(parser: argparse.ArgumentParser, *, out: Path) -> None:
     parser.add_argument("--corpus", type=Path, required=True, help=f"folder of {', '.join(PARTS)}")
     parser.add_argument("--out", type=Path, default=out, help=f"default: {out}")
-    parser.add_argument("--backbone", default="clip-vit-b16-int8", help=HELP)
+    parser.add_argument("--backbone", default=INT8, help=BACKBONE_HELP)
     parser.add_argument("--feature-layers", default=MINI_1.feature_layers, help="of the tower, that are read")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the tower (default: auto)")
     add_cache_argument(parser)

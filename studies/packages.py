@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 import cli
 from files.cache import cache_dir
-from files.integrity import sha256_of
+from files.checksum import sha256_of
 
 LIST = Path(__file__).resolve().parent.parent / "docs/study/packages.csv"
 NAME = "packages"  # of the benchmark

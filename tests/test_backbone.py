@@ -36,7 +36,8 @@ from models.config import TowerSpec
 from models.tower import VisionTower, build_tower, spec_of
 from models.weights import backbone, hub, int8
 from models.weights import wheel as pretrained
-from models.weights.backbone import DEFAULT, INT8, TINY, architecture, fingerprint, load_backbone
+from models.weights.backbone import architecture, fingerprint, load_backbone
+from models.weights.names import DEFAULT, INT8, TINY
 from models.weights.openclip import convert_open_clip
 
 SMALL = {

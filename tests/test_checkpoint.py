@@ -19,11 +19,12 @@ from torch import Tensor
 from files import TensorFile, tensorfile
 from gapl.pixels import PixelSpec
 from models.adapt import merge_lora
-from models.config import DETECTOR_FILE, DetectorConfig, LoraSpec
+from models.config import DetectorConfig, LoraSpec
 from models.detector import build_detector
 from models.weights import checkpoint as checkpoint_module
-from models.weights.backbone import TINY, Backbone, architecture, fingerprint, load_backbone
-from models.weights.checkpoint import FORMAT, FORMS, Checkpoint, expected_shapes, load_checkpoint, save_checkpoint
+from models.weights.backbone import Backbone, architecture, fingerprint, load_backbone
+from models.weights.checkpoint import FORMAT, Checkpoint, expected_shapes, load_checkpoint, save_checkpoint
+from models.weights.names import DETECTOR_FILE, FORMS, TINY
 from prototype.bank import PrototypeBank
 
 PIXEL = PixelSpec(size_px=32, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), small_image="resize")

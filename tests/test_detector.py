@@ -13,7 +13,8 @@ from models.adapt import cast_frozen_linears, count_parameters, merge_lora
 from models.config import DetectorConfig, LoraSpec
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead, build_detector
 from models.lora import LoraLinear
-from models.weights.backbone import DEFAULT, TINY, architecture, load_backbone
+from models.weights.backbone import architecture, load_backbone
+from models.weights.names import DEFAULT, TINY
 
 PIXEL = PixelSpec(size_px=32)
 

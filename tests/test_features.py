@@ -35,7 +35,8 @@ from files.cache import cache_dir
 from gapl.decode import decode_image
 from gapl.labels import Label
 from gapl.pixels import IMAGENET_MEAN, PixelSpec
-from models.weights.backbone import TINY, load_backbone
+from models.weights.backbone import load_backbone
+from models.weights.names import TINY
 
 if TYPE_CHECKING:
     from tests.conftest import MakeImage

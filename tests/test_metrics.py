@@ -17,7 +17,8 @@ from data.records import Record
 from evaluation.metrics import Metrics, calibration_error, compute_metrics, mean_metrics, metrics_of
 from gapl.labels import Label
 from models.detector import Output, Stage1Detector
-from models.weights.backbone import TINY, load_backbone
+from models.weights.backbone import load_backbone
+from models.weights.names import TINY
 from training.predict import ScoreRow, predict
 
 

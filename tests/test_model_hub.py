@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 import pytest
 from conftest import Finished
 
-from models.weights.hub import RELEASED, RELEASED_MB
+from models.weights.names import RELEASED, RELEASED_MB
 
 PROJECT = Path(__file__).parent.parent
 COMMIT, OTHER_COMMIT = "c" * 40, "d" * 40
@@ -522,8 +522,9 @@ def tiny_detector(path: Path) -> bytes:
     """A detector file that needs no backbone."""
     from models.config import DetectorConfig
     from models.detector import build_detector
-    from models.weights.backbone import TINY, architecture, fingerprint, load_backbone
+    from models.weights.backbone import architecture, fingerprint, load_backbone
     from models.weights.checkpoint import Checkpoint, save_checkpoint
+    from models.weights.names import TINY
 
     backbone = load_backbone(TINY)
     config = DetectorConfig(1, TINY, architecture(TINY), backbone.pixel)

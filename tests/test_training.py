@@ -20,11 +20,12 @@ import train
 from files import TensorFile
 from models.adapt import base_tower, is_lora, merge_lora
 from models.config import LoraSpec
-from models.weights.backbone import TINY, fingerprint, load_backbone
-from models.weights.checkpoint import FORMS, load_checkpoint, read_checkpoint, save_checkpoint
+from models.weights.backbone import fingerprint, load_backbone
+from models.weights.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from models.weights.names import DETECTOR_NAME, FORMS, TINY
 from prototype.bank import PrototypeBank
 from training.recipe import make_recipe
-from training.runs import DETECTOR, Run
+from training.runs import Run
 
 if TYPE_CHECKING:
     from tests.conftest import MakeImage, RunCli, TinyRun
@@ -77,7 +78,7 @@ def test_same_seed_same_detector_whatever_the_workers(stage1: Train, tmp_path: P
     for name, extra in (("a", ()), ("b", ("--num-workers", 2)), ("c", ("--seed", 1))):
         done = stage1(tmp_path / name, *options, *extra)
         assert done.code == 0, done.err
-    a, b, c = (tensors_of(tmp_path / name / DETECTOR) for name in "abc")
+    a, b, c = (tensors_of(tmp_path / name / DETECTOR_NAME) for name in "abc")
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["project.weight"], c["project.weight"])
 
@@ -87,7 +88,7 @@ def test_stage2_starts_from_stage1_and_keeps_the_prototypes(
 ) -> None:
     done = stage2(tmp_path, "--max-steps", 1, "--lr", 1e-9)
     assert done.code == 0, done.err
-    first, second = tensors_of(tiny_run.stage1), tensors_of(tmp_path / DETECTOR)
+    first, second = tensors_of(tiny_run.stage1), tensors_of(tmp_path / DETECTOR_NAME)
     assert torch.allclose(first["project.weight"], second["project.weight"], atol=1e-6)
     assert torch.equal(second["prototypes_PE"], PrototypeBank.load(tiny_run.bank).vectors_PE)
 
@@ -95,7 +96,7 @@ def test_stage2_starts_from_stage1_and_keeps_the_prototypes(
 def test_stage2_trains_lora_and_leaves_the_tower(stage2: Train, tmp_path: Path) -> None:
     assert stage2(tmp_path, "--form", "merged", "--lr", 0.01).code == 0
     assert stage2(tmp_path / "adapter", "--lr", 0.01).code == 0
-    adapter, merged = tensors_of(tmp_path / "adapter" / DETECTOR), tensors_of(tmp_path / DETECTOR)
+    adapter, merged = tensors_of(tmp_path / "adapter" / DETECTOR_NAME), tensors_of(tmp_path / DETECTOR_NAME)
     place = "tower.encoder.layers.0.self_attn.q_proj"
     update = 2 * adapter[f"{place}.lora_B.default.weight"] @ adapter[f"{place}.lora_A.default.weight"]
     assert update.abs().max() > 1e-5
@@ -108,7 +109,7 @@ def test_short_types_in_training_leave_no_trace_in_the_file(stage2: Train, tmp_p
     for form in FORMS:
         done = stage2(tmp_path / form, *options, "--form", form)
         assert done.code == 0, done.err
-    files = {form: TensorFile(tmp_path / form / DETECTOR).read()[1] for form in FORMS}
+    files = {form: TensorFile(tmp_path / form / DETECTOR_NAME).read()[1] for form in FORMS}
     assert {value.dtype for tensors in files.values() for value in tensors.values()} == {torch.float32}
     backbone = load_backbone(TINY).tower.state_dict()
     assert all(torch.equal(value, backbone[name]) for name, value in base_tower(files["full"]).items())
@@ -152,7 +153,7 @@ def test_training_goes_on_from_a_stage2_detector(go_on: Train, tmp_path: Path, i
     done = go_on(init, "--form", saved, "--lr", 1e-9)
     assert done.code == 0, done.err
     before = load_checkpoint(tmp_path / f"{init}.safetensors", merge=False, allow_tiny=True)
-    after = load_checkpoint(tmp_path / "run" / DETECTOR, merge=False, allow_tiny=True)
+    after = load_checkpoint(tmp_path / "run" / DETECTOR_NAME, merge=False, allow_tiny=True)
     assert after.threshold == 0.3
     assert after.provenance["init"] == str(tmp_path / f"{init}.safetensors")
     assert after.provenance["prototypes"] == before.provenance["prototypes"]
@@ -170,7 +171,7 @@ def test_training_goes_on_from_a_stage2_detector(go_on: Train, tmp_path: Path, i
 @pytest.mark.parametrize("init", FORMS)
 def test_going_on_trains_what_stage2_trains(go_on: Train, tmp_path: Path, init: str) -> None:
     assert go_on(init, "--form", "full", "--lr", 0.01).code == 0
-    before, after = tensors_of(tmp_path / f"{init}.safetensors"), tensors_of(tmp_path / "run" / DETECTOR)
+    before, after = tensors_of(tmp_path / f"{init}.safetensors"), tensors_of(tmp_path / "run" / DETECTOR_NAME)
     changed = {name for name in after if name not in before or not torch.equal(after[name], before[name])}
     assert {name.split(".")[0] for name in changed} == {"tower", "project", "attention", "classifier"}
     of_tower = {name for name in changed if name.startswith("tower.")}
@@ -182,7 +183,7 @@ def test_going_on_can_change_the_prototypes(go_on: Train, tmp_path: Path) -> Non
     bank = PrototypeBank(torch.eye(128)[:4], torch.tensor([0, 0, 0, 1]), {"method": "by hand"})
     bank.save(tmp_path / "bank.safetensors")
     assert go_on("full", "--prototypes", tmp_path / "bank.safetensors").code == 0
-    after = load_checkpoint(tmp_path / "run" / DETECTOR, allow_tiny=True)
+    after = load_checkpoint(tmp_path / "run" / DETECTOR_NAME, allow_tiny=True)
     assert torch.equal(after.detector.prototypes_PE, bank.vectors_PE)
     assert after.provenance["prototypes"] == {"method": "by hand", "num_real": 3, "num_fake": 1}
 
@@ -190,7 +191,7 @@ def test_going_on_can_change_the_prototypes(go_on: Train, tmp_path: Path) -> Non
 def test_fingerprint_of_a_merged_tower_is_its_own(go_on: Train, tmp_path: Path) -> None:
     """It is not the named backbone any more, and no adapter on it may claim to be."""
     assert go_on("merged", "--form", "full").code == 0
-    after = load_checkpoint(tmp_path / "run" / DETECTOR, merge=False, allow_tiny=True)
+    after = load_checkpoint(tmp_path / "run" / DETECTOR_NAME, merge=False, allow_tiny=True)
     assert after.backbone_fingerprint == fingerprint(base_tower(after.detector.state_dict()))
     assert after.backbone_fingerprint != fingerprint(load_backbone(TINY).tower.state_dict())
 
@@ -213,15 +214,15 @@ def test_going_on_as_it_cannot_be_is_refused(go_on: Train, tmp_path: Path) -> No
 
 def test_run_is_written_down(stage1: Train, tmp_path: Path) -> None:
     done = stage1(tmp_path, "--lr", 0.002)
-    names = ["config.json", "curves.png", DETECTOR, "metrics.jsonl", "scores_random.csv", "validation.csv"]
+    names = ["config.json", "curves.png", DETECTOR_NAME, "metrics.jsonl", "scores_random.csv", "validation.csv"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["recipe"]["lr"] == 0.002
     assert config["preset"] == "small"
-    provenance = load_checkpoint(tmp_path / DETECTOR, allow_tiny=True).provenance
+    provenance = load_checkpoint(tmp_path / DETECTOR_NAME, allow_tiny=True).provenance
     assert provenance["data"]["images"] == 38
     assert provenance["epoch"] == 1
-    assert f"saved {tmp_path / DETECTOR} (adapter" in done.out
+    assert f"saved {tmp_path / DETECTOR_NAME} (adapter" in done.out
 
 
 def test_whole_sources_are_held_out_and_select_the_epoch(stage2: Train, tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_whole_sources_are_held_out_and_select_the_epoch(stage2: Train, tmp_path
     assert validations[0]["heldout"]["sources"]["fake"]["beta"]["images"] == 8
     assert set(validations[0]["random"]["sources"]["real"]) == {"alpha"}
     accuracies = [parts["heldout"]["accuracy"] for parts in validations]
-    epoch = load_checkpoint(tmp_path / DETECTOR, allow_tiny=True).provenance["epoch"]
+    epoch = load_checkpoint(tmp_path / DETECTOR_NAME, allow_tiny=True).provenance["epoch"]
     assert epoch == 1 + accuracies.index(max(accuracies))
     table = list(csv.DictReader((tmp_path / "validation.csv").open()))
     assert [(row["part"], row["class"], row["source"], row["images"]) for row in table] == [
@@ -326,7 +327,7 @@ def test_run_that_started_from_something_else_is_not_gone_on_with(
     monkeypatch.setattr(Run, "finish", lambda _run: None)
     options = ("--batch-size", 4, "--save-steps", 1)
     assert stage2(tmp_path / "run", *options, bank=bank).code == 0
-    (tmp_path / "run" / DETECTOR).unlink()
+    (tmp_path / "run" / DETECTOR_NAME).unlink()
     other = PrototypeBank.load(bank)
     PrototypeBank(-other.vectors_PE, other.labels_P).save(bank)
     assert "had start" in stage2(tmp_path / "run", *options, bank=bank).only_error()
@@ -386,17 +387,17 @@ def test_unreadable_images_are_named_once_and_the_run_goes_on(
         rows = list(csv.reader(file))
     assert sorted(uri for uri, _ in rows) == sorted(broken)
     assert all(reason for _, reason in rows)
-    assert (tmp_path / "run" / DETECTOR).is_file()
+    assert (tmp_path / "run" / DETECTOR_NAME).is_file()
 
 
 def test_finished_run_is_kept_unless_told_otherwise(stage1: Train, tmp_path: Path) -> None:
     assert stage1(tmp_path).code == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert f"error: {tmp_path} holds a finished run" in stage1(tmp_path).only_error()
-    assert stage1(tmp_path, "--reuse", "--lr", 0.5).out == f"{tmp_path / DETECTOR} is there: reused\n"
+    assert stage1(tmp_path, "--reuse", "--lr", 0.5).out == f"{tmp_path / DETECTOR_NAME} is there: reused\n"
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert stage1(tmp_path, "--overwrite", "--lr", 0.5).code == 0
-    assert (tmp_path / DETECTOR).read_bytes() != before[DETECTOR]
+    assert (tmp_path / DETECTOR_NAME).read_bytes() != before[DETECTOR_NAME]
 
 
 def test_run_that_was_stopped_is_started_anew(stage1: Train, tmp_path: Path) -> None:

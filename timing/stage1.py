@@ -47,7 +47,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     import cli
-    from models.weights.backbone import INT8
+    from models.weights.names import INT8
 
     parser = cli.Parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="images as train.py takes them")

@@ -161,7 +161,7 @@ def ours(args: argparse.Namespace) -> Step:
     from torch.nn import functional
 
     from models.adapt import cast_frozen_linears, keep_freed_memory
-    from models.precision import DTYPES, autocast, resolve_precision
+    from models.precision import autocast, dtype_of, resolve_precision
     from models.weights.backbone import load_backbone
 
     keep_freed_memory()
@@ -169,8 +169,8 @@ def ours(args: argparse.Namespace) -> Step:
     detector.load_state_dict(torch.load(args.scratch / "start.pt"))
     detector.tower.activation_checkpointing = args.checkpointing
     precision = resolve_precision(args.precision, device="cpu")
-    if precision in DTYPES:
-        cast_frozen_linears(detector.tower, DTYPES[precision])
+    if precision != "fp32":
+        cast_frozen_linears(detector.tower, dtype_of(precision))
     named = [(name, p) for name, p in detector.named_parameters() if p.requires_grad]
     tower = [p for name, p in named if name.startswith("tower.")]
     head = [p for name, p in named if not name.startswith("tower.")]

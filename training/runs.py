@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from files.atomic import replacing
+from models.weights.names import DETECTOR_NAME
 from training.state import TrainingState, read_state, write_state
 
 log = logging.getLogger(__name__)
 
-DETECTOR = "detector.safetensors"
 CHECKPOINTS = "checkpoints"
 KEPT_CHECKPOINTS = 2
 CHECKPOINT_NAME = re.compile(r"step_(\d{8})\.safetensors")
@@ -41,7 +41,7 @@ class Run:
         """
         self.folder, self.writes = folder, writes
         self.settings = json.loads(json.dumps(settings or {}))  # as they come back from a file
-        self.detector = folder / DETECTOR
+        self.detector = folder / DETECTOR_NAME
         self.curves = folder / "curves.png"
         self.validation = folder / "validation.csv"
         self.metrics = folder / "metrics.jsonl"

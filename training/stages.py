@@ -28,7 +28,7 @@ from features.store import FeatureExtractor, FeatureSpec, FeatureStore, FeatureT
 from gapl.pixels import PixelSpec
 from models.adapt import cast_frozen_linears
 from models.detector import TowerHead
-from models.precision import DTYPES, autocast
+from models.precision import autocast, dtype_of
 from training.loop import Fitted, Objective, Piece, Saving, check_unreadable, fit
 from training.predict import ScoreRow, predict
 from training.processes import share_of
@@ -58,8 +58,8 @@ class Bench:
 
 def fit_images(detector: TowerHead, pixel: PixelSpec, split: Split[Any], recipe: Recipe, bench: Bench) -> Fitted:
     """Every epoch draws new random views and takes them through the tower: the recipe as published."""
-    if recipe.precision in DTYPES:
-        cast_frozen_linears(detector.tower, DTYPES[recipe.precision])
+    if recipe.precision != "fp32":
+        cast_frozen_linears(detector.tower, dtype_of(recipe.precision))
     detector.tower.activation_checkpointing = bool(recipe.activation_checkpointing)
     detector.tower.patch_dropout = recipe.patch_dropout
     if recipe.compile:

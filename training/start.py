@@ -12,9 +12,10 @@ from gapl.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelSpec
 from models.adapt import add_lora, count_parameters
 from models.config import DetectorConfig, LoraSpec
 from models.detector import PrototypeDetector, TowerHead, build_detector
-from models.weights import backbone
+from models.weights.backbone import architecture, fingerprint, load_backbone
 from models.weights.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from models.weights.hub import find_model
+from models.weights.names import DEFAULT
 from models.weights.released import PROTOTYPES
 from prototype.bank import PrototypeBank
 from training.recipe import Recipe
@@ -23,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 def start_stage1(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
-    source = backbone.load_backbone(args.backbone or backbone.DEFAULT)
+    source = load_backbone(args.backbone or DEFAULT)
     pixel = pixels_of(source.pixel, recipe)
     config = DetectorConfig(1, source.name, source.tower.spec, pixel, feature_layers=recipe.layers())
-    print_of_tower = backbone.fingerprint(source.tower.state_dict())
+    print_of_tower = fingerprint(source.tower.state_dict())
     return Checkpoint(build_detector(config, source.tower), config, print_of_tower)
 
 
@@ -79,7 +80,7 @@ def continue_stage2(args: argparse.Namespace, recipe: Recipe, first: Checkpoint)
     """All weights are kept, and the LoRA that they have; --prototypes replaces the bank."""
     config, detector, print_of_tower = first.config, first.detector, first.backbone_fingerprint
     if config.lora is None:  # it had none yet; or it is merged, into what is no longer the tower of that name
-        print_of_tower = backbone.fingerprint(detector.tower.state_dict())
+        print_of_tower = fingerprint(detector.tower.state_dict())
         config = replace(config, lora=lora_spec(recipe, config.feature_layers))
         if config.lora:
             add_lora(detector.tower, config.lora)
@@ -126,8 +127,8 @@ def load_bank(args: argparse.Namespace, first: Checkpoint) -> PrototypeBank:
 def dry_detector(args: argparse.Namespace, recipe: Recipe) -> TowerHead:
     """The detector's modules without weights: enough to count."""
     known = read_checkpoint(find_model(args.init)).config if args.init else None
-    name = args.backbone or (known.backbone if known else backbone.DEFAULT)
-    spec = known.tower if known else backbone.architecture(name)
+    name = args.backbone or (known.backbone if known else DEFAULT)
+    spec = known.tower if known else architecture(name)
     pixel = PixelSpec(size_px=spec.image_size)
     layers = known.feature_layers if known else recipe.layers()
     lora = lora_spec(recipe, layers)

@@ -27,7 +27,7 @@ import numpy as np
 import cli
 from data.shards.index import Shard, ShardIndex, as_url, index_files, join_indexes, read_index
 from files.atomic import replacing
-from files.integrity import strict_json
+from files.strict_json import strict_json
 from gapl.labels import Label
 
 FORMAT = "gapl-plan-1"

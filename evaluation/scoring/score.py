@@ -18,12 +18,12 @@ from data.images.variants import Degrade, VariantBatch, VariantDataset
 from data.images.views import TensorView, eval_tensor_view
 from data.loading.lists import read_lists
 from evaluation.scoring.job import CLEAN, Job, JobFolder
-from files.integrity import sha256_of
+from files.checksum import sha256_of
 from gapl.calibration import Calibration
 from gapl.pixels import PixelSpec
 from models.adapt import cast_frozen_linears
 from models.detector import Output, TowerHead
-from models.precision import DTYPES
+from models.precision import dtype_of
 from models.run import run_detector
 from models.weights.checkpoint import load_checkpoint
 from models.weights.hub import find_model
@@ -60,8 +60,8 @@ class ScoredModel:
     def place(self, *, device: str, precision: str) -> None:
         """Where and in which type the tower computes from now on."""
         self.detector.requires_grad_(False).to(device)
-        if precision in DTYPES:
-            cast_frozen_linears(self.detector.tower, DTYPES[precision])
+        if precision != "fp32":
+            cast_frozen_linears(self.detector.tower, dtype_of(precision))
 
     def run(self, pixels_BCHW: Tensor, *, device: str, precision: str) -> Output:
         """Run the detector on a batch, as run_detector does; a ValueError names the detector's file."""

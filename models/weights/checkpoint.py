@@ -10,9 +10,7 @@ Ours are safetensors whose JSON header rebuilds the detector from the path alone
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,17 +22,16 @@ from torch import Tensor
 from files import PickleFile, TensorFile, WeightFile, open_weights, refusal, tensorfile
 from gapl.calibration import BALANCED, Calibration
 from models.adapt import add_lora_shapes, base_tower, has_lora, is_lora, merge_lora, name_base
-from models.config import DETECTOR_FILE, DetectorConfig
+from models.config import DetectorConfig
 from models.detector import TowerHead, build_detector
-from models.weights.backbone import DEFAULT, TINY, fingerprint, load_backbone
+from models.weights.backbone import fingerprint, load_backbone
+from models.weights.names import DEFAULT, DETECTOR_FILE, DTYPES, FORMS, TINY
 from models.weights.released import LABELS, THRESHOLD, Official, check_values, read_official, release_pixels
+from models.weights.versions import package_versions
 
 log = logging.getLogger(__name__)
 
 FORMAT = "gapl-detector-1"
-FORMS = ("adapter", "full", "merged")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "safetensors", "numpy", "pillow")
 
 
 @dataclass
@@ -97,7 +94,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, dtype: str = "float32
     state: Mapping[str, Tensor] = checkpoint.detector.state_dict()
     if form == "merged":
         state = merge_lora(state, config.lora) if config.lora else state
-        state = {name: _shorten(name, value, DTYPES[dtype]) for name, value in state.items()}
+        state = {name: _shorten(name, value, getattr(torch, dtype)) for name, value in state.items()}
         config = replace(config, lora=None)
     names = adapter_names(state) if form == "adapter" else state
     header = {
@@ -143,11 +140,6 @@ def _shorten(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def adapter_names(names: Mapping[str, Any]) -> list[str]:
     """The names of what training changes, prototypes included."""
     return [name for name in names if not name.startswith("tower.") or is_lora(name)]
-
-
-def package_versions() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **versions}
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -246,7 +238,7 @@ def _stored(file: TensorFile) -> Stored:
     config = DetectorConfig.from_json(config_json)
     check_shapes(tensors, expected_shapes(config, form))
     for name, tensor in tensors.items():
-        expected = DTYPES[dtype] if name.startswith("tower.") else torch.float32
+        expected = getattr(torch, dtype) if name.startswith("tower.") else torch.float32
         if tensor.dtype != expected:
             raise ValueError(f"tensor {name!r} is of type {tensor.dtype}; expected {expected}")
         check_values(name, tensor)

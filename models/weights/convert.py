@@ -26,20 +26,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import cli
-from files.integrity import sha256_of
+from files.checksum import sha256_of
 from files.picklefile import PickleFile, is_pickle, write
 from models.adapt import base_tower, is_lora
 from models.config import DetectorConfig
 from models.weights.backbone import load_backbone
-from models.weights.checkpoint import (
-    DTYPES,
-    FORMS,
-    Checkpoint,
-    Stored,
-    load_checkpoint,
-    read_checkpoint,
-    save_checkpoint,
-)
+from models.weights.checkpoint import Checkpoint, Stored, load_checkpoint, read_checkpoint, save_checkpoint
+from models.weights.names import DTYPES, FORMS
 from models.weights.released import THRESHOLD, read_official, to_official
 
 log = logging.getLogger(__name__)
@@ -65,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     command.add_argument("file", type=Path, help="detector file, ours or the authors'")
     command.add_argument("out", type=Path)
     command.add_argument("--form", choices=(*FORMS, "official"), required=True)
-    command.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of a merged file's tower")
+    command.add_argument("--dtype", choices=DTYPES, default="float32", help="of a merged file's tower")
     command.add_argument("--backbone", help="the tower of an adapter: where it is, or what it is to be called")
     command.add_argument(
         "--save-backbone", type=Path, help="for --form adapter: write the file's tower to a folder"

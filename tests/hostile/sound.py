@@ -14,8 +14,9 @@ from gapl.pixels import PixelSpec
 from models.config import DetectorConfig, LoraSpec, TowerSpec
 from models.detector import build_detector
 from models.tower import VisionTower
-from models.weights.backbone import TINY, fingerprint, load_backbone
+from models.weights.backbone import fingerprint, load_backbone
 from models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from models.weights.names import TINY
 from models.weights.released import release_pixels, to_official
 from prototype.bank import PrototypeBank
 

