@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 import pytest
 from conftest import Finished
 
-from models.weights.names import RELEASED, RELEASED_MB
+from models.weights.names import DETECTOR_FILE, RELEASED, RELEASED_MB
 
 PROJECT = Path(__file__).parent.parent
 COMMIT, OTHER_COMMIT = "c" * 40, "d" * 40
@@ -466,8 +466,11 @@ def test_a_missing_folder_without_a_hub(user: User) -> None:
 
 def test_paths_are_not_asked_for(hub: FakeHub, user: User) -> None:
     (user.home / "runs" / "stage2").mkdir(parents=True)
-    for path in ("x/y.safetensors", "x/y.pt", "runs/stage2", "../x", "./x", "a/b/c", "a--b/c", "stage2"):
-        assert user.found(path) == Path(path)
+    for path in ("x/y.safetensors", "x/y.pt", "../x", "./x", "a/b/c", "a--b/c", "stage2"):
+        assert user.find(path).only_error() == f"error: {Path(path)}: no such file; expected {DETECTOR_FILE}"
+    assert user.find("runs/stage2").only_error() == f"error: runs/stage2: a folder; expected {DETECTOR_FILE}"
+    (user.home / "runs" / "stage2" / OURS).touch()
+    assert user.found("runs/stage2") == Path("runs/stage2") / OURS
     assert not hub.asked
 
 
