@@ -33,7 +33,8 @@ import pandas as pd
 
 import cli
 from data.benchmarks import verify as verification
-from data.benchmarks.find import PROTOCOLS, Absent, Benchmark, apply_protocol, find_benchmarks
+from data.benchmarks.find import Absent, Benchmark, apply_protocol, find_benchmarks
+from data.choices import PROTOCOLS
 from data.images.degrade import CLEAN, SUITE, parse_degradation
 from data.images.variants import Degrade
 from evaluation import commands

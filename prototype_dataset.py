@@ -15,8 +15,7 @@ from pathlib import Path
 
 import cli
 from data.folders import title
-from data.holdout import count_sources
-from data.records import Manifest, Record, join
+from data.records import Images, Manifest, Record, join
 from data.shards.index import ShardIndex, join_indexes
 from data.sources import open_index, open_source
 from gapl.labels import Label
@@ -198,9 +197,9 @@ def _folders(mix: Mix) -> str:
     return (" or " if mix.any_part else ", ").join(alternatives)
 
 
-def describe(images: Manifest | ShardIndex) -> str:
-    """One line: counts by class, and how many sources each has."""
-    sources = count_sources(images)
+def describe(images: Images) -> str:
+    """Tell in one line the counts by class, and how many sources each has."""
+    sources = images.sources()
     n_real = sum(label == Label.REAL for label, _ in sources)
     return (
         f"{images.name}: {images.count(Label.REAL)} real images of {n_real} sources, "
@@ -218,7 +217,7 @@ def main() -> None:
     args = parser.parse_args()
     manifest = open_mix(args.data_root, stage=args.stage, mix=args.mix, seed=args.seed)
     print(describe(manifest))
-    for (label, generator), count in sorted(manifest.generators().items()):
+    for (label, generator), count in sorted(manifest.sources().items()):
         print(f"  {label.name.lower()}  {generator:40s} {count:7d}")
     if args.out:
         _write_csv(args.out, manifest)

@@ -20,7 +20,6 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,10 +28,9 @@ import torch
 
 import cli
 from data import demo
-from data.holdout import Split, split_index, split_manifest
-from data.records import Manifest, require_both_classes
+from data.holdout import Split, split_images
+from data.records import Images, require_both_classes
 from data.seeds import draw_seed
-from data.shards.index import ShardIndex
 from features.store import add_cache_argument
 from models.adapt import keep_freed_memory
 from models.precision import resolve_precision
@@ -64,7 +62,7 @@ def main() -> None:
     recipe = make_recipe(args.preset, stage=args.stage, overrides=recipe_overrides(args))
     device = cli.pick_device(args.device)
     if args.dry_run:
-        split = split_images(open_images(args, recipe), args, recipe)
+        split = split_checked(open_images(args, recipe), args, recipe)
         print_plan(args, recipe, split)
         return print_parameters(dry_detector(args, recipe))
     if recipe.precision == "fp16" and device == "cpu" and args.precision is None:
@@ -94,7 +92,7 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
         )
     with accelerator.main_process_first():  # which may make copies of rows of shards for all
         images = open_images(args, recipe)
-        split = split_images(images, args, recipe)
+        split = split_checked(images, args, recipe)
     if is_main:
         print_plan(args, recipe, split)
     torch.manual_seed(recipe.seed)
@@ -103,8 +101,8 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
         print_parameters(start.detector)
 
     data = describe_data(args, split)
-    start.notice = demo.notice_of(images) if isinstance(images, Manifest) else ""
-    held_out = [f"{label.name.lower()} {name}" for label, name in split.held]
+    start.notice = demo.notice_of(images)
+    held_out = [str(source) for source in split.held]
     start.provenance |= {"preset": args.preset, "recipe": asdict(recipe), "data": data, "held_out": held_out}
     parts = args.stream_parts or world
     settings = settings_of(args, recipe, data, fingerprint(start.detector.state_dict()), parts)
@@ -157,7 +155,7 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
 # Images
 
 
-def open_images(args: argparse.Namespace, recipe: Recipe) -> Manifest | ShardIndex:
+def open_images(args: argparse.Namespace, recipe: Recipe) -> Images:
     """Shards are streamed when they are on a server, larger than STREAM_FROM_BYTES, or --stream asks for it."""
     index = None
     if args.stream != "no":
@@ -190,11 +188,9 @@ def refuse_without_effect(args: argparse.Namespace, recipe: Recipe, *, streamed:
                 raise ValueError(f"--{name.replace('_', '-')} is only for {needed}")
 
 
-def split_images(images: Manifest | ShardIndex, args: argparse.Namespace, recipe: Recipe) -> Split[Any]:
-    if isinstance(images, Manifest):
-        require_both_classes(images)
-    split: Callable[..., Split[Any]] = split_manifest if isinstance(images, Manifest) else split_index
-    parts = split(
+def split_checked(images: Images, args: argparse.Namespace, recipe: Recipe) -> Split[Any]:
+    require_both_classes(images)
+    parts = split_images(
         images,
         fraction=recipe.val_fraction,
         holdout=recipe.holdout_fraction,
@@ -211,10 +207,10 @@ def split_images(images: Manifest | ShardIndex, args: argparse.Namespace, recipe
 
 def print_plan(args: argparse.Namespace, recipe: Recipe, split: Split[Any]) -> None:
     print(f"stage {args.stage}, preset {args.preset}: " + ", ".join(f"{k} {v}" for k, v in asdict(recipe).items()))
-    streamed = "" if isinstance(split.training, Manifest) else ", streamed"
+    streamed = ", streamed" if split.training.streamed else ""
     print(f"training on {describe(split.training)}{streamed}; validation on {len(split.random)} images")
     if split.held:
-        names = [f"{name} ({label.name.lower()})" for label, name in split.held]
+        names = [f"{source.name} ({source.label.word})" for source in split.held]
         more = f" and {len(names) - HELD_OUT_SHOWN} more" if len(names) > HELD_OUT_SHOWN else ""
         shown = ", ".join(names[:HELD_OUT_SHOWN])
         print(f"held out whole, {len(split.heldout)} images to validate on: {shown}{more}")
@@ -227,7 +223,7 @@ def describe_data(args: argparse.Namespace, split: Split[Any]) -> dict[str, Any]
         "root": args.data_root and str(args.data_root),
         "mix": args.mix,
         "images": len(split.training),
-        "streamed": not isinstance(split.training, Manifest),
+        "streamed": split.training.streamed,
         "file_list_sha256": split.training.file_list_sha256(),
     }
 

@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import importlib.util
 import json
+import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from data.records import Manifest
+from data.records import Images
 
 VERSION = 1
 CROP_SIZE_PX = 256
@@ -88,9 +89,10 @@ MARKER = "demo.json"
 NOTICE = "trained on the demonstration corpus: it proves the road, not a detector"
 
 
-def notice_of(manifest: Manifest) -> str:
-    """NOTICE when an image of the manifest lies in a demonstration corpus, else nothing."""
-    folders = {folder for record in manifest for folder in Path(record.uri).parents}
+def notice_of(images: Images) -> str:
+    """Return NOTICE when an image lies in a demonstration corpus, else an empty text."""
+    inside = {uri.rpartition(os.sep)[0] for uri in images.uris()}
+    folders = {folder for path in map(Path, inside) for folder in (path, *path.parents)}
     return NOTICE if any((folder / MARKER).is_file() for folder in folders) else ""
 
 

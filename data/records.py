@@ -6,12 +6,12 @@ import hashlib
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
-from gapl.labels import Label
+from gapl.labels import Label, Source
 
 
 class Table(Protocol):
@@ -37,11 +37,53 @@ class Record:
     table: Table | None = None
     row: int = 0
 
+    @property
+    def source(self) -> Source:
+        """The generator of a fake or the photo source of a photograph."""
+        return Source(self.label, self.generator)
+
     def read_bytes(self) -> bytes:
         """The encoded image. Raises OSError when the file cannot be read."""
         if self.table is None:
             return Path(self.uri).read_bytes()
         return bytes(self.table[self.row]["image_data"])
+
+
+class Images(Protocol):
+    """A named set of labelled images: a Manifest, or a ShardIndex of rows that are streamed from their shards."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def streamed(self) -> bool:
+        """Whether images are read in passing from their shards, and not one by one."""
+
+    def __len__(self) -> int: ...
+
+    def uris(self) -> Iterable[str]:
+        """Return the uri of every image, in order."""
+
+    def count(self, label: Label) -> int:
+        """Return the number of images of a class."""
+
+    def sources(self) -> Counter[Source]:
+        """Count the images of each source."""
+
+    def file_list_sha256(self) -> str:
+        """Identify which images, in any order, with which labels."""
+
+    def local(self) -> Manifest:
+        """Return records of files or of rows that are copied to the Arrow cache, to be read in any order."""
+
+    def partition(self, sources: Collection[Source]) -> tuple[Self, Self]:
+        """Return (images of other sources, images of these sources)."""
+
+    def split(self, fraction: float, *, max_images: int = 0, seed: int) -> tuple[Self, Self]:
+        """Return (rest, part): `part` is a fraction of each class, and at most `max_images` unless that is 0."""
+
+    def draw(self, count: int, *, seed: int) -> Self:
+        """Return at most `count` of the images, in their order, chosen so that they stand for all of them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +92,8 @@ class Manifest:
 
     name: str
     records: tuple[Record, ...]
+
+    streamed: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.records)
@@ -60,9 +104,17 @@ class Manifest:
     def count(self, label: Label) -> int:
         return sum(record.label == label for record in self.records)
 
-    def generators(self) -> Counter[tuple[Label, str]]:
-        """Images of each (label, generator)."""
-        return Counter((record.label, record.generator) for record in self.records)
+    def uris(self) -> Iterator[str]:
+        """Yield the uri of every image, in order."""
+        return (record.uri for record in self.records)
+
+    def sources(self) -> Counter[Source]:
+        """Count the images of each source."""
+        return Counter(record.source for record in self.records)
+
+    def local(self) -> Manifest:
+        """Return this manifest: its images can be read in any order."""
+        return self
 
     def file_list_sha256(self, root: str | Path | None = None) -> str:
         """Identifies which images, in any order, with which labels; of those below `root` by where in it they
@@ -72,8 +124,12 @@ class Manifest:
     def where(self, keep: Callable[[Record], bool]) -> Manifest:
         return Manifest(self.name, tuple(record for record in self.records if keep(record)))
 
+    def partition(self, sources: Collection[Source]) -> tuple[Manifest, Manifest]:
+        """Return (images of other sources, images of these sources)."""
+        return self.where(lambda r: r.source not in sources), self.where(lambda r: r.source in sources)
+
     def draw(self, count: int, *, seed: int) -> Manifest:
-        """`count` records without replacement (all of them if there are fewer), in their original order.
+        """Draw `count` records without replacement (all of them if there are fewer), in their original order.
 
         The draw depends on the set of uris and the seed, not on the order in which a file system lists them.
         """
@@ -83,10 +139,15 @@ class Manifest:
         chosen = sorted(random.Random(seed).sample(by_uri, count))
         return Manifest(self.name, tuple(self.records[i] for i in chosen))
 
-    def split(self, fraction: float, *, seed: int) -> tuple[Manifest, Manifest]:
-        """(rest, part): `part` is `fraction` of each class, at least one image when fraction > 0, never all."""
+    def split(self, fraction: float, *, max_images: int = 0, seed: int) -> tuple[Manifest, Manifest]:
+        """Return (rest, part): `part` is drawn from each class, at least one image when fraction > 0, never all.
+
+        It is about `fraction` of the images, but not more than about `max_images` unless that is 0.
+        """
         if not 0 <= fraction < 1:
             raise ValueError(f"a validation fraction is at least 0 and below 1, not {fraction}")
+        if max_images:
+            fraction = min(fraction, max_images / max(1, len(self)))
         taken: set[str] = set()
         for label in Label:
             of_class = self.where(lambda record, label=label: record.label == label)  # type: ignore[misc]
@@ -111,13 +172,13 @@ def list_sha256(images: Iterable[tuple[str, Label]]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def require_both_classes(manifest: Manifest) -> None:
-    """Raises ValueError that says which class is missing and what was found."""
-    n_real, n_fake = manifest.count(Label.REAL), manifest.count(Label.FAKE)
+def require_both_classes(images: Images) -> None:
+    """Raise ValueError that says which class is missing and what was found."""
+    n_real, n_fake = images.count(Label.REAL), images.count(Label.FAKE)
     if not n_real or not n_fake:
         missing = "real" if not n_real else "fake"
         raise ValueError(
-            f"{manifest.name}: no {missing} images ({n_real} real, {n_fake} fake); both classes are needed"
+            f"{images.name}: no {missing} images ({n_real} real, {n_fake} fake); both classes are needed"
         )
 
 

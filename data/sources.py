@@ -6,9 +6,10 @@ from pathlib import Path
 
 from data.folders import scan_folder
 from data.records import Manifest
-from data.shards.arrow_cache import cache_rows
-from data.shards.index import ShardIndex, as_url, holds_images, read_index
+from data.shards.files import as_url
+from data.shards.index import ShardIndex
 from data.shards.plan import read_plan
+from data.shards.scan import holds_images, read_index
 from data.tables import read_manifest
 
 
@@ -22,7 +23,7 @@ def open_source(text: str | Path, *, split: str | None = None) -> Manifest:
     Raises ValueError when the path is missing or is none of these.
     """
     if (index := open_index(text)) is not None:
-        return cache_rows(index)
+        return index.local()
     path = Path(text)
     if path.suffix.lower() == ".csv" or (path.suffix.lower() == ".parquet" and not path.is_dir()):
         return read_manifest(path, split=split)

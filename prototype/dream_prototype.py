@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 import cli
 from data.records import Manifest, require_both_classes
 from features.store import FeatureExtractor, FeatureSpec, FeatureStore, add_cache_argument
-from gapl.labels import Label
+from gapl.labels import Label, Source
 from models.precision import PRECISIONS, autocast, resolve_precision
 from models.weights.checkpoint import Checkpoint, load_checkpoint
 from models.weights.hub import find_model
@@ -84,7 +84,7 @@ def parse_arguments() -> argparse.Namespace:
 def open_prototype_set(args: argparse.Namespace, stage1: Checkpoint) -> Manifest:
     """What the options name; or all that stage 1 was given, but for the sources that it held out whole."""
     paths, root, mix, seed = args.data, args.data_root, args.mix, args.seed
-    held: set[str] = set()
+    held: set[Source] = set()
     if args.same_data:
         used = stage1.provenance.get("data")
         if used is None:
@@ -93,9 +93,9 @@ def open_prototype_set(args: argparse.Namespace, stage1: Checkpoint) -> Manifest
             )
         paths = used["paths"]
         root, mix, seed = used["root"] and Path(used["root"]), used["mix"], stage1.provenance["recipe"]["seed"]
-        held = set(stage1.provenance.get("held_out", ()))
+        held = set(map(Source.parse, stage1.provenance.get("held_out", ())))
     images = open_data(paths, root, stage=1, mix=mix, seed=seed)
-    return images.where(lambda record: f"{record.label.name.lower()} {record.generator}" not in held)
+    return images.where(lambda record: record.source not in held)
 
 
 def extract(stage1: Checkpoint, manifest: Manifest, args: argparse.Namespace, device: str) -> PrototypeBank:

@@ -32,7 +32,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import cli
-from data.holdout import Split, split_manifest
+from data.holdout import Split, split_images
 from data.records import Manifest
 from features.store import FeatureSpec, add_cache_argument
 from gapl.labels import Label
@@ -210,7 +210,7 @@ class Lab:
 
     def run(self, name: str, *, seed: int, with_lora: bool) -> None:
         row = ROWS[name]
-        split = split_manifest(self.images, **SPLIT, seed=seed)
+        split = split_images(self.images, **SPLIT, seed=seed)
         chosen = few_generators(split.training, row.generators, seed=seed)
         split = replace(split, training=only(split.training, chosen), random=only(split.random, chosen))
         folder = self.args.out / name.replace(" ", "-") / str(seed)
@@ -302,7 +302,7 @@ class Lab:
 
 def few_generators(images: Manifest, count: int, *, seed: int) -> set[str]:
     """Names of `count` generators that have enough images; those of fewer are among those of more. 0: all."""
-    sizes = {name: n for (label, name), n in images.generators().items() if label is Label.FAKE}
+    sizes = {name: n for (label, name), n in images.sources().items() if label is Label.FAKE}
     if not count:
         return set(sizes)
     many = sorted(name for name, n in sizes.items() if n >= MIN_IMAGES)

@@ -22,7 +22,7 @@ from scipy.special import expit
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import cli
-from data.holdout import split_manifest
+from data.holdout import split_images
 from data.records import Manifest
 from evaluation.intervals import bootstrap
 from evaluation.metrics import compute_metrics
@@ -45,9 +45,7 @@ def main() -> None:
     parts = []
     with open_lab(args) as lab:
         for number, names in enumerate(folds(lab.images, args.folds)):
-            split = split_manifest(
-                lab.images, fraction=0.0, holdout=0.0, names=names, max_images=0, seed=args.seed
-            )
+            split = split_images(lab.images, fraction=0.0, holdout=0.0, names=names, max_images=0, seed=args.seed)
             print(
                 f"fold {number + 1} of {args.folds}: {len(names)} sources, {len(split.heldout)} images", flush=True
             )

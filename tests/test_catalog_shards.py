@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.benchmarks.find import Absent, Benchmark, find_benchmarks, read_catalog
-from data.shards.index import read_index, read_records, read_rows
+from data.shards.index import read_records
+from data.shards.rows import read_rows
+from data.shards.scan import read_index
 from gapl.labels import Label
 
 Row = tuple[int, str, str]  # label, model, source

@@ -7,10 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.holdout import choose_sources, count_sources, split_index, split_manifest
-from data.records import Manifest, Record
-from data.shards.index import Shard, ShardIndex
-from gapl.labels import Label
+from data.holdout import choose_sources, split_images
+from data.records import Images, Manifest, Record, require_both_classes
+from data.shards.index import ShardIndex
+from data.shards.rows import Shard
+from gapl.labels import Label, Source
 
 SIZES = {"real_coco": 30, "real_ffhq": 5, "fake_sd": 40, "fake_gan": 6, "fake_mj": 1, "fake_glide": 3}
 
@@ -61,15 +62,15 @@ OPTIONS = {"fraction": 0.1, "holdout": 0.3, "names": (), "max_images": 0, "seed"
 
 
 def test_counts_are_the_same_of_manifest_and_index() -> None:
-    assert count_sources(listed()) == count_sources(indexed())
+    assert listed().sources() == indexed().sources()
 
 
 @pytest.mark.parametrize("form", ["manifest", "index"])
 def test_parts_are_disjoint_and_whole_sources_are_held_out(form: str) -> None:
-    images = listed() if form == "manifest" else indexed()
-    split = split_manifest(images, **OPTIONS) if isinstance(images, Manifest) else split_index(images, **OPTIONS)
-    parts = [count_sources(part) for part in (split.training, split.random, split.heldout)]
-    assert sum(parts, Counter()) == count_sources(images)
+    images: Images = listed() if form == "manifest" else indexed()
+    split = split_images(images, **OPTIONS)
+    parts = [part.sources() for part in (split.training, split.random, split.heldout)]
+    assert sum(parts, Counter()) == images.sources()
     assert set(parts[2]) == set(split.held)
     assert not set(parts[2]) & (set(parts[0]) | set(parts[1]))
     assert {label for label, _ in split.held} == set(Label)
@@ -78,20 +79,20 @@ def test_parts_are_disjoint_and_whole_sources_are_held_out(form: str) -> None:
 
 
 def test_manifest_and_index_hold_out_the_same_sources_and_the_seed_changes_them() -> None:
-    held = split_manifest(listed(), **OPTIONS).held
-    assert split_index(indexed(), **OPTIONS).held == held
-    others = {choose_sources(listed().generators(), fraction=0.3, names=(), seed=seed) for seed in range(20)}
+    held = split_images(listed(), **OPTIONS).held
+    assert split_images(indexed(), **OPTIONS).held == held
+    others = {choose_sources(listed().sources(), fraction=0.3, names=(), seed=seed) for seed in range(20)}
     assert len(others) > 2
 
 
 def test_named_sources_are_held_out_in_either_class() -> None:
-    split = split_manifest(listed(), **OPTIONS | {"names": ["gan", "ffhq"]})
+    split = split_images(listed(), **OPTIONS | {"names": ["gan", "ffhq"]})
     assert split.held == ((Label.REAL, "ffhq"), (Label.FAKE, "gan"))
     assert len(split.heldout) == 11
 
 
 def test_a_name_that_both_classes_have_may_say_which_it_means() -> None:
-    counts = {(label, name): 9 for label in Label for name in ("faces", "cats", "dogs")}
+    counts = {Source(label, name): 9 for label in Label for name in ("faces", "cats", "dogs")}
     both = ((Label.REAL, "faces"), (Label.FAKE, "faces"))
     assert choose_sources(counts, fraction=0, names=["faces"], seed=0) == both
     assert choose_sources(counts, fraction=0, names=["real:faces"], seed=0) == both[:1]
@@ -102,34 +103,42 @@ def test_a_name_that_both_classes_have_may_say_which_it_means() -> None:
 
 
 def test_nothing_is_held_out_unless_asked() -> None:
-    split = split_index(indexed(), **OPTIONS | {"holdout": 0, "fraction": 0})
+    split = split_images(indexed(), **OPTIONS | {"holdout": 0, "fraction": 0})
     assert split.held == ()
     assert (len(split.training), len(split.random), len(split.heldout)) == (85, 0, 0)
 
 
 def test_rows_that_validate_stand_first_in_their_shards() -> None:
     """To read a row is to read those before it; so a part of every shard's beginning is cheap."""
-    split = split_index(indexed(), **OPTIONS | {"holdout": 0, "fraction": 0.2})
+    split = split_images(indexed(), **OPTIONS | {"holdout": 0, "fraction": 0.2})
     assert split.random.row_N.max() < 3
     assert len(np.unique(split.random.shard_N)) >= 8
 
 
 def test_a_limit_takes_evenly_from_the_sources_and_keeps_them_out_of_training() -> None:
     options = OPTIONS | {"names": ["sd", "gan", "mj", "ffhq"], "max_images": 8}
-    split = split_index(indexed(), **options)
-    counts = count_sources(split.heldout)
+    split = split_images(indexed(), **options)
+    counts = split.heldout.sources()
     assert len(split.heldout) == 8
-    assert counts[Label.FAKE, "mj"] == 1
+    assert counts[Source(Label.FAKE, "mj")] == 1
     assert max(counts.values()) <= 3
-    assert not {name for _, name in count_sources(split.training)} & {"sd", "gan", "mj", "ffhq"}
+    assert not {name for _, name in split.training.sources()} & {"sd", "gan", "mj", "ffhq"}
     assert len(split.random) <= 8
-    assert len(split_manifest(listed(), **options).heldout) == 8
+    assert len(split_images(listed(), **options).heldout) == 8
 
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(
         ValueError, match="--holdout dalle: no image is of that generator or photo source; there are"
     ):
-        split_manifest(listed(), **OPTIONS | {"names": ["dalle"]})
+        split_images(listed(), **OPTIONS | {"names": ["dalle"]})
     with pytest.raises(ValueError, match="to hold out coco, ffhq leaves no photo sources to train on"):
-        split_manifest(listed(), **OPTIONS | {"names": ["coco", "ffhq"]})
+        split_images(listed(), **OPTIONS | {"names": ["coco", "ffhq"]})
+
+
+@pytest.mark.parametrize("images", [listed(), indexed()], ids=["manifest", "index"])
+def test_a_set_without_one_of_the_classes_is_refused(images: Images) -> None:
+    require_both_classes(images)
+    _, photographs = images.partition([source for source in images.sources() if source.label is Label.REAL])
+    with pytest.raises(ValueError, match=r"ed: no fake images \(35 real, 0 fake\); both classes are needed"):
+        require_both_classes(photographs)

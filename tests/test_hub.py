@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from test_shards import write_shard
 
-from data.shards.arrow_cache import cache_rows, read_shards
-from data.shards.index import read_index
+from data.shards.scan import read_index
 from data.sources import open_index, open_source
 from gapl.labels import Label
 
@@ -33,7 +32,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 def test_labels_names_and_bytes_follow_the_order_of_the_shards(shards: Path) -> None:
-    manifest = read_shards(shards)
+    manifest = read_index(shards).local()
     assert manifest.name == "set"
     assert [int(r.label) for r in manifest] == [1, 1, 1, 0, 0, 0]
     assert [r.generator for r in manifest] == ["model0", "model1", "model2", "source0", "source1", "source2"]
@@ -44,16 +43,16 @@ def test_labels_names_and_bytes_follow_the_order_of_the_shards(shards: Path) -> 
 
 
 def test_only_the_image_is_in_the_table(shards: Path) -> None:
-    record = read_shards(shards).records[3]
+    record = read_index(shards).local().records[3]
     assert record.table is not None
     assert record.table[record.row] == {"image_data": b"train-1 0"}
 
 
 def test_a_photograph_without_source_is_called_after_its_model(tmp_path: Path) -> None:
     root = write_shard(tmp_path / "one.parquet", label=0, columns={"real_source": ["", "coco", None]})
-    assert [r.generator for r in read_shards(root)] == ["model0", "coco", "model2"]
+    assert [r.generator for r in read_index(root).local()] == ["model0", "coco", "model2"]
     root = write_shard(tmp_path / "two.parquet", label=0, columns={"real_source": []})
-    assert [r.generator for r in read_shards(root)] == ["model0", "model1", "model2"]
+    assert [r.generator for r in read_index(root).local()] == ["model0", "model1", "model2"]
 
 
 @pytest.mark.parametrize("inside", ["", "data", "data/train-0.parquet"])
@@ -64,7 +63,7 @@ def test_every_form_of_root(shards: Path, inside: str) -> None:
 
 
 def test_records_can_be_sent_to_workers(shards: Path) -> None:
-    record = pickle.loads(pickle.dumps(read_shards(shards).records[5]))
+    record = pickle.loads(pickle.dumps(read_index(shards).local().records[5]))
     assert record.read_bytes() == b"train-1 2"
 
 
@@ -79,37 +78,37 @@ def test_nothing_is_fetched_and_the_second_time_nothing_is_copied(
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    read_shards(shards)
+    read_index(shards).local()
     first = copies()
-    assert len(read_shards(shards)) == 6
+    assert len(read_index(shards).local()) == 6
     assert len(first) == 1
     assert copies() == first
 
 
 def test_a_changed_shard_is_copied_anew(shards: Path) -> None:
-    read_shards(shards)
+    read_index(shards).local()
     path = write_shard(shards / "data/train-0.parquet", label=1, columns={"image_data": [b"x", b"y", b"z"]})
     os.utime(path, (1, 1))
-    assert [r.read_bytes() for r in read_shards(shards).records[:3]] == [b"x", b"y", b"z"]
+    assert [r.read_bytes() for r in read_index(shards).local().records[:3]] == [b"x", b"y", b"z"]
 
 
 def test_progress_bars_are_left_as_they_were(shards: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert not datasets.are_progress_bars_disabled()
-    read_shards(shards)
+    read_index(shards).local()
     assert not datasets.are_progress_bars_disabled()
     assert "examples" not in capfd.readouterr().err
 
 
 def test_just_the_rows_that_are_taken_are_copied(shards: Path, tmp_path: Path) -> None:
     index = read_index(shards)
-    some = cache_rows(index.take(np.array([0, 2, 4])))
+    some = index.take(np.array([0, 2, 4])).local()
     assert [r.read_bytes() for r in some] == [b"train-0 0", b"train-0 2", b"train-1 1"]
     assert [r.uri.rpartition("/")[2] for r in some] == [
         "train-0.parquet#0",
         "train-0.parquet#2",
         "train-1.parquet#1",
     ]
-    others = cache_rows(index.where(index.label_N == Label.REAL))
+    others = index.where(index.label_N == Label.REAL).local()
     assert [r.read_bytes() for r in others] == [f"train-1 {i}".encode() for i in range(3)]
     assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 2
     assert [r.read_bytes() for r in some] == [b"train-0 0", b"train-0 2", b"train-1 1"]
@@ -127,9 +126,9 @@ def test_a_source_of_shards_has_an_index(shards: Path, tmp_path: Path) -> None:
 def test_mistakes_are_named(shards: Path, tmp_path: Path) -> None:
     index = read_index(shards)
     with pytest.raises(ValueError, match="set: its parquet shards have no rows"):
-        cache_rows(index.where(index.label_N > Label.FAKE))
+        index.where(index.label_N > Label.FAKE).local()
     write_shard(shards / "data/train-1.parquet", label=0, columns={"image_data": [b"x", b"y", b"z"]})
     with pytest.raises(ValueError, match=r"train-1\.parquet has changed since its rows were listed"):
-        cache_rows(index)
+        index.local()
     with pytest.raises(ValueError, match="no parquet shards"):
-        read_shards(tmp_path)
+        read_index(tmp_path).local()

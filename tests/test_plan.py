@@ -12,8 +12,9 @@ import pytest
 from conftest import Finished, RunCli
 from test_shards import DataSets, hub, write_shard  # noqa: F401 - a fixture
 
-from data.shards.index import ShardIndex, read_index
+from data.shards.index import ShardIndex
 from data.shards.plan import download_lines, main, read_plan
+from data.shards.scan import read_index
 from data.sources import open_index, open_source
 from gapl.labels import Label
 
@@ -203,7 +204,7 @@ def test_a_file_that_is_no_plan_is_refused(change: dict[str, Any], reason: str, 
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(sound | change))
     with pytest.raises(
-        ValueError, match=rf"plan\.json is no plan: {reason}.*; make one with python -m data\.plan"
+        ValueError, match=rf"plan\.json is no plan: {reason}.*; make one with python -m data\.shards\.plan"
     ):
         read_plan(path)
 
@@ -259,7 +260,7 @@ READ = """
 import sys
 from pathlib import Path
 from data.shards.plan import read_plan
-from data.shards.index import read_rows
+from data.shards.rows import read_rows
 index = read_plan(Path("plan.json"))
 for number, shard in enumerate(index.shards):
     print(shard.url, [len(image) for _, image in read_rows(shard, index.row_N[index.shard_N == number])])

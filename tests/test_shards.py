@@ -23,7 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.shards.index import find_shards, join_indexes, read_index, read_rows
+from data.shards.files import find_shards
+from data.shards.index import join_indexes
+from data.shards.rows import read_rows
+from data.shards.scan import read_index
 from gapl.labels import Label
 
 PROJECT = Path(__file__).parent.parent
@@ -207,7 +210,8 @@ def test_every_image_is_what_was_written(
 
 MEMORY = """
 import resource, sys
-from data.shards.index import read_index, read_rows
+from data.shards.rows import read_rows
+from data.shards.scan import read_index
 (shard,) = read_index(sys.argv[1]).shards
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
@@ -377,7 +381,8 @@ def hub(tmp_path: Path) -> Iterator[DataSets]:
 
 INDEX = """
 import sys
-from data.shards.index import read_index, read_rows
+from data.shards.rows import read_rows
+from data.shards.scan import read_index
 index = read_index(sys.argv[1])
 print(index.name, len(index), index.count(0), index.count(1), index.record(41).uri)
 for shard in map(int, sys.argv[2:]):

@@ -22,7 +22,9 @@ from torch import Tensor
 from data.images.views import TensorView
 from data.loading.batches import Batch, Share
 from data.shards import stream
-from data.shards.index import Shard, ShardIndex, read_index, read_rows
+from data.shards.index import ShardIndex
+from data.shards.rows import Shard, read_rows
+from data.shards.scan import read_index
 from data.shards.stream import MAX_COPIES, draw_samples, make_lanes, read_ahead, split_steps, stream_batches
 from gapl.labels import Label
 

@@ -142,7 +142,7 @@ def test_few_generators_are_nested_and_keep_photographs() -> None:
     one, three = (ablation.few_generators(images, count, seed=1) for count in (1, 3))
     assert (len(one), len(three)) == (1, 3)
     assert one < three < set("abcde")
-    assert ablation.only(images, one).generators()[Label.REAL, "photo"] == 10
+    assert ablation.only(images, one).sources()[Label.REAL, "photo"] == 10
     assert ablation.only(images, ablation.few_generators(images, 0, seed=1)) == images
 
 

@@ -232,7 +232,7 @@ def test_whole_sources_are_held_out_and_select_the_epoch(stage2: Train, tmp_path
     assert "11 real images of 1 sources, 11 fakes of 1 generators; validation on 2 images" in done.out
     assert "held out whole, 16 images to validate on: beta (real), beta (fake)" in done.out
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["held_out"] == ["real beta", "fake beta"]
+    assert config["held_out"] == ["real:beta", "fake:beta"]
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     validations = [line["validation"] for line in logged if "validation" in line]
     assert [set(parts) for parts in validations] == [{"random", "heldout"}] * 2

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from data.benchmarks.traits import TRAIT_COLUMNS, estimate_quality, read_traits, traits_of
 from data.records import Record
-from data.shards.index import read_index
+from data.shards.scan import read_index
 from evaluation.audit.duplicates import MAX_BITS
 from gapl.decode import UnreadableImage
 from gapl.labels import Label

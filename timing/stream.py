@@ -118,7 +118,7 @@ def write_shard(path: Path, pictures: list[bytes], *, label: int, num_bytes: flo
 def measure(folder: Path, *, num_batches: int, rounds: int) -> None:
     import data.images.augment
     import data.shards.stream  # before the memory is looked at
-    from data.shards.index import read_index
+    from data.shards.scan import read_index
 
     view = data.images.augment.train_view("crop", size_px=224, mean=(0.5,) * 3, std=(0.5,) * 3)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
@@ -157,7 +157,7 @@ def stream(index: ShardIndex, view: TensorView, *, num_workers: int) -> Iterator
 def from_memory(index: ShardIndex, view: TensorView, *, num_workers: int) -> Iterator[Batch]:
     """Batches of images that every process has in memory."""
     from data.loading.batches import Sample, SampleDataset, batch_loader
-    from data.shards.index import read_rows
+    from data.shards.rows import read_rows
 
     images = [encoded for _, encoded in read_rows(index.shards[0], range(BATCH_SIZE))]
 
@@ -232,7 +232,8 @@ def time_order(balance: str) -> None:
 
 def real_size() -> ShardIndex:
     """An index like that of the whole set, without its files."""
-    from data.shards.index import Shard, ShardIndex
+    from data.shards.index import ShardIndex
+    from data.shards.rows import Shard
 
     rng = np.random.default_rng(0)
     num_rows = 2 * SHARDS * ROWS_A_SHARD

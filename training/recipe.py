@@ -6,15 +6,12 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from data.images.augment import TRAIN_VIEWS
-from data.loading.batches import SAMPLINGS
-from gapl.views import EVAL
+from data.choices import BALANCES, EVAL, SAMPLINGS, TRAIN_VIEWS
 from models.precision import PRECISIONS
 
 SCHEDULES = ("constant", "cosine")
 KEEPS = ("best", "last")
 SELECTS = ("random", "heldout")
-BALANCES = ("class", "generator", "architecture")
 NORMALISATIONS = ("backbone", "imagenet")
 UNIT_FIELDS = (
     "warmup_fraction",
@@ -58,7 +55,7 @@ class Recipe:
         "the weights that validate and are saved are a moving average that keeps this share a step; 0: the last",
     )
     max_unreadable: float = _option(0.05, "share of the images met that may be unreadable before training stops")
-    train_view: str = _option("crop", "random view, see data/images/augment.py", tuple(TRAIN_VIEWS))
+    train_view: str = _option("crop", "random view, see data/images/augment.py", TRAIN_VIEWS)
     feature_views: int = _option(
         0, "while the tower is frozen: views an image, passed through it once; 0: every epoch anew"
     )

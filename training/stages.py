@@ -20,7 +20,6 @@ from data.images.views import TensorView, eval_tensor_view
 from data.loading.batches import Batch, batches_per_epoch, epoch_order, ordered_batches, train_batches
 from data.records import Manifest, require_both_classes
 from data.seeds import draw_seed
-from data.shards.arrow_cache import cache_rows
 from data.shards.index import ShardIndex
 from data.shards.stream import stream_batches
 from evaluation.metrics import metrics_of, rates_by_source
@@ -234,7 +233,7 @@ def validation_parts(split: Split[Any]) -> dict[str, Any]:
 
 def local_copy(images: Manifest | ShardIndex) -> Manifest:
     """Of rows in shards, which validation reads again and again."""
-    return images if isinstance(images, Manifest) else cache_rows(images)
+    return images.local()
 
 
 def validation_pixel(pixel: PixelSpec, recipe: Recipe) -> PixelSpec:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from data.benchmarks.specs import BenchmarkSpec
+from data.choices import PROTOCOLS
 from data.records import Manifest
-from data.shards.index import Shard, split_uri
+from data.shards.index import split_uri
+from data.shards.rows import Shard
 from gapl.labels import Label
 
-PROTOCOLS = ("all", "release")
 _RELEASE_IMAGES = 1000  # of each class of a subset
 _RELEASE_IMAGES_OF_SMALL = 100  # of each class, when one of them has fewer than that
 

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from data.benchmarks.benchmark import PROTOCOLS, Absent, Benchmark, Subset, apply_protocol
+from data.benchmarks.benchmark import Absent, Benchmark, Subset, apply_protocol
 from data.benchmarks.specs import BenchmarkSpec, SubsetSpec, folder_names, read_catalog
 from data.folders import SPLITS, ImageFolder, find_image_folders, normalise, title
 from data.records import Manifest, Record
-from data.shards.index import ShardIndex, as_url, find_shards, has_images, index_files, name_of, split_uri
+from data.shards.files import as_url, find_shards, name_of
+from data.shards.index import ShardIndex, split_uri
+from data.shards.scan import has_images, index_files
 from data.sources import open_index, open_source
 from gapl.labels import Label
 
-__all__ = ["PROTOCOLS", "Absent", "Benchmark", "Subset", "apply_protocol", "find_benchmarks", "read_catalog"]
+__all__ = ["Absent", "Benchmark", "Subset", "apply_protocol", "find_benchmarks", "read_catalog"]
 
 Folders = Mapping[ImageFolder, list[str]]
 Groups = dict[str, tuple[list[Record], list[Record]]]  # subset -> (fakes, photographs)

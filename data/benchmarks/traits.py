@@ -23,7 +23,7 @@ from tqdm import tqdm
 from data.loading.batches import Sample
 from data.loading.lists import read_lists, reading_order
 from data.records import Record
-from data.shards.index import Shard
+from data.shards.rows import Shard
 from gapl.decode import UnreadableImage, decode_image, to_rgb
 
 IMAGES_PER_LIST = 16

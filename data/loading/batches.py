@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data.choices import SAMPLINGS
 from data.images.views import TensorView, seeded
 from data.loading.handover import Lost, Place
 from data.records import Manifest, Record
@@ -25,7 +26,6 @@ from data.seeds import draw_seed
 from gapl.decode import UnreadableImage, decode_image
 from gapl.labels import Label
 
-SAMPLINGS = ("shuffle", "class", "source")
 LISTS_PER_WORKER = 2  # that a worker has in hand and before it
 Draw = TypeVar("Draw")
 

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from data.loading.batches import LISTS_PER_WORKER, Sample, batch_loader
 from data.loading.handover import Lost, PlacedLists
 from data.records import Record
-from data.shards.index import Shard, read_records, split_uri
+from data.shards.index import read_records, split_uri
+from data.shards.rows import Shard
 from data.shards.stream import read_ahead
 
 

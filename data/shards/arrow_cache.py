@@ -1,8 +1,8 @@
-"""Rows of parquet shards -> Records, whose images are copied to the Arrow cache of `datasets` once."""
+"""Copies of rows of parquet shards in the Arrow cache of `datasets`, where each can be read at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,44 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from data.records import Manifest
-from data.shards.index import IMAGE_COLUMN, Shard, ShardIndex, as_url, read_index, read_rows
+from data.shards.files import as_url
+from data.shards.rows import Shard, read_rows
 
+IMAGE_COLUMN = "image_data"
 _PROGRESS_FROM_BYTES = 1 << 30
-
-
-def read_shards(root: str | Path) -> Manifest:
-    """All images of parquet shards, as data.shards.index.read_index finds them and cache_rows copies them."""
-    return cache_rows(read_index(root))
-
-
-def cache_rows(index: ShardIndex) -> Manifest:
-    """The images of just these rows, in their order, from where each is read without touching others.
-
-    They are copied once to the cache of `datasets` (HF_DATASETS_CACHE), where they take as much room as in the
-    shards. Only shards behind a URL are fetched from a network.
-
-    Raises ValueError when there are no rows, or a shard cannot be read or has changed since it was indexed.
-    """
-    if not len(index):
-        raise ValueError(f"{index.name}: its parquet shards have no rows")
-    table = _cache_images(index)
-    assert len(table) == len(index)
-    records = (replace(index.record(row), table=table, row=row) for row in range(len(index)))
-    return Manifest(index.name, tuple(records))
-
 
 # A shard, when it was changed, and the rows that are taken of it.
 _Part = tuple[Shard, int, np.ndarray]
 
 
-def _cache_images(index: ShardIndex) -> Any:
-    """The images as one memory-mapped `datasets.Dataset`, copied when first asked for."""
+def copy_rows(rows_of_shards: Sequence[tuple[Shard, np.ndarray]]) -> Any:
+    """Return a memory-mapped `datasets.Dataset` with the images of just these rows in its column IMAGE_COLUMN.
+
+    They are copied once to the cache of `datasets` (HF_DATASETS_CACHE), where they take as much room as in the
+    shards. Only shards behind a URL are fetched from a network.
+
+    Raises ValueError when a shard cannot be read or has changed since it was indexed.
+    """
     import datasets  # slow to import: not for those who have no shards
 
-    rows_of = np.split(index.row_N, np.flatnonzero(np.diff(index.shard_N)) + 1)
-    shards = [index.shards[position] for position in np.unique(index.shard_N)]
-    parts = [_versioned(shard, rows) for shard, rows in zip(shards, rows_of, strict=True)]
+    parts = [_versioned(shard, rows) for shard, rows in rows_of_shards]
     num_bytes = sum(shard.num_bytes * len(rows) // shard.num_rows for shard, _, rows in parts)
     try:
         with _progress_bar(shown=num_bytes >= _PROGRESS_FROM_BYTES):

@@ -25,7 +25,10 @@ from typing import Any
 import numpy as np
 
 import cli
-from data.shards.index import Shard, ShardIndex, as_url, index_files, join_indexes, read_index
+from data.shards.files import as_url
+from data.shards.index import ShardIndex, join_indexes
+from data.shards.rows import Shard
+from data.shards.scan import index_files, read_index
 from files.atomic import replacing
 from files.strict_json import strict_json
 from gapl.labels import Label

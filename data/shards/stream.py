@@ -26,14 +26,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from data.choices import BALANCES
 from data.images.views import TensorView
 from data.loading.batches import LISTS_PER_WORKER, Batch, Sample, SampleDataset, Share, batch_loader
 from data.loading.handover import PlacedLists
 from data.seeds import draw_seed
-from data.shards.index import Shard, ShardIndex, read_rows
+from data.shards.index import ShardIndex
+from data.shards.rows import Shard, read_rows
 from gapl.labels import Label
 
-BALANCES = ("class", "generator", "architecture")
 MAX_COPIES = 4
 _LISTS_AHEAD = 2
 Item = TypeVar("Item")

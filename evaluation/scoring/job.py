@@ -28,7 +28,7 @@ from data.benchmarks.find import Benchmark
 from data.images.degrade import CLEAN
 from data.loading.lists import reading_order
 from data.records import Record, list_sha256, relative_uri
-from data.shards.index import Shard
+from data.shards.rows import Shard
 from evaluation.tables.scores import COLUMNS, DETAILS, FORMAT, METADATA_KEY
 from files.atomic import replacing
 from gapl.calibration import Calibration

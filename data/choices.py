@@ -1,0 +1,10 @@
+"""Names that command-line options choose from. Importing this module costs nothing.
+
+What each name stands for is in the module named beside it; tests compare the names with it.
+"""
+
+EVAL = "eval"
+TRAIN_VIEWS = (EVAL, "crop", "crop_flip", "release", "recompress", "reencode")  # data/images/augment.py
+SAMPLINGS = ("shuffle", "class", "source")  # data/loading/batches.py
+BALANCES = ("class", "generator", "architecture")  # data/shards/stream.py
+PROTOCOLS = ("all", "release")  # data/benchmarks/benchmark.py
