@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from data.choices import EVAL
 from data.images.views import TensorView, eval_tensor_view
 from data.loading.batches import Failure, ManifestDataset, Share, batch_loader, split_batches
 from data.records import Manifest
@@ -30,7 +31,6 @@ from files import tensorfile
 from files.cache import cache_dir
 from files.tensorfile import TensorFile
 from gapl.pixels import PixelSpec
-from gapl.views import EVAL
 
 log = logging.getLogger(__name__)
 

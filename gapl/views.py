@@ -15,8 +15,6 @@ from PIL import Image
 from gapl.decode import to_rgb
 from gapl.pixels import PixelSpec
 
-EVAL = "eval"  # the name of the evaluation view where a view is chosen by name
-
 View = Callable[[Image.Image], np.ndarray]
 
 RESAMPLING = {

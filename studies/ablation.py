@@ -32,11 +32,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import cli
+from data.choices import EVAL
 from data.holdout import Split, split_images
 from data.records import Manifest
 from features.store import FeatureSpec, add_cache_argument
 from gapl.labels import Label
-from gapl.views import EVAL
 from models.adapt import add_lora, keep_freed_memory
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead
 from models.precision import PRECISIONS, resolve_precision

@@ -13,10 +13,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
+from data.choices import EVAL
 from data.images.degrade import recompress
 from data.images.views import TensorView
 from gapl.decode import to_rgb
-from gapl.views import EVAL
 
 INTERPOLATIONS = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
