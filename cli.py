@@ -1,4 +1,4 @@
-"""What every command line of the project does alike: errors in one line, a device by name, a log."""
+"""What all command lines of the project share: one-line errors, devices by name, and the log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from collections.abc import Callable
 from typing import NoReturn
 
 DEVICES = ("auto", "cpu", "cuda")
+# Ours, whose messages are for the user.
+FOLDERS = (
+    "commands",
+    "data",
+    "evaluation",
+    "features",
+    "files",
+    "gapl",
+    "models",
+    "prototype",
+    "reporting",
+    "training",
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[], None]) -> None:
     """Runs a command. A user's mistake or a system's refusal is one line on stderr and exit code 2."""
     logging.basicConfig(format="[%(levelname)s] %(message)s", level=logging.WARNING, stream=sys.stderr)
-    for name in ("cli", "data", "evaluation", "files", "models", "prototype", "reporting", "training", "__main__"):
+    for name in (*FOLDERS, "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     try:

@@ -50,12 +50,14 @@ def main() -> None:
 
 def measure_share(args: argparse.Namespace) -> None:
     from data.benchmarks.find import Benchmark, find_benchmarks
-    from evaluation.scoring.job import CLEAN, JobFolder, make_job
+    from evaluation.scoring.job import JobFolder, make_job
     from evaluation.scoring.score import ScoredModel, score_job
+    from models.weights.hub import find_model
 
     names = args.benchmarks.split(",") if args.benchmarks else None
     found = [each for each in find_benchmarks(args.data_root, names=names) if isinstance(each, Benchmark)]
-    model = ScoredModel.load("detector", args.model_path, allow_tiny=args.allow_tiny)
+    file = find_model(args.model_path)
+    model = ScoredModel.load("detector", args.model_path, file, allow_tiny=args.allow_tiny)
     starts: list[float] = []
     passes: list[float] = []
     model.detector.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter()))
@@ -63,12 +65,7 @@ def measure_share(args: argparse.Namespace) -> None:
     job = make_job(found, models={model.name: model.sha256}, batch_size=args.batch_size)
     with TemporaryDirectory() as folder:
         start = time.perf_counter()
-        score_job(
-            *(JobFolder(Path(folder), job), [model]),
-            degradations={CLEAN: None},
-            device="cpu",
-            num_workers=args.num_workers,
-        )
+        score_job(JobFolder(Path(folder), job), [model], device="cpu", num_workers=args.num_workers)
         whole = time.perf_counter() - start
     after_first = time.perf_counter() - starts[0]
     print(f"{len(job.images)} images, {len(job.images) / whole:.2f} a second, {args.num_workers} workers")

@@ -12,8 +12,8 @@ from data.shards.index import split_uri
 from data.shards.rows import Shard
 from gapl.labels import Label
 
-_RELEASE_IMAGES = 1000  # of each class of a subset
-_RELEASE_IMAGES_OF_SMALL = 100  # of each class, when one of them has fewer than that
+RELEASE_IMAGES = 1000  # of each class of a subset
+RELEASE_IMAGES_OF_SMALL = 100  # of each class, when one of them has fewer than that
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def apply_protocol(benchmark: Benchmark, protocol: str, *, seed: int = 0) -> Ben
 
 def _draw(manifest: Manifest, seed: int) -> Manifest:
     parts = [manifest.where(lambda record, label=label: record.label == label) for label in Label]  # type: ignore[misc]
-    is_small = any(0 < len(part) < _RELEASE_IMAGES for part in parts)
-    count = _RELEASE_IMAGES_OF_SMALL if is_small else _RELEASE_IMAGES
+    is_small = any(0 < len(part) < RELEASE_IMAGES for part in parts)
+    count = RELEASE_IMAGES_OF_SMALL if is_small else RELEASE_IMAGES
     chosen = {record.uri for part in parts for record in part.draw(count, seed=seed)}
     return manifest.where(lambda record: record.uri in chosen)

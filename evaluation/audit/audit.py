@@ -7,14 +7,16 @@ differ in that (Grommelt et al. 2024, "Fake or JPEG?"). An audit says how far th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from data.benchmarks.traits import TRAIT_COLUMNS
+from data.benchmarks.benchmark import Benchmark
+from data.benchmarks.traits import TRAIT_COLUMNS, read_traits
 from data.images.degrade import CLEAN, CODECS
+from data.records import Record
 from evaluation.audit.duplicates import MAX_BITS, find_duplicates
 from evaluation.audit.findings import (
     about_detector,
@@ -33,6 +35,7 @@ from evaluation.audit.shortcuts import (
     predict_labels,
 )
 from evaluation.intervals import NUM_RESAMPLES, bootstrap
+from evaluation.tables.scores import ScoreTable
 
 SCORE_COLUMNS = ("uri", "content_sha256", "model", "degradation", "score", "error")
 MIN_PER_CLASS = NUM_FOLDS  # images, one for each fold
@@ -159,6 +162,30 @@ def audit_benchmark(
         with_train=with_train,
         verdict=tuple(verdict),
     )
+
+
+def audit_benchmarks(
+    benchmarks: Sequence[Benchmark],
+    *,
+    scores: ScoreTable | None = None,
+    model: str | None = None,
+    train: Sequence[Record] = (),
+    num_workers: int = 2,
+) -> dict[str, Audit]:
+    """Read every image of the benchmarks, and of the training images, and audit each benchmark: name -> audit.
+
+    model   whose scores; None means the first of the table
+    """
+    of_train = read_traits(train, num_workers=num_workers) if train else None
+    of_scores: dict[str, Any] = {}
+    if scores is not None:
+        name = model or scores.models[0]
+        of_scores = {"scores": scores.frame, "model": name, "threshold": scores.threshold(name)}
+    audits = {}
+    for each in benchmarks:
+        traits = read_traits(each.images().records, shards=each.shards, num_workers=num_workers)
+        audits[each.name] = audit_benchmark(traits, name=each.name, train=of_train, **of_scores)
+    return audits
 
 
 def _require_columns(table: pd.DataFrame, columns: tuple[str, ...], *, what: str) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data.images.degrade import parse_degradation
-from evaluation.scoring.job import CLEAN, Job, JobFolder
+from evaluation.scoring.job import Job, JobFolder
 from evaluation.scoring.score import ScoredModel, load_batches, score_batch
+from models.weights.hub import find_model
 
 
 class Scorer:
@@ -22,14 +22,15 @@ class Scorer:
 
     def __init__(self, job: Job, models: Sequence[tuple[str, str]], *, device: str, allow_tiny: bool) -> None:
         self.job, self.device = job, device
-        self.models = [ScoredModel.load(name, path, allow_tiny=allow_tiny) for name, path in models]
+        self.models = [
+            ScoredModel.load(name, path, find_model(path), allow_tiny=allow_tiny) for name, path in models
+        ]
         for model in self.models:
             model.place(device=device, precision=job.precision)
-        self.degradations = {name: None if name == CLEAN else parse_degradation(name) for name in job.degradations}
 
     def __call__(self, numbers: dict[str, Any]) -> dict[str, list[Any]]:
         mine = [int(number) for number in numbers["batch"]]
-        batches = load_batches(self.job, mine, self.models, self.degradations, num_workers=0)
+        batches = load_batches(self.job, mine, self.models, num_workers=0)
         rows: list[Any] = []
         try:
             for number, batch in zip(mine, batches, strict=True):

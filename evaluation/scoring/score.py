@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
-from data.images.variants import Degrade, VariantBatch, VariantDataset
+from data.images.degrade import parse_degradation
+from data.images.variants import VariantBatch, VariantDataset
 from data.images.views import TensorView, eval_tensor_view
 from data.loading.lists import read_lists
 from evaluation.scoring.job import CLEAN, Job, JobFolder
@@ -26,7 +28,6 @@ from models.detector import Output, TowerHead
 from models.precision import dtype_of
 from models.run import run_detector
 from models.weights.checkpoint import load_checkpoint
-from models.weights.hub import find_model
 
 FLUSH_SECONDS = 2.0
 
@@ -47,9 +48,8 @@ class ScoredModel:
     prototypes: dict[str, Any]  # what the file tells of them
 
     @classmethod
-    def load(cls, name: str, path: str, *, allow_tiny: bool) -> ScoredModel:
-        """Raises ValueError as load_checkpoint does."""
-        file = find_model(path)
+    def load(cls, name: str, path: str, file: Path, *, allow_tiny: bool) -> ScoredModel:
+        """Load the detector file that `find_model(path)` found. Raises ValueError as load_checkpoint does."""
         checkpoint = load_checkpoint(file, allow_tiny=allow_tiny)
         pixel = checkpoint.config.pixel
         of_file = (name, path, sha256_of(file), checkpoint.threshold, checkpoint.calibration)
@@ -75,7 +75,6 @@ def score_job(
     folder: JobFolder,
     models: Sequence[ScoredModel],
     *,
-    degradations: Mapping[str, Degrade | None],
     device: str,
     num_workers: int,
     part: int = 0,
@@ -93,7 +92,7 @@ def score_job(
     with tqdm(
         total=total, initial=total - todo, desc="score", unit="image", dynamic_ncols=True, disable=quiet
     ) as bar:
-        batches = load_batches(job, missing, models, degradations, num_workers=num_workers)
+        batches = load_batches(job, missing, models, num_workers=num_workers)
         for number, batch in zip(missing, batches, strict=True):
             rows += score_batch(job, number, batch, models, device=device)
             if time.monotonic() - flushed > FLUSH_SECONDS:
@@ -105,14 +104,10 @@ def score_job(
 
 
 def load_batches(
-    job: Job,
-    numbers: Sequence[int],
-    models: Sequence[ScoredModel],
-    degradations: Mapping[str, Degrade | None],
-    *,
-    num_workers: int,
+    job: Job, numbers: Sequence[int], models: Sequence[ScoredModel], *, num_workers: int
 ) -> Iterator[VariantBatch]:
-    """The batches of these ascending numbers, decoded and viewed in worker processes."""
+    """Yield the batches of these ascending numbers, decoded, degraded and viewed in worker processes."""
+    degradations = {name: None if name == CLEAN else parse_degradation(name) for name in job.degradations}
     views = list({model.pixel: model.view for model in models}.values())
     lists = ([job.images[position].record for position in job.images_of(number)] for number in numbers)
     return read_lists(lists, VariantDataset(degradations, views), shards=job.shards, num_workers=num_workers)

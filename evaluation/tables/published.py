@@ -13,15 +13,15 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from data.benchmarks.benchmark import RELEASE_IMAGES
+from data.choices import PROTOCOLS
 from data.folders import normalise
 
 OWN_METHOD = "GAPL"
 MEAN, ALL_IMAGES, NO_SUBSET = "mean", "all images", "-"
 OVERALL = "MEAN"
-PROTOCOLS = ("all", "release")
 # Of the images: benchmarks come in copies that differ a little, and the paper rounds its counts.
 MIN_SHARE = 0.9
-RELEASE_IMAGES = 1000  # of each class of a subset: what the released code draws
 PUBLISHED_COLUMNS = ("published_accuracy", "published_ap")
 
 

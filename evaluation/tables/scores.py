@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from scipy.special import expit, logit
 
 from data.images.degrade import CLEAN
+from files import check_is_file
 
 METADATA_KEY = b"gapl_scores"
 FORMAT = "gapl-scores-1"
@@ -66,16 +67,6 @@ class ScoreTable:
         return 0.5 if stored is None else float(stored)
 
 
-def tell_apart(paths: Sequence[Path]) -> list[str]:
-    """Of each its name, or as much of the end of the path as tells them apart."""
-    resolved = [path.resolve() for path in paths]
-    for depth in (1, 2, 3):
-        names = ["/".join(path.parts[-depth:]) for path in resolved]
-        if len(set(names)) == len(names):
-            return names
-    return list(map(str, paths))
-
-
 def read_scores(
     path: str | Path, *, columns: Mapping[str, str] | None = None, model: str | None = None
 ) -> ScoreTable:
@@ -92,8 +83,7 @@ def read_scores(
     Raises ValueError, one line, when the file or a column is missing or a row cannot be meant.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; expected a table of scores")
+    check_is_file(path, what="a table of scores")
     found, about = _read(path)
     if found.empty:
         raise ValueError(f"{path}: the table has no rows; expected one for each image")

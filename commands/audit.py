@@ -1,0 +1,43 @@
+"""Tell how much of the label the format, size and compression of a benchmark's files give away."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from commands.roots import add_root, find, require_some
+from commands.tables import read_tables, require_tables
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_root(parser)
+    parser.add_argument("--scores", nargs="+", type=Path, default=[], metavar="TABLE", help="of a detector")
+    parser.add_argument("--model", metavar="NAME", help="which detector of the tables; default: the first")
+    parser.add_argument("--train", nargs="+", default=[], metavar="DATA", help="images to look for copies of")
+    parser.add_argument("--out", type=Path, help="a JSON file")
+    parser.add_argument("--num-workers", type=int, default=2, help="processes that read images")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.model and not args.scores:
+        raise ValueError("--model names a detector of the tables of --scores, and there are none")
+    require_tables(args.scores)
+    found = find(args.data_root, names=args.benchmarks, catalog=args.catalog)
+    benchmarks = require_some(found, data_root=args.data_root)
+    from data.sources import open_source
+    from evaluation.audit.audit import audit_benchmarks, to_text
+
+    audits = audit_benchmarks(
+        benchmarks,
+        scores=read_tables(args.scores) if args.scores else None,
+        model=args.model,
+        train=[record for source in args.train for record in open_source(source)],
+        num_workers=args.num_workers,
+    )
+    for each in audits.values():
+        print(to_text(each))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({name: each.to_dict() for name, each in audits.items()}, indent=1)
+        args.out.write_text(text, encoding="utf-8")

@@ -1,0 +1,71 @@
+"""Give a detector file thresholds and probabilities, fitted to its scores of held-out images."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from commands.tables import add_tables, name_of_file, read_tables, require_tables
+from files import check_is_file
+from gapl.calibration import METHODS, Calibration
+from models.weights.names import DETECTOR_FILE
+
+if TYPE_CHECKING:
+    from evaluation.tables.scores import ScoreTable
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_tables(parser, help="of images seen by nobody")
+    parser.add_argument("--model_path", "--model-path", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the detector file with its calibration")
+    parser.add_argument("--method", choices=METHODS, default="platt")
+    parser.add_argument("--alpha", type=float, default=0.05, help="error rate outside of `unsure`")
+    parser.add_argument(
+        "--against", nargs="+", type=Path, default=[], help="tables of benchmarks that must share no image"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    require_tables([*args.tables, *args.against])
+    check_is_file(args.model_path, what=DETECTOR_FILE)
+    from evaluation.calibrate import calibrate, check_no_overlap
+    from evaluation.tables.scores import CLEAN, read_scores
+    from models.weights.checkpoint import store_calibration
+
+    scores = read_tables(args.tables)
+    name = _name_of(args.model_path, scores, tables=args.tables)
+    frame = scores.frame
+    held_out = frame[(frame["model"] == name) & (frame["degradation"] == CLEAN)]
+    for path in args.against:
+        check_no_overlap(held_out, read_scores(path).frame)
+    calibration = calibrate(held_out, method=args.method, alpha=args.alpha)
+    store_calibration(args.model_path, calibration, out=args.out)
+    _show(calibration)
+    print(f"saved {args.out}")
+
+
+def _name_of(model_path: Path, scores: ScoreTable, *, tables: Sequence[Path]) -> str:
+    if scores.about.get("models"):
+        return name_of_file(model_path, scores, tables=tables)
+    # Such as the scores_heldout.csv of a run: it is of one detector, but cannot say of which.
+    listed = ", ".join(map(str, tables))
+    if len(scores.models) != 1:
+        raise ValueError(f"{listed}: scores of {len(scores.models)} detectors; expected one")
+    log.warning("that %s are scores of %s is taken on trust", listed, model_path)
+    return scores.models[0]
+
+
+def _show(calibration: Calibration) -> None:
+    print(f"{calibration.method}: score = sigmoid({calibration.a:.4g} * logit {calibration.b:+.4g})")
+    print(f"from {calibration.n_real} photographs and {calibration.n_fake} fakes")
+    print(f"calibration error on them {calibration.ece_before:.3f} before, {calibration.ece_after:.3f} after")
+    for point, threshold in calibration.operating_points.items():
+        print(f"operating point {point}: fake from {threshold:.4f} on")
+    if calibration.has_band:
+        band = f"between {calibration.band_low:.4f} and {calibration.band_high:.4f}"
+        print(f"unsure {band}: at most {calibration.alpha:.0%} of each class are called the other")

@@ -1,0 +1,44 @@
+"""Write a model card for the Hugging Face hub, from tables of a detector's scores and its file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from commands.tables import add_tables, name_of_file, read_tables, require_tables
+from files import check_is_file
+from files.checksum import sha256_of
+from models.weights.names import DETECTOR_FILE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_tables(parser)
+    parser.add_argument("--model_path", "--model-path", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="such as README.md")
+    parser.add_argument("--licence", required=True, help="identifier of the hub, such as mit or cc-by-nc-4.0")
+    parser.add_argument("--licence-link", default="", metavar="URL")
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="on the hub, of training")
+
+
+def run(args: argparse.Namespace) -> None:
+    require_tables(args.tables)
+    check_is_file(args.model_path, what=DETECTOR_FILE)
+    from models.weights.checkpoint import read_checkpoint
+    from reporting.card import DetectorFacts, write_card
+
+    scores = read_tables(args.tables)
+    name = name_of_file(args.model_path, scores, tables=args.tables)
+    stored = read_checkpoint(args.model_path)
+    backbone = stored.config.backbone if stored.config and stored.config.backbone else ""
+    facts = DetectorFacts(
+        name=name,
+        form=stored.form,
+        backbone=backbone,
+        sha256=sha256_of(args.model_path),
+        provenance=stored.provenance,
+        calibration=stored.calibration,
+        notice=stored.notice,
+        datasets=args.datasets,
+    )
+    write_card(args.out, scores, facts=facts, licence=args.licence, model=name, licence_link=args.licence_link)
+    print(f"model card in {args.out}")

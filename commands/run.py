@@ -1,0 +1,252 @@
+"""Score every image of every benchmark by one or more detectors, and show the tables."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cli
+from commands.names import tell_apart
+from commands.roots import add_root, find, require_some
+from commands.tables import show_run
+from data.choices import PROTOCOLS
+from data.images.degrade import CLEAN, SUITE, parse_degradation
+from files import check_is_file
+from models.precision import PRECISIONS, resolve_precision
+from models.weights.hub import find_model
+from models.weights.names import DETECTOR_FILE, MODEL_HELP
+from models.weights.versions import PACKAGES
+
+if TYPE_CHECKING:
+    from data.benchmarks.benchmark import Absent, Benchmark
+    from evaluation.scoring.job import Job, JobFolder
+    from evaluation.scoring.score import ScoredModel
+
+DEFAULT_WORKERS = 2  # processes that decode images
+WHOLE = (0, 1)  # the only part, when the images are not dealt to several machines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model_path", "--model-path", nargs="+", required=True, help=MODEL_HELP)
+    add_root(parser)
+    parser.add_argument("--out", type=Path, help="default: runs/benchmarks/<name of the first detector's folder>")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="all", help="which images count (default: all)")
+    parser.add_argument(
+        "--degrade", nargs="+", default=[CLEAN], metavar="NAME", help="such as none jpeg:75; or suite, for all"
+    )
+    parser.add_argument("--details", action="store_true", help="keep embeddings and prototype attention too")
+    parser.add_argument("--shard", type=_shard, default=WHOLE, metavar="I/N", help="only the I-th of N parts")
+    parser.add_argument("--ray", type=int, metavar="N", help="on a Ray cluster, with N workers (needs ray[data])")
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster; default: start one here")
+    parser.add_argument("--overwrite", action="store_true", help="lose the scores that --out holds")
+    parser.add_argument("--device", choices=cli.DEVICES, default="auto")
+    text = "of the tower (default: fp32, as in verdicts; auto: bf16 where it is fast)"
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help=text)
+    parser.add_argument("--batch-size", type=int, default=32, help="images a forward pass")
+    text = f"processes that decode images (default: {DEFAULT_WORKERS}), without --ray"
+    parser.add_argument("--num-workers", type=int, help=text)
+    parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Parse "2/8" to (1, 8)."""
+    number, slash, count = text.partition("/")
+    if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected I/N with 1 <= I <= N, such as 2/8")
+    return int(number) - 1, int(count)
+
+
+def run(args: argparse.Namespace) -> None:
+    _refuse_without_effect(args)
+    job, models = _prepare(args)
+    from evaluation.scoring.job import JobFolder
+
+    out = args.out or Path("runs/benchmarks") / models[0].name
+    with _processes(args.device) as (rank, world_size, device, wait_for_all):
+        if args.overwrite and rank == 0:
+            _remove_results(out)
+        wait_for_all()
+        folder = JobFolder(out, job)
+        was_complete = folder.is_complete()
+        if args.ray:
+            from evaluation.scoring.cluster import score_on_ray
+
+            score_on_ray(
+                folder,
+                [(model.name, model.path) for model in models],
+                num_actors=args.ray,
+                device=cli.pick_device(args.device),
+                allow_tiny=args.allow_tiny,
+                address=args.ray_address,
+            )
+        else:
+            from evaluation.scoring.score import score_job
+
+            for model in models:
+                model.place(device=device, precision=job.precision)
+            score_job(
+                folder,
+                models,
+                device=device,
+                num_workers=DEFAULT_WORKERS if args.num_workers is None else args.num_workers,
+                part=args.shard[0] * world_size + rank,
+                num_parts=args.shard[1] * world_size,
+                quiet=rank > 0,
+            )
+        wait_for_all()
+        if rank == 0:
+            _conclude(folder, models, shard=args.shard, was_complete=was_complete)
+
+
+def _refuse_without_effect(args: argparse.Namespace) -> None:
+    """Raise ValueError for an option that another one, or its absence, leaves without effect."""
+    if args.ray is not None:
+        if args.ray < 1:
+            raise ValueError(f"--ray takes the number of workers, at least 1, not {args.ray}")
+        if args.shard != WHOLE:
+            raise ValueError("--ray and --shard exclude each other: Ray deals out the images itself")
+        if args.num_workers is not None:
+            raise ValueError("--ray and --num-workers exclude each other: Ray's workers decode their images")
+    if args.ray_address and not args.ray:
+        raise ValueError("--ray-address needs --ray N")
+
+
+def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
+    """Find the benchmarks and load the detectors; refuse what can be refused without torch before its import."""
+    from data.benchmarks.benchmark import apply_protocol
+
+    names = _names(args.model_path)
+    degradations = _degradations(args.degrade)
+    found = find(args.data_root, names=args.benchmarks, catalog=args.catalog)
+    benchmarks = [apply_protocol(each, args.protocol) for each in require_some(found, data_root=args.data_root)]
+    files = [find_model(path) for path in args.model_path]
+    for file in files:
+        check_is_file(file, what=DETECTOR_FILE)
+    device = cli.pick_device(args.device)  # before the weights are read: there may be no such device
+    precision = resolve_precision(args.precision, device=device)
+    from evaluation.scoring.job import make_job
+    from evaluation.scoring.score import ScoredModel
+
+    models = []
+    for name, path, file in zip(names, args.model_path, files, strict=True):
+        print(f"[INFO] Loading model from {path}...", flush=True)
+        models.append(ScoredModel.load(name, path, file, allow_tiny=args.allow_tiny))
+    job = make_job(
+        benchmarks,
+        models={model.name: model.sha256 for model in models},
+        degradations=degradations,
+        protocol=args.protocol,
+        batch_size=args.batch_size,
+        details=args.details,
+        precision=precision,
+        about=_describe(found, benchmarks, models),
+    )
+    return job, models
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """Return the name of each detector: its folder's, or as much of the path as tells them apart."""
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"--model_path names a file twice: {' '.join(paths)}")
+    names = tell_apart([Path(path).resolve().parent for path in paths])
+    return names if len(set(names)) == len(names) else list(paths)
+
+
+def _degradations(given: Sequence[str]) -> list[str]:
+    """Return the names, `suite` replaced by all that it stands for. Raises ValueError for an unknown one."""
+    suite = [each.name for each in SUITE]
+    names = [name for each in given for name in (suite if each == "suite" else [parse_degradation(each).name])]
+    return list(dict.fromkeys(names))
+
+
+@contextmanager
+def _processes(device: str) -> Iterator[tuple[int, int, str, Callable[[], None]]]:
+    """Yield (rank, world size, device, barrier) under torchrun, or those of this process alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0, 1, cli.pick_device(device), lambda: None
+        return
+    from training.processes import share_of, start_processes
+
+    with start_processes(device=cli.pick_device(device)) as accelerator:
+        share = share_of(accelerator)
+        yield share.rank, share.world, str(accelerator.device), accelerator.wait_for_everyone
+
+
+def _remove_results(out: Path) -> None:
+    from evaluation.scoring.job import IMAGES, JOB, PARTS, TABLE
+
+    for pattern in (JOB, IMAGES, TABLE, f"{PARTS}/*", "metrics.*", "robustness.csv"):
+        for path in out.glob(pattern):
+            path.unlink()
+
+
+def _conclude(
+    folder: JobFolder, models: Sequence[ScoredModel], *, shard: tuple[int, int], was_complete: bool
+) -> None:
+    """Make the table and show it when all parts are there; else say how to get there."""
+    from evaluation.scoring.job import TABLE, finish
+
+    out = folder.folder
+    if was_complete:
+        print(f"[INFO] {out / TABLE} holds these scores; --overwrite scores anew")
+    elif missing := folder.missing():
+        number, total = shard[0] + 1, folder.job.num_batches
+        print(f"[INFO] shard {number}/{shard[1]}: {total - len(missing)} of {total} batches are scored here")
+        print(f"[INFO] with all shards: python benchmarks.py merge {out} ... --out OUT")
+        return
+    else:
+        finish(out)
+    show_run(out)
+    for notice in dict.fromkeys(model.notice for model in models if model.notice):
+        print(f"note: {notice}")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What the table says of itself
+
+
+def _describe(
+    found: Sequence[Benchmark | Absent], benchmarks: Sequence[Benchmark], models: Sequence[ScoredModel]
+) -> dict[str, Any]:
+    from data.benchmarks.benchmark import Absent
+
+    about = {each.name: _about_absent(each) for each in found if isinstance(each, Absent)}
+    about |= {each.name: _about_benchmark(each) for each in benchmarks}
+    return {
+        "command": shlex.join(["python", "benchmarks.py", *sys.argv[1:]]),
+        "models": {model.name: _about_model(model) for model in models},
+        "benchmarks": about,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _about_absent(benchmark: Absent) -> dict[str, Any]:
+    reason = benchmark.reason.partition(":")[0]
+    return {"absent": reason, "missing_subsets": [], "note": "", "n_images": 0}
+
+
+def _about_benchmark(benchmark: Benchmark) -> dict[str, Any]:
+    return {
+        "absent": None,
+        "missing_subsets": list(benchmark.missing_subsets),
+        "note": benchmark.spec.note if benchmark.spec else "",
+        "n_images": len(benchmark.images()),
+        "file_list_sha256": benchmark.file_list_sha256(),
+    }
+
+
+def _about_model(model: ScoredModel) -> dict[str, Any]:
+    return {
+        "path": model.path,
+        "sha256": model.sha256,
+        "threshold": model.threshold,
+        "calibration": model.calibration and model.calibration.to_dict(),
+        "prototypes": model.prototypes,
+    }

@@ -1,0 +1,88 @@
+"""Tables of scores: read as command lines name them, and shown on the terminal."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from files import check_is_file
+from files.checksum import sha256_of
+
+if TYPE_CHECKING:
+    from evaluation.tables.scores import ScoreTable
+
+
+def add_tables(parser: argparse.ArgumentParser, *, help: str = "parquet or CSV") -> None:
+    """Add the positional argument `tables`."""
+    parser.add_argument("tables", nargs="+", type=Path, metavar="TABLE", help=help)
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Add --columns."""
+    text = "names of another tool's columns, such as score=prob label=target"
+    parser.add_argument("--columns", type=_column, nargs="+", default=[], metavar="OURS=THEIRS", help=text)
+
+
+def _column(text: str) -> tuple[str, str]:
+    ours, equals, theirs = text.partition("=")
+    if not equals or not ours or not theirs:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected OURS=THEIRS, such as score=prob")
+    return ours, theirs
+
+
+def require_tables(paths: Sequence[Path]) -> None:
+    """Raise ValueError unless every path is a file. This imports nothing, so a wrong path is told at once."""
+    for path in paths:
+        check_is_file(path, what="a table of scores")
+
+
+def read_tables(paths: Sequence[Path], *, columns: Mapping[str, str] | None = None) -> ScoreTable:
+    """Read the tables and join them. Raises ValueError as `read_scores` and `join_tables` do."""
+    require_tables(paths)
+    from evaluation.tables.scores import join_tables, read_scores
+
+    return join_tables([read_scores(path, columns=columns) for path in paths])
+
+
+def name_of_file(model_path: Path, scores: ScoreTable, *, tables: Sequence[Path]) -> str:
+    """Return the name under which the tables hold the scores of this very detector file, by its sha256.
+
+    Raises ValueError when they hold none.
+    """
+    sha256 = sha256_of(model_path)
+    names = [name for name, about in scores.about.get("models", {}).items() if about["sha256"] == sha256]
+    if not names:
+        raise ValueError(f"{model_path}: no scores of this file in {', '.join(map(str, tables))}")
+    return names[0]
+
+
+def show_run(folder: Path) -> None:
+    """Print the tables of a complete run and write them to its folder."""
+    from evaluation.scoring.job import TABLE
+    from evaluation.tables.scores import read_scores
+
+    path = folder / TABLE
+    scores = read_scores(path)
+    show_tables(scores, folder)
+    thresholds = {each["threshold"] for each in scores.about["models"].values()}
+    stated = ", ".join(map(str, sorted(thresholds)))
+    print(f"threshold {stated}; scores of {scores.frame['uri'].nunique()} images in {path}")
+
+
+def show_tables(scores: ScoreTable, out: Path | None) -> None:
+    """Print the figures of clean images, then the cost of each degradation if any; write both to `out`."""
+    from evaluation import robustness
+    from evaluation.tables.report import make_table, to_text, write_tables
+
+    table = make_table(scores)
+    print(to_text(table))
+    if out:
+        write_tables(table, out)
+    if scores.frame["degradation"].nunique() > 1:
+        thresholds = {name: scores.threshold(name) for name in scores.models}
+        degraded = robustness.robustness_table(scores.frame, thresholds=thresholds)
+        print(robustness.to_text(degraded))
+        if out:
+            degraded.to_csv(out / "robustness.csv", index=False)
