@@ -32,7 +32,6 @@ from data.holdout import Split, split_images
 from data.records import Images, require_both_classes
 from data.seeds import draw_seed
 from features.store import add_cache_argument
-from models.adapt import keep_freed_memory
 from models.precision import resolve_precision
 from models.weights.backbone import fingerprint
 from models.weights.checkpoint import save_checkpoint
@@ -41,11 +40,11 @@ from models.weights.versions import package_versions
 from prototype_dataset import STREAM_FROM_BYTES, add_data_arguments, describe, open_data, open_shards
 from training.interrupt import Interrupted
 from training.loop import Saving
-from training.processes import TRACKERS, start_processes
+from training.processes import TRACKERS, keep_freed_memory, start_processes
 from training.recipe import PRESET_NAMES, Recipe, make_recipe
 from training.runs import Run
 from training.stages import Bench, fit_features, fit_images
-from training.start import dry_detector, frozen_tensors, print_parameters, start_stage1, start_stage2
+from training.start import dry_detector, print_parameters, start_stage1, start_stage2
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -137,12 +136,10 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
     if recipe.feature_views and start.config.lora:
         raise ValueError(f"--feature-views needs a frozen tower, and that of {args.init} has LoRA")
     fit_stage = fit_features if recipe.feature_views else fit_images
-    frozen = frozen_tensors(start.detector)
     fitted = fit_stage(start.detector.to(accelerator.device), start.config.pixel, split, recipe, bench)
 
     if is_main:
         start.detector.cpu()
-        start.detector.load_state_dict(start.detector.state_dict() | frozen, assign=True)
         start.provenance |= asdict(fitted)
         save_checkpoint(run.detector, replace(start, form=args.form))
         run.finish()

@@ -5,6 +5,7 @@ Each is a frozen dataclass that checks itself, so that a header of an untrusted 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,6 +45,10 @@ class TowerSpec:
     def num_tokens(self) -> int:
         """The class token and the patches."""
         return 1 + (self.image_size // self.patch_size) ** 2
+
+    def feature_width(self, feature_layers: Sequence[int]) -> int:
+        """Return D of a feature that is read from these layers; from no layers, that of the tower's own output."""
+        return self.hidden_size * max(1, len(feature_layers))
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class DetectorConfig:
     @property
     def feature_width(self) -> int:
         """D"""
-        return self.tower.hidden_size * max(1, len(self.feature_layers))
+        return self.tower.feature_width(self.feature_layers)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

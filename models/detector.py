@@ -1,4 +1,4 @@
-"""The two models of the method: a linear head on a frozen tower, and prototype attention on an adapted one.
+"""The two models of the method: a linear head on a frozen tower, and prototype attention on an adapted tower.
 
 Shape suffixes: B batch, C channels, H, W pixels, D tower width, E embedding, P prototypes.
 """
@@ -17,7 +17,10 @@ from models.tower import VisionTower
 
 
 class Output(NamedTuple):
-    """logit_B: sigmoid gives P(fake). attention_BP: how much each prototype was used; None in stage 1."""
+    """What a detector computes: its sigmoid turns logit_B into P(fake).
+
+    attention_BP   how much each prototype was used; None in stage 1
+    """
 
     logit_B: Tensor
     embedding_BE: Tensor
@@ -25,20 +28,24 @@ class Output(NamedTuple):
 
 
 class TowerHead(nn.Module):
-    """What both stages share: pixels -> feature -> unit-length embedding.
+    """What both stages share: pixels -> feature -> embedding of length 1.
+
+    feature_layers   the layers of the tower that the feature is read from, see VisionTower.forward
 
     The head computes in float32 even when autocast runs the tower in a shorter type.
     """
 
-    def __init__(self, tower: VisionTower, *, embed_dim: int) -> None:
+    def __init__(self, tower: VisionTower, *, embed_dim: int, feature_layers: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.tower = tower
-        self.project = nn.Linear(tower.feature_width, embed_dim, bias=False)
+        self.tower, self.feature_layers = tower, feature_layers
+        self.feature_width = tower.spec.feature_width(feature_layers)
+        self.project = nn.Linear(self.feature_width, embed_dim, bias=False)
         self.classifier = nn.Linear(embed_dim, 1, bias=False)
 
     def feature(self, pixels_BCHW: Tensor) -> Tensor:
-        """The class token after the last layer norm, before any visual projection; or those of several layers."""
-        feature_BD: Tensor = self.tower(pixels_BCHW)
+        """Return the class token after the last layer norm, before any visual projection; or those of several
+        layers."""
+        feature_BD: Tensor = self.tower(pixels_BCHW, self.feature_layers)
         return feature_BD
 
     def embed(self, feature_BD: Tensor) -> Tensor:
@@ -55,8 +62,8 @@ class TowerHead(nn.Module):
 class Stage1Detector(TowerHead):
     """Frozen tower -> projection -> L2 norm -> linear classifier without bias. Two linear layers train."""
 
-    def __init__(self, tower: VisionTower, *, embed_dim: int = 128) -> None:
-        super().__init__(tower, embed_dim=embed_dim)
+    def __init__(self, tower: VisionTower, *, embed_dim: int = 128, feature_layers: tuple[int, ...] = ()) -> None:
+        super().__init__(tower, embed_dim=embed_dim, feature_layers=feature_layers)
         tower.requires_grad_(False)
 
     def head(self, feature_BD: Tensor) -> Output:
@@ -67,20 +74,27 @@ class Stage1Detector(TowerHead):
 
 
 class PrototypeDetector(TowerHead):
-    """Every image is re-expressed by cross-attention over fixed prototypes (paper, section on stage 2)."""
+    """Re-express every image by cross-attention over fixed prototypes (paper, section on stage 2)."""
 
     prototypes_PE: Tensor
 
-    def __init__(self, tower: VisionTower, prototypes_PE: Tensor, *, num_heads: int = 4) -> None:
+    def __init__(
+        self,
+        tower: VisionTower,
+        prototypes_PE: Tensor,
+        *,
+        num_heads: int = 4,
+        feature_layers: tuple[int, ...] = (),
+    ) -> None:
         embed_dim = prototypes_PE.shape[1]
-        super().__init__(tower, embed_dim=embed_dim)
+        super().__init__(tower, embed_dim=embed_dim, feature_layers=feature_layers)
         self.attention = nn.MultiheadAttention(embed_dim, num_heads, batch_first=True)
         self.register_buffer("prototypes_PE", prototypes_PE.detach().clone().float())
 
     def head(self, feature_BD: Tensor) -> Output:
         embedding_BE = self.embed(feature_BD)
         with torch.autocast(feature_BD.device.type, enabled=False):
-            # The images ask side by side, as queries of one sequence: keys and values are computed just once.
+            # The images are the queries of one sequence, so that keys and values are computed only once.
             keys_1PE = self.prototypes_PE.unsqueeze(0)
             mixture_1BE, attention_1BP = self.attention(embedding_BE.unsqueeze(0), keys_1PE, keys_1PE)
             logit_B = self.classifier(mixture_1BE.squeeze(0)).squeeze(-1)
@@ -88,18 +102,24 @@ class PrototypeDetector(TowerHead):
 
 
 def build_detector(config: DetectorConfig, tower: VisionTower | None = None) -> TowerHead:
-    """The modules that `config` describes, around `tower`, or all of them without values (device "meta").
+    """Build the modules that `config` describes around `tower`, or all of them without values (device "meta").
 
-    With `config.lora`, the tower gets its updates. Prototypes of a new stage-2 detector are zeros: load them.
+    With `config.lora`, the tower gets its low-rank updates. The prototypes of stage 2 are zeros until they are
+    loaded.
     """
     if tower is None:
         with torch.device("meta"):
             return build_detector(config, VisionTower(config.tower))
-    tower.feature_layers = config.feature_layers
     if config.stage == 1:
-        return Stage1Detector(tower, embed_dim=config.embed_dim)
+        return Stage1Detector(tower, embed_dim=config.embed_dim, feature_layers=config.feature_layers)
     tower.requires_grad_(False)
     if config.lora is not None:
         add_lora(tower, config.lora)
     zeros_PE = torch.zeros(config.num_prototypes, config.embed_dim)
-    return PrototypeDetector(tower, zeros_PE, num_heads=config.num_heads)
+    return PrototypeDetector(tower, zeros_PE, num_heads=config.num_heads, feature_layers=config.feature_layers)
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """Return the number of all parameters, and of those that train."""
+    every = sum(parameter.numel() for parameter in module.parameters())
+    return every, sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,7 +1,6 @@
-"""Linear layers with a low-rank update: their outputs, and gradients of the update alone.
+"""Linear layers with a low-rank update: their outputs, and the gradients of the update alone.
 
-y = W x + b + alpha/r B A dropout(x), as in peft, with its names. W does not train: no gradient of its size
-is made.
+y = W x + b + alpha/r B A dropout(x), with the names of peft. W does not train, so its gradient is never computed.
 
 Shape suffixes: N tokens of all images, I, O widths in and out, R rank.
 """
@@ -22,7 +21,7 @@ LORA_A, LORA_B = "lora_A.default.weight", "lora_B.default.weight"  # peft's name
 
 
 class LoraLinear(nn.Module):
-    """`base_layer`, which is frozen, and its update, which starts as zero: A is random and B = 0."""
+    """A frozen `base_layer` and its update, which starts as zero: A is random and B = 0."""
 
     def __init__(self, base_layer: nn.Linear, spec: LoraSpec) -> None:
         super().__init__()
@@ -40,7 +39,7 @@ class LoraLinear(nn.Module):
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """W_OI, b_O, A_RI, B_OR."""
+        """Return W_OI, b_O, A_RI, B_OR."""
         base = self.base_layer
         lora_A, lora_B = cast(nn.Linear, self.lora_A["default"]), cast(nn.Linear, self.lora_B["default"])
         return base.weight, base.bias, lora_A.weight, lora_B.weight
@@ -50,7 +49,7 @@ class LoraLinear(nn.Module):
 
 
 def project(x: Tensor, layers: Sequence[LoraLinear]) -> Sequence[Tensor]:
-    """The outputs of layers that have the same input, of shape (..., I), and the same LoraSpec."""
+    """Compute the outputs of layers that share their input, of shape (..., I), and their LoraSpec."""
     first = layers[0]
     dropout = first.dropout if first.training else 0.0
     if not torch.is_grad_enabled():
@@ -61,7 +60,7 @@ def project(x: Tensor, layers: Sequence[LoraLinear]) -> Sequence[Tensor]:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The type in which matrix products of x are computed: autocast's, where it is on."""
+    """Return the type in which matrix products of x are computed: autocast's where it is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
@@ -74,10 +73,10 @@ def _without_gradient(x: Tensor, layer: LoraLinear, dropout: float) -> Tensor:
 
 
 class _Project(torch.autograd.Function):
-    """x_NI, scale, dropout and the tensors of each layer, one after the other -> y_NO of each layer.
+    """x_NI, scale, dropout and the tensors of all layers in a row -> y_NO of each layer.
 
-    All is computed in the type of x. Without dropout, in a full type, the update is added to W before the product:
-    that costs nothing. A short type would round it away.
+    Everything is computed in the type of x. Without dropout and in float32, the update is added to W before the
+    product, which costs nothing. A shorter type would round the update away.
     """
 
     @staticmethod
@@ -127,13 +126,13 @@ class _Project(torch.autograd.Function):
 
 
 def _layers(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[tuple[Tensor, Tensor | None, Tensor, Tensor]]:
-    """W_OI, b_O, A_RI, B_OR of each layer, in the given type."""
+    """Return W_OI, b_O, A_RI, B_OR of each layer in the given type."""
     typed: list[Any] = [tensor if tensor is None else tensor.to(dtype) for tensor in tensors]
     return [(typed[i], typed[i + 1], typed[i + 2], typed[i + 3]) for i in range(0, len(typed), 4)]
 
 
 def _draw_noise(x_NI: Tensor, num_layers: int) -> list[Tensor]:
-    """16 random bits for each number of x and each layer, from torch's generator, which draws 64 in one go."""
+    """Draw 16 random bits for each number of x and each layer from torch's generator, which gives 64 at a time."""
     shape, count = (num_layers, *x_NI.shape), num_layers * x_NI.numel()
     if torch.compiler.is_compiling():  # it cannot save parts of a tensor in another type
         return list(torch.randint(-(2**15), 2**15, shape, dtype=torch.int16, device=x_NI.device))
@@ -143,7 +142,8 @@ def _draw_noise(x_NI: Tensor, num_layers: int) -> list[Tensor]:
 
 
 def _drop(x_NI: Tensor, noise_NI: Tensor | None, dropout: float) -> tuple[Tensor, float, Tensor | None]:
-    """x with some numbers made zero, the factor that restores its mean, and 1 where a number was kept, else 0.
+    """Set some numbers of x to zero. Return the result, the factor that restores the mean of x, and a mask that is
+    1 where a number was kept.
 
     The probability is rounded to a multiple of 2**-16.
     """

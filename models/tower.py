@@ -1,17 +1,18 @@
 """CLIP's vision transformer up to the class tokens that a head reads: pixels -> feature.
 
-Its tensors have the names of transformers' CLIPVisionModel, so that weights need no renaming. Written out
-here because everything turns on it, and because a verdict need not wait for transformers to be imported.
+Its tensors have the names of transformers' CLIPVisionModel, so that weights need no renaming. It is written out
+here because everything depends on it, and because a verdict should not wait for transformers to be imported.
 
-Shape suffixes: B batch, C channels, H, W pixels, T tokens (class token first), S some of them, D tower width, in a
-feature times the number of layers that it is read from.
+Shape suffixes: B batch, C channels, H, W pixels, T tokens (class token first), D tower width (in a feature, times
+the number of layers that it is read from), N tokens of all images, I width inside the MLP.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,40 +28,52 @@ SLOPE = 1.702  # of QuickGELU
 
 
 class VisionTower(nn.Module):
-    """pixels_BCHW -> feature_BD: the class token after the last layer norm (`pooler_output` in transformers).
-
-    feature_layers: instead, the class tokens after these layers, counted from 1, each brought to mean 0 and
-    variance 1 and one behind the other: early layers see traces that late ones forget (Koutlis, Papadopoulos 2024,
-    arXiv 2402.19091).
-    activation_checkpointing: in training, what is inside a layer is computed again for the gradient, not kept;
-    that takes half as much time again, and much less memory. Dropout draws the same numbers both times.
-    patch_dropout: share of the patches, drawn anew for each image, that training leaves out (Li et al. 2023,
-    arXiv 2212.00794): half of them takes half the time. Evaluation sees all.
-    """
+    """pixels_BCHW -> feature_BD. `training_options` says how it runs while it trains."""
 
     def __init__(self, spec: TowerSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.feature_layers: tuple[int, ...] = ()
-        self.activation_checkpointing = False
-        self.patch_dropout = 0.0
+        self._activation_checkpointing = False
+        self._patch_dropout = 0.0
         self.embeddings = _Embeddings(spec)
         self.pre_layrnorm = _layer_norm(spec)  # spelled as OpenAI's release and all its descendants do
         self.encoder = _Encoder(spec)
         self.post_layernorm = _layer_norm(spec)
 
-    @property
-    def feature_width(self) -> int:
-        """D of a feature."""
-        return self.spec.hidden_size * max(1, len(self.feature_layers))
+    @contextmanager
+    def training_options(
+        self, *, patch_dropout: float = 0.0, activation_checkpointing: bool = False, compile: bool = False
+    ) -> Iterator[None]:
+        """Train with these options inside the `with` block. They do not change evaluation.
 
-    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        patch_dropout   share of the patches that training leaves out, drawn anew for each image (Li et al. 2023,
+                        arXiv 2212.00794): half of the patches take half the time
+        activation_checkpointing   compute what is inside a layer again for the gradient instead of keeping it:
+                        half as much time again, and much less memory. Dropout draws the same numbers both times
+        compile         compile the tower by torch.compile; it stays compiled after the block
+        """
+        before = self._patch_dropout, self._activation_checkpointing
+        self._patch_dropout, self._activation_checkpointing = patch_dropout, activation_checkpointing
+        if compile:
+            self.compile()
+        try:
+            yield
+        finally:
+            self._patch_dropout, self._activation_checkpointing = before
+
+    def forward(self, pixels_BCHW: Tensor, feature_layers: Sequence[int] = ()) -> Tensor:
+        """Return the class token after the last layer norm (`pooler_output` in transformers).
+
+        feature_layers   instead, return the class tokens after these layers, counted from 1 and ascending, each
+                         brought to mean 0 and variance 1, concatenated. Early layers see traces that late ones
+                         forget (Koutlis, Papadopoulos 2024, arXiv 2402.19091)
+        """
         tokens_BTD = self.pre_layrnorm(self.embeddings(pixels_BCHW))
-        if self.training and self.patch_dropout:
-            tokens_BTD = _drop_patches(tokens_BTD, self.patch_dropout)
-        layers = self.feature_layers or (self.spec.num_hidden_layers,)
-        classes = self.encoder(tokens_BTD, layers=layers, checkpoint=self.activation_checkpointing)
-        if not self.feature_layers:
+        if self.training and self._patch_dropout:
+            tokens_BTD = _drop_patches(tokens_BTD, self._patch_dropout)
+        layers = feature_layers or (self.spec.num_hidden_layers,)
+        classes = self.encoder(tokens_BTD, layers=layers, checkpoint=self._activation_checkpointing)
+        if not feature_layers:
             feature_BD: Tensor = self.post_layernorm(classes[0])
             return feature_BD
         normalised = [functional.layer_norm(class_BD.float(), class_BD.shape[-1:]) for class_BD in classes]
@@ -68,16 +81,16 @@ class VisionTower(nn.Module):
 
 
 def _drop_patches(tokens_BTD: Tensor, share: float) -> Tensor:
-    """The class token and a random part of the patches, at least one."""
+    """Keep the class token and a random part of the patches, at least one."""
     num_images, num_tokens, width = tokens_BTD.shape
     num_kept = max(1, round((1 - share) * (num_tokens - 1)))
     order_BT = torch.rand(num_images, num_tokens - 1, device=tokens_BTD.device).argsort(dim=1)
-    kept_BT = functional.pad(order_BT[:, :num_kept] + 1, (1, 0))  # and token 0, the class token
+    kept_BT = functional.pad(order_BT[:, :num_kept] + 1, (1, 0))  # token 0 is the class token
     return tokens_BTD.gather(1, kept_BT.unsqueeze(-1).expand(-1, -1, width))
 
 
 def build_tower(spec: TowerSpec, state: Mapping[str, Tensor]) -> VisionTower:
-    """A tower of the given tensors, which are not copied. Raises RuntimeError for one that does not fit."""
+    """Build a tower around the given tensors without copying them. Raise RuntimeError if one does not fit."""
     with torch.device("meta"):
         tower = VisionTower(spec)
     tower.load_state_dict(state, strict=True, assign=True)
@@ -85,9 +98,9 @@ def build_tower(spec: TowerSpec, state: Mapping[str, Tensor]) -> VisionTower:
 
 
 def spec_of(state: Mapping[str, Tensor]) -> TowerSpec:
-    """The shape of the tower whose tensors these are. Heads are 64 wide and the rest is as in OpenAI's CLIP.
+    """Return the shape of the tower that has these tensors. Heads are 64 wide; the rest is as in OpenAI's CLIP.
 
-    Raises ValueError when a tensor that tells the shape is missing, or they do not agree.
+    Raise ValueError when a tensor that tells the shape is missing, or when they do not agree.
     """
     try:
         (width,) = state["embeddings.class_embedding"].shape
@@ -111,10 +124,10 @@ def spec_of(state: Mapping[str, Tensor]) -> TowerSpec:
 
 
 class _Embeddings(nn.Module):
-    """Patches as tokens, the class token before them, a learned position for each.
+    """Turn an image into tokens: the class token, then the patches, each with a learned position.
 
-    Positions are a bare weight and no nn.Embedding: its normal_(), as any arithmetic on the device "meta", makes
-    torch import its symbolic machinery, which takes more than a second of every start.
+    Positions are a bare weight instead of an nn.Embedding, whose normal_() on the device "meta" makes torch import
+    its symbolic machinery: that would add more than a second to every start.
     """
 
     def __init__(self, spec: TowerSpec) -> None:
@@ -137,29 +150,29 @@ class _Positions(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """Layers on all tokens; the last one needed computes the class token alone: no other is read after it."""
+    """Run the layers on all tokens. The last layer computes the class token alone: nothing else is read of it."""
 
     def __init__(self, spec: TowerSpec) -> None:
         super().__init__()
         self.layers = nn.ModuleList(_Layer(spec) for _ in range(spec.num_hidden_layers))
 
     def forward(self, tokens_BTD: Tensor, *, layers: Sequence[int], checkpoint: bool = False) -> list[Tensor]:
-        """The class tokens, class_BD each, after the given layers, counted from 1 and ascending."""
+        """Return the class tokens, class_BD each, after the given layers, counted from 1 and ascending."""
         run = _checkpointed if checkpoint and torch.is_grad_enabled() else nn.Module.__call__
         classes = []
         for number, layer in enumerate(self.layers[: layers[-1] - 1], 1):
-            tokens_BTD = run(layer, tokens_BTD, tokens_BTD)
+            tokens_BTD = run(layer, tokens_BTD)
             if number in layers:
                 classes.append(tokens_BTD[:, 0])
-        class_B1D: Tensor = self.layers[layers[-1] - 1](tokens_BTD[:, :1], tokens_BTD)
+        class_B1D: Tensor = self.layers[layers[-1] - 1](tokens_BTD, class_only=True)
         return [*classes, class_B1D[:, 0]]
 
 
-def _checkpointed(layer: nn.Module, *inputs: Tensor) -> Tensor:
+def _checkpointed(layer: nn.Module, tokens_BTD: Tensor) -> Tensor:
     from torch.utils.checkpoint import checkpoint
 
-    chosen_BSD: Tensor = checkpoint(layer, *inputs, use_reentrant=False)
-    return chosen_BSD
+    new_BTD: Tensor = checkpoint(layer, tokens_BTD, use_reentrant=False)
+    return new_BTD
 
 
 class _Layer(nn.Module):
@@ -170,16 +183,20 @@ class _Layer(nn.Module):
         self.mlp = _MLP(spec)
         self.layer_norm2 = _layer_norm(spec)
 
-    def forward(self, chosen_BSD: Tensor, tokens_BTD: Tensor) -> Tensor:
-        """The new values of the chosen tokens, which see all tokens."""
-        seen_BTD = self.layer_norm1(tokens_BTD)
-        asking_BSD = seen_BTD if chosen_BSD is tokens_BTD else self.layer_norm1(chosen_BSD)
-        chosen_BSD = chosen_BSD + self.self_attn(asking_BSD, seen_BTD)
-        return chosen_BSD + self.mlp(self.layer_norm2(chosen_BSD))
+    def forward(self, tokens_BTD: Tensor, *, class_only: bool = False) -> Tensor:
+        """Return the new values of all tokens, or class_B1D alone, computed from all tokens."""
+        normed_BTD = self.layer_norm1(tokens_BTD)
+        if class_only:
+            tokens_BTD = tokens_BTD[:, :1]
+            mixed_BTD = self.self_attn.of_class_token(self.layer_norm1(tokens_BTD), normed_BTD)
+        else:
+            mixed_BTD = self.self_attn(normed_BTD)
+        tokens_BTD = tokens_BTD + mixed_BTD
+        return tokens_BTD + self.mlp(self.layer_norm2(tokens_BTD))
 
 
 class _Attention(nn.Module):
-    """Asking tokens attend to all; queries, keys and values are separate layers, which LoRA needs."""
+    """Let tokens attend to all tokens. Queries, keys and values are separate layers, which LoRA needs."""
 
     def __init__(self, spec: TowerSpec) -> None:
         super().__init__()
@@ -190,21 +207,27 @@ class _Attention(nn.Module):
         self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, asking_BSD: Tensor, tokens_BTD: Tensor) -> Tensor:
-        query, key, value = (
-            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in self._project(asking_BSD, tokens_BTD)
-        )
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        mixed_BSD: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return mixed_BSD
-
-    def _project(self, asking_BSD: Tensor, tokens_BTD: Tensor) -> Sequence[Tensor]:
-        """Queries of the asking tokens, keys and values of all. Those with LoRA are computed together."""
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        """All tokens attend to all. Layers with LoRA share one pass when all three have it."""
         layers: tuple[nn.Module, ...] = (self.q_proj, self.k_proj, self.v_proj)
         with_lora = [layer for layer in layers if isinstance(layer, LoraLinear)]
-        if asking_BSD is tokens_BTD and len(with_lora) == len(layers):
-            return project(tokens_BTD, with_lora)
-        return [layer(x) for layer, x in zip(layers, (asking_BSD, tokens_BTD, tokens_BTD), strict=True)]
+        if len(with_lora) == len(layers):
+            query, key, value = project(tokens_BTD, with_lora)
+        else:
+            query, key, value = (layer(tokens_BTD) for layer in layers)
+        return self._attend(query, key, value)
+
+    def of_class_token(self, class_B1D: Tensor, tokens_BTD: Tensor) -> Tensor:
+        """The class token attends to all tokens."""
+        return self._attend(self.q_proj(class_B1D), self.k_proj(tokens_BTD), self.v_proj(tokens_BTD))
+
+    def _attend(self, query_BTD: Tensor, key_BTD: Tensor, value_BTD: Tensor) -> Tensor:
+        query, key, value = (
+            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (query_BTD, key_BTD, value_BTD)
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        mixed_BTD: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return mixed_BTD
 
 
 class _MLP(nn.Module):
@@ -223,14 +246,14 @@ class _MLP(nn.Module):
 
 
 def _are_frozen(*layers: nn.Module) -> bool:
-    """Whether they are linear, without LoRA, and do not train."""
+    """Tell whether all are plain linear layers, without LoRA, that do not train."""
     return all(
         isinstance(layer, nn.Linear) and not any(p.requires_grad for p in layer.parameters()) for layer in layers
     )
 
 
 def _frozen_mlp(tokens_BTD: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
-    """The same where only the gradient of the input is needed."""
+    """Compute the MLP where only the gradient of its input is needed."""
     tensors = (fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     dtype = compute_dtype(tokens_BTD)
     mapped_ND: Tensor = _FrozenMLP.apply(tokens_BTD.to(dtype).flatten(0, -2), *tensors)
@@ -238,10 +261,10 @@ def _frozen_mlp(tokens_BTD: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
 
 
 class _FrozenMLP(torch.autograd.Function):
-    """fc2(QuickGELU(fc1(x_ND))), of which one tensor is kept for the gradient, instead of four.
+    """fc2(QuickGELU(fc1(x_ND))), which keeps one tensor for the gradient instead of four.
 
-    With y = 1.702 x, QuickGELU(x) is SiLU(y) / 1.702, one pass over memory. The factors come free with the matrix
-    products, and in the gradient they cancel.
+    With y = 1.702 x, QuickGELU(x) is SiLU(y) / 1.702, which takes one pass over memory. The factors cost nothing
+    inside the matrix products, and they cancel in the gradient.
     """
 
     @staticmethod
@@ -264,7 +287,7 @@ class _FrozenMLP(torch.autograd.Function):
 
 
 class QuickGELU(nn.Module):
-    """OpenAI's approximation of GELU, which its weights were trained with."""
+    """OpenAI's approximation of GELU, with which its weights were trained."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(SLOPE * x)

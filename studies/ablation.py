@@ -37,7 +37,7 @@ from data.holdout import Split, split_images
 from data.records import Manifest
 from features.store import FeatureSpec, add_cache_argument
 from gapl.labels import Label
-from models.adapt import add_lora, keep_freed_memory
+from models.adapt import add_lora
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead
 from models.precision import PRECISIONS, resolve_precision
 from models.weights.backbone import fingerprint, load_backbone
@@ -45,7 +45,7 @@ from models.weights.names import BACKBONE_HELP, INT8
 from prototype.reduce import reduce_embeddings
 from prototype_dataset import open_data
 from training.loop import Saving
-from training.processes import start_processes
+from training.processes import keep_freed_memory, start_processes
 from training.recipe import MINI_1, MINI_2, MINI_HEAD, PRESETS, Recipe
 from training.runs import Run
 from training.stages import Bench, compute, fit_features, fit_images
@@ -241,16 +241,15 @@ class Lab:
 
     def fit_head(self, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> TowerHead:
         """Stage 1, its prototypes, and the head on the frozen tower that is fitted on."""
-        tower = self.source.tower
-        tower.feature_layers = self.layers(row)
+        tower, layers = self.source.tower, self.layers(row)
         first = self.first(row, split, folder.with_name("stage1"), seed=seed)
         torch.manual_seed(seed)
-        detector: TowerHead = Stage1Detector(tower)
+        detector: TowerHead = Stage1Detector(tower, feature_layers=layers)
         if row.prototypes != NO_PROTOTYPES:
             prototypes_PE, _ = reduce_embeddings(
                 first.embeddings_NE, first.labels_N, method=row.prototypes, num_prototypes=row.num, seed=seed
             )
-            detector = PrototypeDetector(tower, prototypes_PE)
+            detector = PrototypeDetector(tower, prototypes_PE, feature_layers=layers)
         detector.project.load_state_dict(first.detector.project.state_dict())
         recipe = self.recipes(row, seed).head
         pixel = pixels_of(self.source.pixel, recipe)
@@ -264,15 +263,15 @@ class Lab:
             split = replace(split, training=only(split.training, chosen))
             recipe, bench = self.recipes(row, seed).stage1, self.bench(folder, row)
             torch.manual_seed(seed)
-            detector = Stage1Detector(self.source.tower).to(self.accelerator.device)
+            detector = Stage1Detector(self.source.tower, feature_layers=self.layers(row))
+            detector.to(self.accelerator.device)
             fit_features(detector, pixels_of(self.source.pixel, recipe), split, recipe, bench)
             self.firsts[key] = self.embed(detector, split.training, recipe, bench)
         return self.firsts[key]
 
     def embed(self, detector: TowerHead, images: Manifest, recipe: Recipe, bench: Bench) -> First:
         """All images as evaluation sees them."""
-        tower = detector.tower
-        layers, width = tower.feature_layers, tower.feature_width
+        layers, width = detector.feature_layers, detector.feature_width
         pixel = pixels_of(self.source.pixel, recipe)
         spec = FeatureSpec(self.print_of_tower, width, pixel, recipe.precision, layers=layers)
         (table,), read = compute(detector, images, [spec], recipe, bench, desc="embed")
@@ -284,10 +283,9 @@ class Lab:
     def fit_lora(self, detector: TowerHead, row: Row, split: Split[Manifest], folder: Path, *, seed: int) -> None:
         """On a tower of its own, and from the head as it was fitted."""
         detector.tower = load_backbone(self.args.backbone).tower
-        detector.tower.feature_layers = layers = self.layers(row)
         torch.manual_seed(seed)
         recipe = self.recipes(row, seed).lora
-        spec = lora_spec(recipe, layers)
+        spec = lora_spec(recipe, detector.feature_layers)
         assert spec is not None
         add_lora(detector.tower, spec)
         detector.to(self.accelerator.device)

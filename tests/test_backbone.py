@@ -107,14 +107,13 @@ def test_feature_of_layers_is_made_of_the_hidden_states_of_transformers() -> Non
     shape = SMALL | {"num_hidden_layers": 5}
     reference = scrambled(CLIPVisionModel(CLIPVisionConfig(**shape)))
     tower = build_tower(TowerSpec(**shape), reference.state_dict())
-    tower.feature_layers = (1, 3, 4)
     hidden = reference(pixels(), output_hidden_states=True).hidden_states  # the first is the layers' input
     classes = [hidden[number][:, 0] for number in (1, 3, 4)]
     expected = [
         (c - c.mean(1, keepdim=True)) / (c.var(1, correction=0, keepdim=True) + 1e-5).sqrt() for c in classes
     ]
-    feature_BD = tower(pixels())
-    assert feature_BD.shape == (3, tower.feature_width) == (3, 96)
+    feature_BD = tower(pixels(), (1, 3, 4))
+    assert feature_BD.shape == (3, tower.spec.feature_width((1, 3, 4))) == (3, 96)
     assert (feature_BD - torch.cat(expected, dim=1)).abs().max() < 1e-5
 
 
@@ -123,12 +122,13 @@ def test_dropped_patches_are_left_out_in_training_only() -> None:
     torch.manual_seed(0)
     tower = VisionTower(TowerSpec(**SMALL))
     whole_BD = tower.eval()(pixels())
-    tower.patch_dropout = 2 / 3
-    assert torch.equal(tower(pixels()), whole_BD)
-    tower.train()
     seen: list[Tensor] = []
-    hook = tower.encoder.layers[0].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[1]))
-    dropped_BD = tower(pixels())
+    hook = tower.encoder.layers[0].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    with tower.training_options(patch_dropout=2 / 3):
+        assert torch.equal(tower(pixels()), whole_BD)
+        seen.clear()
+        dropped_BD = tower.train()(pixels())
+        again_BD = tower(pixels())
     hook.remove()
     tokens_BTD = tower.pre_layrnorm(tower.embeddings(pixels()))
     assert seen[0].shape == (3, 1 + 3, 32)
@@ -136,9 +136,10 @@ def test_dropped_patches_are_left_out_in_training_only() -> None:
     for kept_TD, all_TD in zip(seen[0][:, 1:], tokens_BTD[:, 1:], strict=True):
         places = [int((all_TD == kept_D).all(dim=1).nonzero()) for kept_D in kept_TD]
         assert len(set(places)) == 3, "each at most once"
-    assert not torch.equal(dropped_BD, tower(pixels())), "drawn anew"
-    tower.patch_dropout = 0.999
-    assert tower(pixels()).isfinite().all(), "one patch at least is left"
+    assert not torch.equal(dropped_BD, again_BD), "drawn anew"
+    with tower.training_options(patch_dropout=0.999):
+        assert tower(pixels()).isfinite().all(), "one patch at least is left"
+    torch.testing.assert_close(tower(pixels()), whole_BD, msg="after the block it sees all patches")
 
 
 def test_tower_takes_its_own_tensors_and_no_copies_of_them() -> None:

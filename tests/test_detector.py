@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gapl.pixels import PixelSpec
-from models.adapt import cast_frozen_linears, count_parameters, merge_lora
+from models.adapt import merge_lora
+from models.casting import cast_frozen_linears, frozen_linears_in
 from models.config import DetectorConfig, LoraSpec
-from models.detector import PrototypeDetector, Stage1Detector, TowerHead, build_detector
+from models.detector import PrototypeDetector, Stage1Detector, TowerHead, build_detector, count_parameters
 from models.lora import LoraLinear
 from models.weights.backbone import architecture, load_backbone
 from models.weights.names import DEFAULT, TINY
@@ -273,8 +274,14 @@ def test_lora_without_a_target_is_refused(target: str) -> None:
 
 
 def test_only_frozen_linears_are_cast(stage2: PrototypeDetector) -> None:
+    before = {name: (id(tensor), tensor.clone()) for name, tensor in stage2.named_parameters()}
+    with frozen_linears_in(stage2.tower, torch.bfloat16):
+        short = {name for name, p in stage2.named_parameters() if p.dtype == torch.bfloat16}
+    for name, parameter in stage2.named_parameters():
+        assert id(parameter) == before[name][0]
+        assert torch.equal(parameter, before[name][1])
     cast_frozen_linears(stage2.tower, torch.bfloat16)
-    short = {name for name, p in stage2.named_parameters() if p.dtype == torch.bfloat16}
+    assert short == {name for name, p in stage2.named_parameters() if p.dtype == torch.bfloat16}
     assert "tower.encoder.layers.0.mlp.fc1.weight" in short
     assert "tower.encoder.layers.0.self_attn.q_proj.base_layer.weight" in short
     assert not short & trainable(stage2)

@@ -13,7 +13,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.adapt import add_lora, cast_frozen_linears
+from models.adapt import add_lora
+from models.casting import cast_frozen_linears
 from models.config import LoraSpec, TowerSpec
 from models.lora import LoraLinear, project
 from models.tower import VisionTower
@@ -249,18 +250,21 @@ def test_checkpointing_gives_the_same_gradients(hidden_act: str, pixels: Tensor)
     tower = make_tower(dropout=0.5, hidden_act=hidden_act)
     expected = gradients(tower, pixels)
     random_after = torch.rand(3)
-    tower.activation_checkpointing = True
-    assert difference(gradients(tower, pixels), expected) < 1e-6
+    with tower.training_options(activation_checkpointing=True):
+        assert difference(gradients(tower, pixels), expected) < 1e-6
     assert torch.equal(torch.rand(3), random_after)
 
 
 def test_checkpointing_keeps_less(pixels: Tensor) -> None:
     tower = make_tower(dropout=0.5)
     kept = []
-    for tower.activation_checkpointing in (False, True):
+    for checkpointing in (False, True):
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda x, sizes=sizes: (sizes.append(x.nbytes), x)[1], lambda x: x
+        with (
+            tower.training_options(activation_checkpointing=checkpointing),
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda x, sizes=sizes: (sizes.append(x.nbytes), x)[1], lambda x: x
+            ),
         ):
             tower(pixels)
         kept.append(sum(sizes))
@@ -288,8 +292,9 @@ def test_processes_that_train_together(tmp_path: Path, pixels: Tensor) -> None:
     expected = gradients(tower, pixels)
     distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        for tower.activation_checkpointing in (False, True):
-            found = gradients(DistributedDataParallel(tower), pixels)
+        for checkpointing in (False, True):
+            with tower.training_options(activation_checkpointing=checkpointing):
+                found = gradients(DistributedDataParallel(tower), pixels)
             found = {name.removeprefix("module."): value for name, value in found.items()}
             assert difference(found, expected) < 1e-6
     finally:
@@ -298,7 +303,7 @@ def test_processes_that_train_together(tmp_path: Path, pixels: Tensor) -> None:
 
 FAULTS = """
 import resource, sys, torch
-from models.adapt import keep_freed_memory
+from training.processes import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 for _ in range(10):  # the first ones find their places

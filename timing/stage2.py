@@ -160,14 +160,14 @@ def ours(args: argparse.Namespace) -> Step:
     import torch
     from torch.nn import functional
 
-    from models.adapt import cast_frozen_linears, keep_freed_memory
+    from models.casting import cast_frozen_linears
     from models.precision import autocast, dtype_of, resolve_precision
     from models.weights.backbone import load_backbone
+    from training.processes import keep_freed_memory
 
     keep_freed_memory()
     detector = build(load_backbone(args.backbone), args).train()
     detector.load_state_dict(torch.load(args.scratch / "start.pt"))
-    detector.tower.activation_checkpointing = args.checkpointing
     precision = resolve_precision(args.precision, device="cpu")
     if precision != "fp32":
         cast_frozen_linears(detector.tower, dtype_of(precision))
@@ -177,11 +177,12 @@ def ours(args: argparse.Namespace) -> Step:
     optimizer = torch.optim.AdamW([{"params": tower, "lr": LR}, {"params": head, "lr": HEAD_LR}])
 
     def step(pixels_BCHW: Tensor, labels_B: Tensor) -> float:
-        with autocast("cpu", precision):
-            logit_B = detector(pixels_BCHW).logit_B
-        loss = functional.binary_cross_entropy_with_logits(logit_B.double(), labels_B.double())
         optimizer.zero_grad()
-        loss.backward()
+        with detector.tower.training_options(activation_checkpointing=args.checkpointing):
+            with autocast("cpu", precision):
+                logit_B = detector(pixels_BCHW).logit_B
+            loss = functional.binary_cross_entropy_with_logits(logit_B.double(), labels_B.double())
+            loss.backward()
         optimizer.step()
         return loss.item()
 

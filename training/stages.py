@@ -6,6 +6,7 @@ Shape suffixes: B batch, C channels, H, W pixels, D tower width, N images.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,7 @@ from data.shards.stream import stream_batches
 from evaluation.metrics import metrics_of, rates_by_source
 from features.store import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
 from gapl.pixels import PixelSpec
-from models.adapt import cast_frozen_linears
+from models.casting import frozen_linears_in
 from models.detector import TowerHead
 from models.precision import autocast, dtype_of
 from training.loop import Fitted, Objective, Piece, Saving, check_unreadable, fit
@@ -57,12 +58,6 @@ class Bench:
 
 def fit_images(detector: TowerHead, pixel: PixelSpec, split: Split[Any], recipe: Recipe, bench: Bench) -> Fitted:
     """Every epoch draws new random views and takes them through the tower: the recipe as published."""
-    if recipe.precision != "fp32":
-        cast_frozen_linears(detector.tower, dtype_of(recipe.precision))
-    detector.tower.activation_checkpointing = bool(recipe.activation_checkpointing)
-    detector.tower.patch_dropout = recipe.patch_dropout
-    if recipe.compile:
-        detector.tower.compile()
     view = train_view(recipe.train_view, size_px=pixel.size_px, mean=pixel.mean, std=pixel.std)
     with bench.accelerator.main_process_first():  # which makes the copies
         parts = {name: local_copy(images) for name, images in validation_parts(split).items()}
@@ -74,7 +69,17 @@ def fit_images(detector: TowerHead, pixel: PixelSpec, split: Split[Any], recipe:
     num_batches = batches_per_epoch(len(split.training), recipe.batch_size)
     batches = image_pieces(split.training, view, recipe, bench, num_batches=num_batches)
     objective = Objective(detector, lambda pixels_BCHW: detector(pixels_BCHW).logit_B)
-    return _fit(objective, batches, len(split.training), validate if parts else None, recipe, bench)
+    with ExitStack() as stack:
+        if recipe.precision != "fp32":
+            stack.enter_context(frozen_linears_in(detector.tower, dtype_of(recipe.precision)))
+        stack.enter_context(
+            detector.tower.training_options(
+                patch_dropout=recipe.patch_dropout,
+                activation_checkpointing=bool(recipe.activation_checkpointing),
+                compile=bool(recipe.compile),
+            )
+        )
+        return _fit(objective, batches, len(split.training), validate if parts else None, recipe, bench)
 
 
 def image_pieces(
@@ -122,8 +127,8 @@ def fit_features(
     accelerator = bench.accelerator
     common: dict[str, Any] = {
         "backbone": bench.backbone,
-        "width": detector.tower.feature_width,
-        "layers": detector.tower.feature_layers,
+        "width": detector.feature_width,
+        "layers": detector.feature_layers,
         "precision": recipe.precision,
     }
     in_training = [

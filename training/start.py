@@ -6,12 +6,10 @@ import argparse
 import logging
 from dataclasses import replace
 
-from torch import Tensor
-
 from gapl.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelSpec
-from models.adapt import add_lora, count_parameters
+from models.adapt import add_lora
 from models.config import DetectorConfig, LoraSpec
-from models.detector import PrototypeDetector, TowerHead, build_detector
+from models.detector import PrototypeDetector, TowerHead, build_detector, count_parameters
 from models.weights.backbone import architecture, fingerprint, load_backbone
 from models.weights.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from models.weights.hub import find_model
@@ -134,12 +132,6 @@ def dry_detector(args: argparse.Namespace, recipe: Recipe) -> TowerHead:
     lora = lora_spec(recipe, layers)
     config = DetectorConfig(args.stage, name, spec, pixel, num_prototypes=64, lora=lora, feature_layers=layers)
     return build_detector(config)
-
-
-def frozen_tensors(detector: TowerHead) -> dict[str, Tensor]:
-    """What training does not change, as it is: meanwhile it may be kept in a shorter type."""
-    trained = {name for name, parameter in detector.named_parameters() if parameter.requires_grad}
-    return {name: tensor for name, tensor in detector.state_dict().items() if name not in trained}
 
 
 def print_parameters(detector: TowerHead) -> None:

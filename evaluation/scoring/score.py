@@ -23,7 +23,7 @@ from evaluation.scoring.job import CLEAN, Job, JobFolder
 from files.checksum import sha256_of
 from gapl.calibration import Calibration
 from gapl.pixels import PixelSpec
-from models.adapt import cast_frozen_linears
+from models.casting import cast_frozen_linears
 from models.detector import Output, TowerHead
 from models.precision import dtype_of
 from models.run import run_detector
