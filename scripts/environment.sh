@@ -1,28 +1,29 @@
-# Sourced by the other scripts: the environment, where data and results are, and what is trained by default.
-#   PYTHON              makes .venv when there is none (default python3)
-#   GAPL_PIP_INDEX_URL  an index asked besides PyPI, for example one with CPU-only builds of torch
+# Sourced by the other scripts: makes the environment, and says where data and results are. Variables:
+#   PYTHON              the Python that makes .venv when there is none (default: python3)
+#   GAPL_PIP_INDEX_URL  a package index to use besides PyPI, for example one with CPU-only builds of torch
 #   GAPL_DATA_ROOT      folder of the data sets (default: the demonstration corpus, built on first use)
-#   GAPL_RUNS           folder of the results (default: runs; of the demonstration: runs/demo)
-#   GAPL_METHOD         of the prototypes: kmeans (default) or pca
-#   GAPL_NUM            how many prototypes (default 64)
+#   GAPL_RUNS           folder of the results (default: runs, or runs/demo for the demonstration corpus)
+#   GAPL_METHOD         how prototypes are made: kmeans (default) or pca
+#   GAPL_NUM            number of prototypes (default: 64)
 #   GAPL_TORCHRUN       options of torchrun, such as "--nproc-per-node 8", to train on several processes
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=.venv/bin/python
 
-install() { # requirement files
+install() { # requirement files, in the versions of requirements.lock
     if [ ! -x "$python" ]; then
         "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
             { echo "error: Python 3.11 or newer is needed; name one in PYTHON" >&2; exit 2; }
         echo "Making .venv"
         "${PYTHON:-python3}" -m venv .venv
     fi
-    local file
+    local file state
+    state=$(cat requirements.lock requirements*.txt requirements/*.txt | cksum)
     for file in "$@"; do
-        grep -qsxF "$(cksum "$file")" .venv/installed.txt && continue
+        grep -qsxF "$state $file" .venv/installed.txt && continue
         echo "Installing $file"
-        "$python" -m pip install --quiet --requirement "$file" \
+        "$python" -m pip install --quiet --requirement "$file" --constraint requirements.lock \
             ${GAPL_PIP_INDEX_URL:+--extra-index-url "$GAPL_PIP_INDEX_URL"}
-        cksum "$file" >>.venv/installed.txt
+        echo "$state $file" >>.venv/installed.txt
     done
 }
 

@@ -36,7 +36,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, make_image: MakeImage) -> P
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STAGE1", "HEAD", "LORA"):
-        monkeypatch.setattr(ablation, name, replace(getattr(ablation, name), max_steps=10))
+        monkeypatch.setattr(ablation, name, replace(getattr(ablation, name), max_steps=10, num_workers=0))
 
 
 @pytest.fixture(scope="module")
