@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from data.images.degrade import CLEAN, FAMILIES
+from data.images.degrade import CLEAN, FAMILIES, split_name
 from evaluation.metrics import compute_metrics
 
 MEAN = "mean"
@@ -97,19 +97,10 @@ def _in_order(names: Iterable[str]) -> list[str]:
     families = list(FAMILIES)
 
     def place(name: str) -> tuple[int, float, str]:
-        family, strength = _parts(name)
+        family, strength = split_name(name)
         return families.index(family) if family in FAMILIES else len(families), strength or 0.0, name
 
     return sorted(names, key=place)
-
-
-def _parts(name: str) -> tuple[str, float | None]:
-    """Family and strength. Nothing is refused: a report may be made where a codec is missing."""
-    family, _, number = name.partition(":")
-    try:
-        return family, float(number)
-    except ValueError:
-        return family, None
 
 
 def matrix(table: pd.DataFrame, *, model: str, figure: str) -> pd.DataFrame:
@@ -167,7 +158,7 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
     clean = table[table["degradation"] == CLEAN].set_index(GROUP)
     rows = []
     for point in table.to_dict("records"):
-        family, strength = _parts(str(point["degradation"]))
+        family, strength = split_name(str(point["degradation"]))
         if family not in FAMILIES or strength is None:
             continue
         for figure in (*FIGURES, "flips"):

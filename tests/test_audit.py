@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from data.benchmarks.traits import TRAIT_COLUMNS
-from evaluation.audit.audit import SCORE_COLUMNS, Audit, audit_benchmark, to_text
+from evaluation.audit.audit import Audit, audit_benchmark, to_text
 from evaluation.audit.duplicates import find_duplicates
 from evaluation.audit.shortcuts import auroc_within, false_positives
+from evaluation.tables.scores import ScoreTable
 
 
 def make_traits(num_per_class: int = 120, *, num_sources: int = 8, seed: int = 0, start: int = 0) -> pd.DataFrame:
@@ -42,10 +43,14 @@ def make_traits(num_per_class: int = 120, *, num_sources: int = 8, seed: int = 0
     )[list(TRAIT_COLUMNS)]
 
 
-def make_scores(traits: pd.DataFrame, score: np.ndarray, *, degradation: str = "none") -> pd.DataFrame:
+def make_rows(traits: pd.DataFrame, score: np.ndarray, *, degradation: str = "none") -> pd.DataFrame:
     return traits[["uri", "content_sha256"]].assign(
         model="detector", degradation=degradation, score=score, error=""
     )
+
+
+def make_scores(traits: pd.DataFrame, score: np.ndarray) -> ScoreTable:
+    return ScoreTable(make_rows(traits, score), {})
 
 
 def audited(traits: pd.DataFrame, **options: object) -> Audit:
@@ -133,14 +138,12 @@ def test_what_the_format_explains_of_a_detector() -> None:
     traits = plant_format(make_traits())
     rng = np.random.default_rng(1)
     score = 0.8 * (traits["format"] == "PNG") + 0.2 * rng.random(len(traits))
-    scores = pd.concat(
-        [
-            make_scores(traits, score.to_numpy()),
-            make_scores(traits, rng.random(len(traits)), degradation="jpeg:75"),
-            make_scores(traits, rng.random(len(traits)), degradation="blur:1"),
-        ]
-    )
-    audit = audited(traits, scores=scores)
+    rows = [
+        make_rows(traits, score.to_numpy()),
+        make_rows(traits, rng.random(len(traits)), degradation="jpeg:75"),
+        make_rows(traits, rng.random(len(traits)), degradation="blur:1"),
+    ]
+    audit = audited(traits, scores=ScoreTable(pd.concat(rows), {}))
     assert audit.detector is not None
     assert audit.re_encoded is not None
     assert audit.detector["auroc"] > 0.95
@@ -165,7 +168,7 @@ def test_false_positives_by_source_and_camera() -> None:
     traits["camera"] = np.where(traits["source"] == "real1", "Canon EOS 5D", "")
     score = np.where(traits["source"] == "real1", 0.9, 0.1)
     score[1] = 0.1
-    audit = audited(traits, scores=make_scores(traits, score), threshold=0.5)
+    audit = audited(traits, scores=make_scores(traits, score))
     table = false_positives(traits.assign(score=score), threshold=0.5).set_index(["by", "value"])
     assert table.loc[("source", "real1"), ["n", "false_positives"]].to_list() == [20, 19]
     assert table.loc[("camera", "unknown"), "false_positives"] == 0
@@ -176,9 +179,9 @@ def test_false_positives_by_source_and_camera() -> None:
 
 def test_scores_of_another_machine_are_found_by_content() -> None:
     traits = make_traits(20)
-    scores = make_scores(traits, np.linspace(0, 1, len(traits)))
-    scores["uri"] = "elsewhere/" + scores["uri"]
-    audit = audited(traits, scores=scores.iloc[2:])
+    rows = make_rows(traits, np.linspace(0, 1, len(traits)))
+    rows["uri"] = "elsewhere/" + rows["uri"]
+    audit = audited(traits, scores=ScoreTable(rows.iloc[2:], {}))
     assert audit.detector is not None
     assert audit.detector["without_score"] == 2
     assert "2 images have no score" in sentence(audit, "no score")
@@ -233,20 +236,15 @@ def test_one_class_is_refused(label: int) -> None:
         audited(traits[traits["label"] == label])
 
 
-def test_tables_that_do_not_fit_are_refused() -> None:
+def test_scores_that_do_not_fit_are_refused() -> None:
     traits = make_traits(20)
-    scores = make_scores(traits, np.linspace(0, 1, len(traits)))
-    for column in ("format", "content_sha256"):
-        with pytest.raises(ValueError, match=f"no column {column}; expected uri"):
-            audited(traits.drop(columns=column))
-    for column in SCORE_COLUMNS:
-        with pytest.raises(ValueError, match=f"table of scores has no column {column}; expected"):
-            audited(traits, scores=scores.drop(columns=column))
-    with pytest.raises(ValueError, match="name one of them"):
-        audited(traits, scores=pd.concat([scores, scores.assign(model="other")]))
-    with pytest.raises(ValueError, match="no scores of model 'x'"):
-        audited(traits, scores=scores, model="x")
-    with pytest.raises(ValueError, match="none of its 40 images has a score"):
-        audited(traits, scores=scores.assign(uri="x", content_sha256="x"))
-    with pytest.raises(ValueError, match="20 real and 0 fake images have a score"):
-        audited(traits, scores=scores[:20])
+    rows = make_rows(traits, np.linspace(0, 1, len(traits)))
+
+    def refused(rows: pd.DataFrame, message: str, *, model: str | None = None) -> None:
+        with pytest.raises(ValueError, match=message):
+            audited(traits, scores=ScoreTable(rows, {}), model=model)
+
+    refused(pd.concat([rows, rows.assign(model="other")]), "name one of them")
+    refused(rows, "no scores of model 'x'", model="x")
+    refused(rows.assign(uri="x", content_sha256="x"), "none of its 40 images has a score")
+    refused(rows[:20], "20 real and 0 fake images have a score")

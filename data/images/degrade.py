@@ -217,17 +217,24 @@ class Degradation:
 
 
 def parse_degradation(text: str) -> Degradation:
-    """ "jpeg:75" or "social" -> the degradation. Raises ValueError that names what is allowed."""
-    family, colon, number = text.strip().partition(":")
-    if not colon:
-        return Degradation(family)
-    try:
-        strength = float(number)
-    except ValueError:
-        strength = math.nan
-    if not math.isfinite(strength):
+    """Parse "jpeg:75" or "social". Raises ValueError that names what is allowed."""
+    family, strength = split_name(text.strip())
+    if ":" in text and (strength is None or not math.isfinite(strength)):
+        number = text.strip().partition(":")[2]
         raise ValueError(f"degradation {text!r}: {number!r} is no number; choose from {_allowed()}")
     return Degradation(family, strength)
+
+
+def split_name(name: str) -> tuple[str, float | None]:
+    """Return the family in a degradation's name and the strength, None without one.
+
+    Nothing is refused: a report may name what this version, or this Pillow, does not have.
+    """
+    family, _, number = name.partition(":")
+    try:
+        return family, float(number)
+    except ValueError:
+        return family, None
 
 
 def content_seed(content_sha256: str) -> int:

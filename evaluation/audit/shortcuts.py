@@ -60,7 +60,8 @@ def predict_labels(
         wanted = list(dict.fromkeys(sum(TRAITS.values(), ()))) if name == ALL else list(TRAITS[name])
         score_N = _out_of_fold(drawn[wanted], label_N, folds, seed=seed)
         resampled = bootstrap(
-            *(label_N, score_N),
+            label_N,
+            score_N,
             threshold=0.5,
             sources_N=drawn["source"].to_list(),
             uris_N=drawn["uri"].to_list(),

@@ -72,7 +72,8 @@ class _Measure:
         replicates = Replicates({}, "")
         if self.intervals and len(read):
             replicates = bootstrap(
-                *(labels_N, scores_N),
+                labels_N,
+                scores_N,
                 threshold=self.threshold,
                 sources_N=read["source"].tolist(),
                 uris_N=read["uri"].tolist(),
