@@ -20,10 +20,11 @@ import argparse
 import gc
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -31,6 +32,8 @@ import cli
 from data.folders import scan_images
 from files import open_weights
 from gapl.decode import UnreadableImage, decode_image
+from gapl.verdict import Judge, Verdict, decision_rule
+from gapl.views import eval_view
 from models.weights.hub import find_model
 from models.weights.names import DETECTOR_FILE, MODEL_HELP, TINY
 
@@ -38,32 +41,6 @@ if TYPE_CHECKING:
     from models.weights.checkpoint import Checkpoint
 
 ImageInput = Image.Image | str | Path
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the detector says of one image.
-
-    score       P(fake), in [0, 1]         logit      of the detector, before any calibration
-    label       "fake", "real" or "unsure", which only a calibrated detector says
-    threshold   the score from which an image is called fake
-    real_below  the score below which it is called real; less than `threshold` where there is a band of "unsure"
-    warnings    what to know before relying on it
-    """
-
-    score: float
-    logit: float
-    label: str
-    threshold: float
-    real_below: float
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def confidence(self) -> float:
-        """The probability of the predicted class; of "unsure", of the likelier one."""
-        if self.label == "unsure":
-            return max(self.score, 1 - self.score)
-        return self.score if self.label == "fake" else 1 - self.score
 
 
 class Detector:
@@ -74,25 +51,18 @@ class Detector:
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", operating_point: str | None = None) -> None:
-        from gapl.views import eval_view
 
-        self._calibration = checkpoint.calibration
-        self.threshold = self.real_below = checkpoint.threshold
-        if operating_point is not None:
-            if self._calibration is None:
-                raise ValueError(
-                    f"operating point {operating_point!r}: this detector is not calibrated and has none"
-                )
-            self.threshold = self.real_below = self._calibration.threshold(operating_point)
-        elif self._calibration is not None:
-            self.real_below, self.threshold = self._calibration.band_low, self._calibration.band_high
+        pixel = checkpoint.config.pixel
+        notices = [checkpoint.notice] if checkpoint.notice else []
+        if checkpoint.config.backbone == TINY:
+            notices.append("a random tower, for tests only: this verdict means nothing")
+        rule = decision_rule(
+            checkpoint.calibration, threshold=checkpoint.threshold, operating_point=operating_point
+        )
+        self._judge = Judge(checkpoint.calibration, rule, pixel, tuple(notices))
+        self._view = eval_view(pixel)
         self._device = device
         self._model = checkpoint.detector.to(device)
-        self._pixel = checkpoint.config.pixel
-        self._view = eval_view(self._pixel)
-        self._warnings: tuple[str, ...] = (checkpoint.notice,) if checkpoint.notice else ()
-        if checkpoint.config.backbone == TINY:
-            self._warnings += ("a random tower, for tests only: this verdict means nothing",)
 
     @classmethod
     def load(
@@ -127,11 +97,10 @@ class Detector:
         Raises OSError when a file cannot be read, UnreadableImage (a ValueError) when it is not a whole image.
         """
         if isinstance(image, Image.Image | str | Path):
-            return self._judge([_open(image)])[0]
-        return self._judge([_open(each) for each in image])
+            return self._verdicts([_open(image)])[0]
+        return self._verdicts([_open(each) for each in image])
 
-    def _judge(self, images: list[Image.Image]) -> list[Verdict]:
-        import numpy as np
+    def _verdicts(self, images: list[Image.Image]) -> list[Verdict]:
         import torch
 
         from models.run import run_detector
@@ -140,24 +109,7 @@ class Detector:
             return []
         pixels_BCHW = torch.from_numpy(np.stack([self._view(image) for image in images]))
         logit_B = run_detector(self._model, pixels_BCHW, device=self._device).logit_B
-        score_B = (
-            logit_B.sigmoid().numpy() if self._calibration is None else self._calibration.apply(logit_B.numpy())
-        )
-        scored = zip(images, logit_B.tolist(), score_B.tolist(), strict=True)
-        return [self._verdict(image, logit, score) for image, logit, score in scored]
-
-    def _verdict(self, image: Image.Image, logit: float, score: float) -> Verdict:
-        warnings = self._warnings
-        if min(image.size) < self._pixel.size_px:
-            how = "padded with black" if self._pixel.small_image == "pad" else "enlarged"
-            size = f"{image.width} x {image.height} px"
-            warnings += (f"smaller than {self._pixel.size_px} px ({size}) and {how}: less certain",)
-        return Verdict(score, logit, self._label(score), self.threshold, self.real_below, warnings)
-
-    def _label(self, score: float) -> str:
-        if self.real_below < self.threshold and self.real_below <= score <= self.threshold:
-            return "unsure"
-        return "fake" if score >= self.threshold else "real"
+        return self._judge.verdicts(logit_B.numpy(), [image.size for image in images])
 
 
 def _import_loader() -> Callable[..., Checkpoint]:

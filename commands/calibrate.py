@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from commands.tables import add_tables, name_of_file, read_tables, require_tables
 from files import check_is_file
 from gapl.calibration import METHODS, Calibration
+from gapl.verdict import decision_rule
 from models.weights.names import DETECTOR_FILE
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _name_of(model_path: Path, scores: ScoreTable, *, tables: Sequence[Path]) -> str:
-    if scores.about.get("models"):
+    if scores.detectors:
         return name_of_file(model_path, scores, tables=tables)
     # Such as the scores_heldout.csv of a run: it is of one detector, but cannot say of which.
     listed = ", ".join(map(str, tables))
@@ -66,6 +67,6 @@ def _show(calibration: Calibration) -> None:
     print(f"calibration error on them {calibration.ece_before:.3f} before, {calibration.ece_after:.3f} after")
     for point, threshold in calibration.operating_points.items():
         print(f"operating point {point}: fake from {threshold:.4f} on")
-    if calibration.has_band:
-        band = f"between {calibration.band_low:.4f} and {calibration.band_high:.4f}"
+    if (rule := decision_rule(calibration)).has_band:
+        band = f"between {rule.real_below:.4f} and {rule.threshold:.4f}"
         print(f"unsure {band}: at most {calibration.alpha:.0%} of each class are called the other")

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
 
             score_on_ray(
                 folder,
-                [(model.name, model.path) for model in models],
+                [(model.name, model.about.path) for model in models],
                 num_actors=args.ray,
                 device=cli.pick_device(args.device),
                 allow_tiny=args.allow_tiny,
@@ -140,13 +140,13 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
         models.append(ScoredModel.load(name, path, file, allow_tiny=args.allow_tiny))
     job = make_job(
         benchmarks,
-        models={model.name: model.sha256 for model in models},
+        models={model.name: model.about for model in models},
         degradations=degradations,
         protocol=args.protocol,
         batch_size=args.batch_size,
         details=args.details,
         precision=precision,
-        about=_describe(found, benchmarks, models),
+        about=_describe(found, benchmarks),
     )
     return job, models
 
@@ -212,16 +212,13 @@ def _conclude(
 # What the table says of itself
 
 
-def _describe(
-    found: Sequence[Benchmark | Absent], benchmarks: Sequence[Benchmark], models: Sequence[ScoredModel]
-) -> dict[str, Any]:
+def _describe(found: Sequence[Benchmark | Absent], benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
     from data.benchmarks.benchmark import Absent
 
     about = {each.name: _about_absent(each) for each in found if isinstance(each, Absent)}
     about |= {each.name: _about_benchmark(each) for each in benchmarks}
     return {
         "command": shlex.join(["python", "benchmarks.py", *sys.argv[1:]]),
-        "models": {model.name: _about_model(model) for model in models},
         "benchmarks": about,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
@@ -239,14 +236,4 @@ def _about_benchmark(benchmark: Benchmark) -> dict[str, Any]:
         "note": benchmark.spec.note if benchmark.spec else "",
         "n_images": len(benchmark.images()),
         "file_list_sha256": benchmark.file_list_sha256(),
-    }
-
-
-def _about_model(model: ScoredModel) -> dict[str, Any]:
-    return {
-        "path": model.path,
-        "sha256": model.sha256,
-        "threshold": model.threshold,
-        "calibration": model.calibration and model.calibration.to_dict(),
-        "prototypes": model.prototypes,
     }

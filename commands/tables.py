@@ -52,7 +52,7 @@ def name_of_file(model_path: Path, scores: ScoreTable, *, tables: Sequence[Path]
     Raises ValueError when they hold none.
     """
     sha256 = sha256_of(model_path)
-    names = [name for name, about in scores.about.get("models", {}).items() if about["sha256"] == sha256]
+    names = [name for name, detector in scores.detectors.items() if detector.sha256 == sha256]
     if not names:
         raise ValueError(f"{model_path}: no scores of this file in {', '.join(map(str, tables))}")
     return names[0]
@@ -66,7 +66,7 @@ def show_run(folder: Path) -> None:
     path = folder / TABLE
     scores = read_scores(path)
     show_tables(scores, folder)
-    thresholds = {each["threshold"] for each in scores.about["models"].values()}
+    thresholds = {each.threshold for each in scores.detectors.values()}
     stated = ", ".join(map(str, sorted(thresholds)))
     print(f"threshold {stated}; scores of {scores.frame['uri'].nunique()} images in {path}")
 

@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 
 from data.folders import SPLITS, check_split, normalise
 from data.records import Manifest, Record
-from gapl.labels import Label
+from gapl.labels import LABELS_EXPECTED, parse_label
 
 _NEEDED = ("filename", "label")
 _OPTIONAL = ("generator", "split")
-_LABELS = {"0": Label.REAL, "real": Label.REAL, "1": Label.FAKE, "fake": Label.FAKE}
 
 
 def read_manifest(path: Path, *, split: str | None = None) -> Manifest:
@@ -87,9 +86,9 @@ def _record(path: Path, number: int, row: dict[str, Any]) -> Record:
     filename = _text(row, "filename")
     if not filename:
         raise ValueError(f"{path}, row {number}: no filename")
-    label = _LABELS.get(_text(row, "label").lower())
+    label = parse_label(row.get("label"))
     if label is None:
-        raise ValueError(f"{path}, row {number}: label {row['label']!r}; expected 0, 1, real or fake")
+        raise ValueError(f"{path}, row {number}: label {row['label']!r}; expected {LABELS_EXPECTED}")
     return Record(str(path.parent / filename), label, _text(row, "generator") or path.stem)
 
 

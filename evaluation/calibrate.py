@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from evaluation.metrics import calibration_error
-from gapl.calibration import BALANCED, METHODS, Calibration
+from gapl.calibration import BALANCED, METHODS, Calibration, score_of
 
 MIN_IMAGES = 20  # of each class: two parameters from fewer say little
 
@@ -40,7 +40,7 @@ def calibrate(
     """Fits to held-out scores: one model, one degradation, columns uri, content_sha256, label, logit, error.
 
     method           "temperature" (a * logit) or "platt" (a * logit + b), a > 0, by maximum likelihood
-    alpha            error rate that `Calibration.decide` keeps in each class
+    alpha            error rate of the verdicts outside of the unsure band, in each class
     fprs             an operating point for each: at most that share of photographs is called fake
     balance_classes  both classes weigh the same, in the likelihood and in the calibration error: scores are then
                      probabilities where every second image is a fake. Otherwise as frequent as they are here
@@ -81,7 +81,7 @@ def calibrate(
         alpha=alpha,
         n_real=n_real,
         n_fake=n_fake,
-        ece_before=calibration_error(label_N, expit(logit_N), weights_N=weight_N),
+        ece_before=calibration_error(label_N, score_of(logit_N), weights_N=weight_N),
         ece_after=0.0,
         data_sha256=_data_sha256(held_out),
         note="; ".join([*([note] if note else []), *notes]),

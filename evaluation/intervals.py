@@ -1,10 +1,10 @@
-"""Labels, scores and sources -> how far the figures would scatter over other images: bootstrap intervals.
+"""Intervals of figures: how far they would scatter over other images, by bootstrap; Wilson's for plain shares.
 
 Percentile intervals (Efron & Tibshirani 1993, chapter 13) of resamples drawn within each class. Images of one
 source, a generator or a set of photographs, are alike: where a class has enough sources they are drawn whole
 (cluster bootstrap: Field & Welsh 2007), because an interval over images says nothing about the next source.
 
-Shape suffixes: N images, n images of a class, R resamples, S clusters.
+Shape suffixes: N images, n images of a class, R resamples, S clusters, K shares.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -70,6 +72,17 @@ def bootstrap(
     ]
     resamples = [ranking.figures(reals_n, fakes_n) for reals_n, fakes_n in zip(*draws, strict=True)]
     return Replicates({name: np.array([each[name] for each in resamples]) for name in resamples[0]}, unit)
+
+
+def wilson(count_K: Any, n_K: Any, *, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends, low_K and high_K, of Wilson's interval (1927) of the shares count / n, or of one share."""
+    count_K, n_K = np.asarray(count_K, dtype=float), np.asarray(n_K, dtype=float)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    centre_K = (count_K + z**2 / 2) / (n_K + z**2)
+    half_K = z * np.sqrt(count_K * (1 - count_K / n_K) + z**2 / 4) / (n_K + z**2)
+    # At shares of 0 and 1 an end is exact, but for rounding.
+    low_K = np.where(count_K == 0, 0.0, centre_K - half_K)
+    return low_K, np.where(count_K == n_K, 1.0, centre_K + half_K)
 
 
 def mean_replicates(parts: Sequence[Replicates]) -> Replicates:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import expit
 from sklearn.metrics import average_precision_score, log_loss, recall_score, roc_auc_score, roc_curve
+
+from gapl.calibration import score_of
 
 if TYPE_CHECKING:
     from training.predict import ScoreRow
@@ -108,7 +109,7 @@ def negative_log_likelihood(
     labels_N: np.ndarray, scores_N: np.ndarray, *, logits_N: np.ndarray | None = None
 ) -> float:
     """As `compute_metrics` says. -log sigmoid(x) is log(1 + exp(-x)), which does not overflow as logaddexp."""
-    if logits_N is not None and np.allclose(expit(logits_N), scores_N, rtol=0, atol=SAME_SCORE):
+    if logits_N is not None and np.allclose(score_of(logits_N), scores_N, rtol=0, atol=SAME_SCORE):
         return float(np.logaddexp(0, np.where(labels_N == 1, -logits_N, logits_N)).mean())
     return float(log_loss(labels_N, scores_N, labels=[0, 1]))
 

@@ -1,6 +1,6 @@
-"""A detector's logit -> a probability, and a verdict that may be "unsure". What calibrate.py found, to be stored.
+"""Turn logits into scores, and keep what scores mean: a calibration as a detector file stores it.
 
-Needs NumPy alone, so that a single verdict need not wait for other libraries. Shape suffix: N images.
+Shape suffix: N images.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,23 +16,22 @@ from gapl.schema import build_spec
 
 METHODS = ("temperature", "platt")
 BALANCED = "balanced"
-Verdict = Literal["real", "fake", "unsure"]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """score = sigmoid(a * logit + b), and what scores mean.
+    """How logits become scores, score = sigmoid(a * logit + b), and which scores are called what.
 
-    method            "temperature" (b = 0) or "platt"
-    operating_points  name -> threshold; an image is called fake from it on. "fpr1" calls at most 1 % of
-                      photographs fake, "fpr5" at most 5 %; from "balanced" on a fake is likelier
-    band_low, band_high   scores between them, both ends included, are "unsure". Equal: there is no band, and an
-                      image is fake from there on
-    alpha             share of photographs called fake, and of fakes called real, at most, by `decide`. Of all
-                      images of the class: those called "unsure" are in the denominator
-    n_real, n_fake    held-out images that all this rests on
+    method            "temperature", where b is 0, or "platt"
+    operating_points  thresholds by name: an image is called fake from that score on. "fpr1" calls at most 1 % of
+                      photographs fake and "fpr5" at most 5 %; from "balanced" on, a fake is likelier
+    band_low, band_high   ends of the unsure band, which belong to it; equal where there is no band
+    alpha             at most this share of photographs is called fake, and of fakes called real, outside of the
+                      band. It is a share of all images of the class, unsure ones included
+    n_real, n_fake    number of held-out images that the calibration was fitted to
     ece_before, ece_after   expected calibration error on these images, in [0, 1]
-    data_sha256       of the held-out images and their labels
+    data_sha256       checksum of the held-out images and their labels
+    note              one line about the fit, or nothing
     """
 
     method: str
@@ -70,36 +69,37 @@ class Calibration:
         if not self.note.isprintable():
             raise ValueError("the note of a calibration is one printable line")
 
-    @property
-    def has_band(self) -> bool:
-        return self.band_low < self.band_high
-
     def threshold(self, name: str) -> float:
+        """Return the threshold of an operating point. Raises ValueError when there is none of that name."""
         if name not in self.operating_points:
             raise ValueError(f"unknown operating point {name!r}; choose from {', '.join(self.operating_points)}")
         return self.operating_points[name]
 
     def apply(self, logit_N: np.ndarray) -> np.ndarray:
-        """P(fake), where both classes are as frequent as the held-out images were weighted. float64."""
-        scaled_N = self.a * np.asarray(logit_N, dtype=np.float64) + self.b
-        return np.exp(-np.logaddexp(0.0, -scaled_N))
-
-    def decide(self, score: float) -> Verdict:
-        """The verdict on a calibrated score. Raises ValueError when it is no probability."""
-        _check_unit_interval("score", score)
-        if self.has_band and self.band_low <= score <= self.band_high:
-            return "unsure"
-        return "fake" if score >= self.band_high else "real"
+        """Return P(fake) as float64, where both classes are as frequent as the held-out images were weighted."""
+        return _sigmoid(self.a * np.asarray(logit_N, dtype=np.float64) + self.b)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, which keeps every bit of a float."""
+        """Return the form for JSON, which keeps every bit of a float."""
         return asdict(self) | {"operating_points": dict(self.operating_points)}
 
     @classmethod
     def from_dict(cls, stored: Any) -> Calibration:
-        """Raise ValueError when a field is missing, unknown, or not what it should be."""
+        """Read the form of `to_dict`. Raises ValueError when a field is missing, unknown or of a wrong type."""
         calibration: Calibration = build_spec(cls, stored)
         return calibration
+
+
+def score_of(logit_N: np.ndarray, calibration: Calibration | None = None) -> np.ndarray:
+    """Return the scores of logits, P(fake) as float64: calibrated, or their sigmoid without a calibration."""
+    if calibration is not None:
+        return calibration.apply(logit_N)
+    return _sigmoid(np.asarray(logit_N, dtype=np.float64))
+
+
+def _sigmoid(x_N: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(-x)), computed so that it never overflows."""
+    return np.exp(-np.logaddexp(0.0, -x_N))
 
 
 def _check_unit_interval(name: str, value: float) -> None:

@@ -22,7 +22,7 @@ _WORDS = {
     **dict.fromkeys(("0", "0.0", "real", "false"), Label.REAL),
     **dict.fromkeys(("1", "1.0", "fake", "true"), Label.FAKE),
 }
-LABELS_EXPECTED = "0 or real, 1 or fake"
+LABELS_EXPECTED = "0, 1, real or fake"
 
 
 def parse_label(value: Any) -> Label | None:

@@ -6,7 +6,7 @@ Every figure is read from the tables; what they do not tell is said to be unknow
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from evaluation.tables.report import make_table
 from evaluation.tables.scores import ScoreTable
 from files.atomic import replacing
 from gapl.calibration import Calibration
+from gapl.verdict import decision_rule
 from reporting.markdown import code, plain, share, to_table, with_interval
-from reporting.results import calibration_of, headlines, readable
+from reporting.results import headlines, readable
 
 TASK = "image-classification"
 TAGS = ("ai-generated-image-detection", "image-forensics", "deepfake-detection")
@@ -108,7 +109,7 @@ def make_card(
     """names   of the licence and where it is, if it is "other"."""
     model = _choose(scores, model)
     frame = scores.frame[scores.frame["model"] == model]
-    scores = ScoreTable(frame, scores.about)
+    scores = replace(scores, frame=frame)
     table = make_table(scores, seed=seed)
     results = _results(scores, table)
     data = ModelCardData(
@@ -123,7 +124,7 @@ def make_card(
         eval_results=results or None,
         metrics=[hub for hub, _ in METRICS.values()] if results else None,
     )
-    calibration = facts.calibration or calibration_of(scores, model)
+    calibration = facts.calibration or scores.calibration(model)
     parts = [
         f"# {plain(facts.name)}",
         *([f"> **{plain(facts.notice)}**"] if facts.notice else []),
@@ -189,7 +190,8 @@ def _results(scores: ScoreTable, table: pd.DataFrame) -> list[EvalResult]:
 
 
 def _facts(facts: DetectorFacts, scores: ScoreTable, model: str) -> str:
-    sha256 = facts.sha256 or scores.about.get("models", {}).get(model, {}).get("sha256")
+    known = scores.detectors.get(model)
+    sha256 = facts.sha256 or (known and known.sha256)
     pairs = {"form": facts.form, "backbone": facts.backbone, "SHA-256": sha256}
     pairs |= {key.replace("_", " "): _told(value) for key, value in facts.provenance.items()}
     return "\n".join(f"- {plain(key)}: {plain(str(value or 'not stated'))}" for key, value in pairs.items())
@@ -263,7 +265,7 @@ def _calibration(calibration: Calibration | None, *, threshold: float) -> str:
         f"out; calibration error on them {calibration.ece_before:.3f} before, {calibration.ece_after:.3f} after. "
         f"An image is called fake from {threshold:.4g} on."
     )
-    if calibration.has_band:
+    if decision_rule(calibration).has_band:
         words += (
             f" Scores from {calibration.band_low:.4f} to {calibration.band_high:.4f} are unsure; then at most "
             f"{calibration.alpha:.0%} of each class are called the other, for images like those held out."

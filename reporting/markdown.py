@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from scipy.stats import binomtest
 
-from evaluation.intervals import LEVEL
+from evaluation.intervals import wilson
 
 
 def to_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_texts: int) -> str:
@@ -34,8 +33,8 @@ def code(text: str) -> str:
 
 
 def share(value: float, n: int) -> str:
-    """Of n images, with Wilson's interval."""
-    low, high = binomtest(round(value * n), n).proportion_ci(LEVEL, method="wilson")
+    """Return a share of n images with Wilson's interval of 95 %."""
+    low, high = wilson(round(value * n), n)
     return f"{value:.1%} [{low:.1%}, {high:.1%}]"
 
 

@@ -133,21 +133,17 @@ def made(scores: ScoreTable) -> Section:
 
 
 def _of_model(scores: ScoreTable, model: str) -> list[tuple[str, str]]:
-    known: Mapping[str, Any] = scores.about.get("models", {}).get(model, {})
-    pairs = [("file", known.get("path") or "not stated"), ("SHA-256", known.get("sha256") or "not stated")]
-    stored = known.get("threshold")
-    pairs.append(
-        ("threshold", f"{scores.threshold(model):.4g}" + ("" if stored is not None else " (none is stored)"))
-    )
-    calibration = known.get("calibration")
-    if not calibration:
+    known = scores.detectors.get(model)
+    path, sha256 = (known.path, known.sha256) if known else ("not stated", "not stated")
+    threshold = f"{scores.threshold(model):.4g}" + ("" if known else " (none is stored)")
+    pairs = [("file", path), ("SHA-256", sha256), ("threshold", threshold)]
+    calibration = scores.calibration(model)
+    if calibration is None:
         return [*pairs, ("calibration", "none")]
-    fitted = f"{calibration['method']}, from {calibration['n_real']} photographs and {calibration['n_fake']} fakes"
+    fitted = f"{calibration.method}, from {calibration.n_real} photographs and {calibration.n_fake} fakes"
     pairs.append(("calibration", fitted))
-    points = ", ".join(f"{name} {value:.4g}" for name, value in calibration["operating_points"].items())
-    band = (
-        f"{calibration['band_low']:.4g} to {calibration['band_high']:.4g}, error rate {calibration['alpha']:.3g}"
-    )
+    points = ", ".join(f"{name} {value:.4g}" for name, value in calibration.operating_points.items())
+    band = f"{calibration.band_low:.4g} to {calibration.band_high:.4g}, error rate {calibration.alpha:.3g}"
     return [*pairs, ("operating points", points), ("unsure", band)]
 
 

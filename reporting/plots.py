@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
+from evaluation.intervals import wilson
 from evaluation.metrics import ECE_BINS
 from reporting.blocks import shorten
 from reporting.svg import INK, STYLE
@@ -64,8 +65,8 @@ def reliability(labels_N: np.ndarray, scores_N: np.ndarray, *, ece: float | None
     axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
     bin_N = np.minimum((scores_N * ECE_BINS).astype(int), ECE_BINS - 1)
     bins = pd.DataFrame({"bin": bin_N, "score": scores_N, "label": labels_N}).groupby("bin")
-    table = bins.agg(score=("score", "mean"), share=("label", "mean"), n=("label", "size"))
-    low_K, high_K = wilson(table["share"].to_numpy(), table["n"].to_numpy())
+    table = bins.agg(score=("score", "mean"), share=("label", "mean"), fakes=("label", "sum"), n=("label", "size"))
+    low_K, high_K = wilson(table["fakes"].to_numpy(), table["n"].to_numpy())
     axes.vlines(table["score"], low_K, high_K, color=REAL, alpha=0.6, linewidth=1.2)
     size_K = 16 + 120 * np.sqrt(table["n"].to_numpy() / len(labels_N))
     axes.scatter(table["score"], table["share"], s=size_K, color=REAL, edgecolors="none", zorder=3, clip_on=False)
@@ -160,14 +161,6 @@ def embedding_map(points_N2: np.ndarray, labels_N: np.ndarray, *, axis_names: tu
     axes.set_ylabel(axis_names[1])
     axes.legend(loc="upper left", bbox_to_anchor=(0, 1.1), ncols=2, borderaxespad=0, markerscale=1.5)
     return figure
-
-
-def wilson(share_K: np.ndarray, n_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's interval of 95 % of shares of n images."""
-    z = 1.959964
-    centre_K = (share_K + z**2 / (2 * n_K)) / (1 + z**2 / n_K)
-    half_K = z * np.sqrt(share_K * (1 - share_K) / n_K + z**2 / (4 * n_K**2)) / (1 + z**2 / n_K)
-    return np.clip(centre_K - half_K, 0, 1), np.clip(centre_K + half_K, 0, 1)
 
 
 def _panel(title: str, x: str, y: str, *, unit_square: bool = True) -> tuple[Figure, Axes]:

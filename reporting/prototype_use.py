@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.decomposition import PCA
 
 from evaluation.tables.scores import ScoreTable
+from gapl.labels import Label
 from reporting import plots
 from reporting.blocks import Block, Picture, Section, Words
 from reporting.results import readable
@@ -20,8 +21,10 @@ MAX_MAPPED = 5000  # images of a map; of more, so many are drawn
 
 
 def prototype_use(scores: ScoreTable, *, seed: int = 0) -> Section | None:
-    """None without such columns. How many prototypes stand for photographs is read from `about`: "num_real"
-    of "prototypes" of a model, as PrototypeBank.facts names it."""
+    """Return the section, or None for a table without embeddings and attention.
+
+    How many prototypes stand for photographs is in the table where the detector's file says it, as "num_real".
+    """
     blocks: list[Block] = []
     for number, model in enumerate(scores.models):
         rows = readable(scores, model=model)
@@ -44,7 +47,7 @@ def mean_attention(rows: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     """(names of the sources, photographs first; their mean attention_GP)."""
     names, means = [], []
     for (label, source), of_source in rows.groupby(["label", "source"], sort=True):
-        names.append(f"{source or 'unnamed'} ({'fake' if label else 'real'})")
+        names.append(f"{source or 'unnamed'} ({Label(label).word})")
         means.append(np.stack(of_source["attention"].to_list()).mean(axis=0))
     return names, np.stack(means)
 
@@ -54,7 +57,8 @@ def _attention(scores: ScoreTable, rows: pd.DataFrame, *, model: str, prefix: st
     if rows.empty:
         return []
     names, attention_GP = mean_attention(rows)
-    num_real = scores.about.get("models", {}).get(model, {}).get("prototypes", {}).get("num_real")
+    known = scores.detectors.get(model)
+    num_real = known.prototypes.get("num_real") if known else None
     figure = plots.attention(attention_GP, names=names, num_real=num_real)
     label = (
         f"Heat map of the mean attention of {len(names)} sources to {attention_GP.shape[1]} prototypes of {model}"

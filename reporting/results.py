@@ -11,7 +11,7 @@ from evaluation.audit.shortcuts import false_positives
 from evaluation.metrics import calibration_error
 from evaluation.tables.published import ALL_IMAGES, MEAN, NO_SUBSET, OVERALL
 from evaluation.tables.scores import CLEAN, ScoreTable
-from gapl.calibration import Calibration
+from gapl.verdict import decision_rule
 from reporting import plots
 from reporting.blocks import (
     Block,
@@ -55,11 +55,6 @@ def readable(scores: ScoreTable, *, model: str, benchmark: str | None = None) ->
     frame = scores.frame
     rows = frame[(frame["model"] == model) & (frame["degradation"] == CLEAN) & (frame["error"] == "")]
     return rows.drop_duplicates("uri") if benchmark is None else rows[rows["benchmark"] == benchmark]
-
-
-def calibration_of(scores: ScoreTable, model: str) -> Calibration | None:
-    stored = scores.about.get("models", {}).get(model, {}).get("calibration")
-    return Calibration.from_dict(stored) if stored else None
 
 
 def headlines(table: pd.DataFrame) -> pd.DataFrame:
@@ -179,19 +174,18 @@ def calibrated(scores: ScoreTable) -> Section:
         pictures = []
         for name, (labels_N, scores_N) in models.items():
             number += 1
-            known = calibration_of(scores, name)
-            band = (known.band_low, known.band_high) if known and known.has_band else None
             threshold = scores.threshold(name)
+            rule = decision_rule(scores.calibration(name), threshold=threshold)
+            band = (rule.real_below, rule.threshold) if rule.has_band else None
             drawn = plots.histogram(labels_N, scores_N, threshold=threshold, band=band)
             caption = f"{name}: scores of photographs and fakes."
             if band:
-                unsure = (scores_N >= band[0]) & (scores_N <= band[1])
-                caption += f" {percent(unsure.mean())} are in the band called unsure."
+                caption += f" {percent(rule.unsure(scores_N).mean())} are in the band called unsure."
             label = f"Histogram of the scores of {name} on {benchmark} with its threshold {threshold:.3g}"
             pictures.append(Picture(to_svg(drawn, label=label, prefix=f"hist{number}"), label, caption))
             ece = calibration_error(labels_N, scores_N)
             drawn = plots.reliability(labels_N, scores_N, ece=ece)
-            state = "calibrated" if known else "not calibrated"
+            state = "calibrated" if scores.calibration(name) else "not calibrated"
             label = f"Reliability diagram of {name} on {benchmark}, expected calibration error {ece:.3f}"
             caption = f"{name} ({state}): large dots are many images, bars intervals of 95 %."
             pictures.append(Picture(to_svg(drawn, label=label, prefix=f"cal{number}"), label, caption))

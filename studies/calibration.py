@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 from sklearn.metrics import roc_curve
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
@@ -27,7 +26,8 @@ import cli
 from evaluation.calibrate import MIN_IMAGES, calibrate, class_weights, images_needed, split_by_source
 from evaluation.metrics import calibration_error
 from evaluation.tables.scores import CLEAN, read_scores
-from gapl.calibration import Calibration
+from gapl.calibration import Calibration, score_of
+from gapl.verdict import decision_rule
 
 
 def main() -> None:
@@ -88,14 +88,14 @@ def best_threshold(score_N: np.ndarray, label_N: np.ndarray) -> float:
 
 def judge(calibration: Calibration, frame: pd.DataFrame, *, best: float) -> dict[str, float]:
     score_N, label_N = scores_of(calibration, frame)
-    logit_N = frame.loc[frame["error"] == "", "logit"].to_numpy(float)
+    uncalibrated_N = score_of(frame.loc[frame["error"] == "", "logit"].to_numpy(float))
     weight_N = class_weights(label_N)
-    verdict_N = np.array([calibration.decide(score) for score in score_N])
+    verdict_N = decision_rule(calibration).labels(score_N)
     real_N, fake_N = label_N == 0, label_N == 1
     return {
-        "ece_before": calibration_error(label_N, expit(logit_N), weights_N=weight_N),
+        "ece_before": calibration_error(label_N, uncalibrated_N, weights_N=weight_N),
         "ece_after": calibration_error(label_N, score_N, weights_N=weight_N),
-        "bal_at_0.5": balanced(expit(logit_N) >= 0.5, label_N),
+        "bal_at_0.5": balanced(uncalibrated_N >= 0.5, label_N),
         "bal_after": balanced(score_N >= calibration.threshold("balanced"), label_N),
         "bal_at_best": balanced(score_N >= best, label_N),
         "fpr5": float((score_N[real_N] >= calibration.threshold("fpr5")).mean()),

@@ -25,6 +25,7 @@ from evaluation.intervals import bootstrap
 from evaluation.metrics import calibration_error, compute_metrics
 from evaluation.tables.scores import read_scores
 from gapl.calibration import BALANCED, Calibration
+from gapl.verdict import decision_rule
 from models.weights.checkpoint import read_checkpoint
 
 
@@ -58,9 +59,7 @@ def show(part: pd.DataFrame, calibration: Calibration) -> None:
     for name, (low, high) in drawn.intervals().items():
         print(f"{name:18s} {getattr(found, name):.3f} [{low:.3f}, {high:.3f}]")
     print(f"calibration error  {calibration_error(label_N, score_N, weights_N=class_weights(label_N)):.3f}")
-    print(
-        f"unsure             {((score_N > calibration.band_low) & (score_N < calibration.band_high)).mean():.3f}"
-    )
+    print(f"unsure             {decision_rule(calibration).unsure(score_N).mean():.3f}")
     for name, point in calibration.operating_points.items():
         real, fake = ((score_N[label_N == label] >= point).mean() for label in (0, 1))
         print(f"{name:10s} {point:.3f}: {real:.3f} of photographs called fake, {fake:.3f} of fakes found")

@@ -17,7 +17,6 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
-from scipy.special import expit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
@@ -26,6 +25,7 @@ from data.holdout import split_images
 from data.records import Manifest
 from evaluation.intervals import bootstrap
 from evaluation.metrics import compute_metrics
+from gapl.calibration import score_of
 from studies.ablation import HELDOUT, ROWS, add_arguments, open_lab
 
 SHOWN = 25  # sources of a class, the worst ones
@@ -76,7 +76,7 @@ def kin(source: str) -> str:
 
 
 def show(scores: pd.DataFrame, path: Path) -> None:
-    label_N, score_N = scores["label"].to_numpy(int), expit(scores["logit"].to_numpy(float))
+    label_N, score_N = scores["label"].to_numpy(int), score_of(scores["logit"].to_numpy(float))
     figures = compute_metrics(label_N, score_N, threshold=0.5)
     drawn = bootstrap(label_N, score_N, threshold=0.5, sources_N=scores["generator"].tolist())
     for name, (low, high) in drawn.intervals().items():

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import cli
 from evaluation.intervals import bootstrap
 from evaluation.metrics import compute_metrics
+from gapl.calibration import score_of
 from studies.ablation import HELDOUT, LORA
 
 REFERENCE = "mini"
@@ -87,7 +87,7 @@ def main() -> None:
 def measure(scores: pd.DataFrame) -> Results:
     results: Results = {}
     for (row, tower, seed), part in scores.groupby(["row", "tower", "seed"]):
-        label_N, score_N = part["label"].to_numpy(int), expit(part["logit"].to_numpy(float))
+        label_N, score_N = part["label"].to_numpy(int), score_of(part["logit"].to_numpy(float))
         figures = compute_metrics(label_N, score_N, threshold=0.5)
         assert figures.auroc is not None
         assert figures.balanced_accuracy is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.special import expit
 from test_audit import make_traits, plant_format
 
 from evaluation.audit.audit import audit_benchmark
-from evaluation.tables.scores import COLUMNS, ScoreTable
+from evaluation.tables.scores import COLUMNS, DetectorEntry, ScoreTable
 from gapl.calibration import Calibration
 from reporting.page import write_report
 
@@ -83,17 +84,15 @@ def make_scores(folder: Path, *, seed: int = 0) -> ScoreTable:
         "command": "python benchmarks.py run --data-root 'my bench'",
         "versions": {"numpy": "2"},
         "benchmarks": benchmarks,
-        "models": {
-            CALIBRATED: {
-                "path": "stage2/detector.safetensors",
-                "sha256": "cd" * 32,
-                "threshold": 0.55,
-                "calibration": CALIBRATION.to_dict(),
-                "prototypes": {"num_real": NUM_REAL},
-            }
-        },
     }
-    return ScoreTable(table[list(COLUMNS)], about)
+    detector = DetectorEntry(
+        path="stage2/detector.safetensors",
+        sha256="cd" * 32,
+        threshold=0.55,
+        calibration=CALIBRATION,
+        prototypes={"num_real": NUM_REAL},
+    )
+    return ScoreTable(table[list(COLUMNS)], about, {CALIBRATED: detector})
 
 
 def with_details(scores: ScoreTable, *, seed: int = 0) -> ScoreTable:
@@ -105,7 +104,7 @@ def with_details(scores: ScoreTable, *, seed: int = 0) -> ScoreTable:
     embedding_NE = rng.normal(size=(len(frame), 8)) + frame["label"].to_numpy()[:, None]
     frame["attention"] = pd.Series(list(attention_NP), frame.index).where(has)
     frame["embedding"] = pd.Series(list(embedding_NE), frame.index).where(has)
-    return ScoreTable(frame, scores.about)
+    return replace(scores, frame=frame)
 
 
 def make_report(scores: ScoreTable, folder: Path) -> Path:

@@ -23,6 +23,7 @@ from evaluation.calibrate import (
     unsure_band,
 )
 from evaluation.metrics import calibration_error
+from gapl.verdict import decision_rule
 
 
 def held_out(
@@ -166,7 +167,7 @@ def test_promises_hold_on_images_of_the_same_kind() -> None:
         fresh = held_out(400, 400, seed=1000 + seed, gap=1.5).round({"logit": 1})
         score_N = found.apply(fresh["logit"].to_numpy())
         real_N = score_N[:400]
-        verdicts = np.array([found.decide(score) for score in score_N])
+        verdicts = decision_rule(found).labels(score_N)
         assert "unsure" in verdicts
         called_N = [real_N >= found.threshold("fpr1"), real_N >= found.threshold("fpr5")]
         errors.append([part.mean() for part in (*called_N, verdicts[:400] == "fake", verdicts[400:] == "real")])
@@ -182,8 +183,8 @@ def test_promises_hold_when_the_bounds_cross() -> None:
     for seed in range(200):
         found = calibrate(held_out(120, 60, seed=seed, gap=4.5))
         fresh = held_out(300, 300, seed=1000 + seed, gap=4.5)
-        verdicts = np.array([found.decide(score) for score in found.apply(fresh["logit"].to_numpy())])
-        assert ("unsure" in verdicts) <= found.has_band
+        verdicts = decision_rule(found).labels(found.apply(fresh["logit"].to_numpy()))
+        assert ("unsure" in verdicts) <= decision_rule(found).has_band
         errors.append([(verdicts[:300] == "fake").mean(), (verdicts[300:] == "real").mean()])
     assert np.max(np.mean(errors, axis=0)) < 0.05
 

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
-from gapl.calibration import Calibration
+from gapl.calibration import Calibration, score_of
+from gapl.pixels import PixelSpec
+from gapl.verdict import DecisionRule, Judge, decision_rule
 
 FOUND = Calibration(
     method="platt",
@@ -67,14 +70,51 @@ def test_stored_form_is_checked(change: dict[str, Any], message: str) -> None:
 
 
 def test_verdicts_by_hand() -> None:
-    banded = replace(FOUND, band_low=0.3, band_high=0.6)
-    assert [banded.decide(score) for score in (0, 0.29, 0.3, 0.6, 0.61, 1)] == [
-        *("real", "real", "unsure", "unsure", "fake", "fake")
-    ]
-    without = replace(banded, band_low=0.4, band_high=0.4)
-    assert [without.decide(score) for score in (0.39, 0.4, 0.41)] == ["real", "fake", "fake"]
-    with pytest.raises(ValueError, match="score is nan"):
-        banded.decide(float("nan"))
+    banded = decision_rule(replace(FOUND, band_low=0.3, band_high=0.6))
+    score_N = np.array([0, 0.29, 0.3, 0.6, 0.61, 1])
+    assert banded.labels(score_N).tolist() == ["real", "real", "unsure", "unsure", "fake", "fake"]
+    assert banded.unsure(score_N).tolist() == [False, False, True, True, False, False]
+    without = decision_rule(replace(FOUND, band_low=0.4, band_high=0.4), threshold=0.9)
+    assert without.labels(np.array([0.39, 0.4, 0.41])).tolist() == ["real", "fake", "fake"]
+    assert not without.unsure(np.array([0.39, 0.4, 0.41])).any()
+    for wrong in (float("nan"), -0.1, 1.1):
+        with pytest.raises(ValueError, match="a score is in"):
+            banded.labels(np.array([0.5, wrong]))
+
+
+def test_rule_is_that_of_the_band_the_operating_point_or_the_threshold() -> None:
+    assert decision_rule(None, threshold=0.7) == DecisionRule(0.7, 0.7)
+    assert decision_rule(FOUND, threshold=0.7) == DecisionRule(FOUND.band_low, FOUND.band_high)
+    fpr1 = FOUND.operating_points["fpr1"]
+    assert decision_rule(FOUND, operating_point="fpr1") == DecisionRule(fpr1, fpr1)
+    with pytest.raises(ValueError, match="unknown operating point 'fpr2'"):
+        decision_rule(FOUND, operating_point="fpr2")
+    with pytest.raises(ValueError, match="operating point 'fpr1': this detector is not calibrated"):
+        decision_rule(None, operating_point="fpr1")
+
+
+def test_judge_turns_logits_into_verdicts() -> None:
+    logit_N, sizes = np.array([-9.0, 6.15, 20.0]), [(40, 40), (31, 90), (32, 32)]
+    judge = Judge(FOUND, decision_rule(FOUND), PixelSpec(size_px=32), ("mind this",))
+    verdicts = judge.verdicts(logit_N, sizes)
+    assert [verdict.label for verdict in verdicts] == ["real", "unsure", "fake"]
+    assert [verdict.score for verdict in verdicts] == FOUND.apply(logit_N).tolist()
+    assert [verdict.logit for verdict in verdicts] == logit_N.tolist()
+    assert {(verdict.real_below, verdict.threshold) for verdict in verdicts} == {(0.3, 0.6)}
+    small = "smaller than 32 px (31 x 90 px) and padded with black: less certain"
+    assert [verdict.warnings for verdict in verdicts] == [("mind this",), ("mind this", small), ("mind this",)]
+    assert verdicts[0].confidence == 1 - verdicts[0].score
+    assert verdicts[1].confidence == max(verdicts[1].score, 1 - verdicts[1].score)
+    assert verdicts[2].confidence == verdicts[2].score
+    (plain,) = Judge(None, DecisionRule(0.5, 0.5), PixelSpec()).verdicts(np.zeros(1), [(224, 224)])
+    assert (plain.score, plain.label, plain.warnings) == (0.5, "fake", ())
+
+
+def test_score_is_the_sigmoid_without_a_calibration() -> None:
+    logit_N = np.array([-800, -2.5, 0, 0.3, 40, 800])
+    assert score_of(logit_N) == pytest.approx(expit(logit_N), rel=1e-15)
+    assert score_of(logit_N, FOUND).tolist() == FOUND.apply(logit_N).tolist()
+    assert np.isnan(score_of(np.array([np.nan]))).all()
 
 
 def test_extreme_logits_have_scores_between_0_and_1() -> None:

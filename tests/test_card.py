@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def section(card: ModelCard, title: str) -> str:
 
 
 def test_front_matter_holds_the_figures_of_the_report(card: ModelCard, scores: ScoreTable) -> None:
-    table = make_table(ScoreTable(scores.frame[scores.frame["model"] == CALIBRATED], scores.about))
+    table = make_table(replace(scores, frame=scores.frame[scores.frame["model"] == CALIBRATED]))
     mean = table[(table["benchmark"] == "Made up") & (table["subset"] == "mean")].iloc[0]
     found = {result.metric_type: result.metric_value for result in card.data.eval_results or []}
     names = {"accuracy": "accuracy", "balanced_accuracy": "balanced_accuracy", "roc_auc": "auroc"}

@@ -9,7 +9,7 @@ import scipy.stats
 import sklearn.metrics
 
 from evaluation.compare import COLUMNS, OVERALL, compare_models, delong, match, mcnemar, to_text
-from evaluation.tables.scores import ScoreTable
+from evaluation.tables.scores import DetectorEntry, ScoreTable
 
 
 def rows(model: str, uris: list[str], scores: list[float] | np.ndarray, **columns: object) -> pd.DataFrame:
@@ -22,8 +22,8 @@ def rows(model: str, uris: list[str], scores: list[float] | np.ndarray, **column
 
 
 def table(*frames: pd.DataFrame, **thresholds: float) -> ScoreTable:
-    models = {name: {"threshold": value} for name, value in thresholds.items()}
-    return ScoreTable(pd.concat(frames, ignore_index=True), {"models": models})
+    detectors = {name: DetectorEntry("", "", threshold=value) for name, value in thresholds.items()}
+    return ScoreTable(pd.concat(frames, ignore_index=True), {}, detectors)
 
 
 def simulated(shift: float, *, num: int = 200) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from evaluation.intervals import FIGURES, Replicates, bootstrap, mean_replicates
+from evaluation.intervals import FIGURES, Replicates, bootstrap, mean_replicates, wilson
 from evaluation.metrics import compute_metrics
 
 
@@ -155,3 +155,14 @@ def test_mean_of_parts_is_that_of_each_resample() -> None:
     assert mean.values["auroc"] == pytest.approx([0.2, 0.6])
     assert mean.unit == "images, sources"
     assert mean_replicates([]).intervals() == {}
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_wilson_interval_is_that_of_scipy(level: float) -> None:
+    cases = [(0, 1), (1, 1), (0, 10), (50, 100), (3, 7), (999, 1000)]
+    count_K, n_K = np.array(cases).T
+    low_K, high_K = wilson(count_K, n_K, level=level)
+    for (count, n), low, high in zip(cases, low_K, high_K, strict=True):
+        expected = scipy.stats.binomtest(count, n).proportion_ci(level, method="wilson")
+        assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+        assert wilson(count, n, level=level) == pytest.approx((low, high), abs=1e-15)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_one_class_alone_makes_a_report(label: int, scores: ScoreTable, tmp_path
 
 def test_nothing_readable_makes_a_report(scores: ScoreTable, tmp_path: Path) -> None:
     lost = scores.frame[scores.frame["error"] != ""]
-    write_report(tmp_path / "report.html", ScoreTable(lost, scores.about))
+    write_report(tmp_path / "report.html", replace(scores, frame=lost))
     assert "damaged image: &lt;b&gt;" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 

@@ -130,9 +130,3 @@ def test_heavy_maps_become_pixels() -> None:
     svg = to_svg(figure, label="map", prefix="p")
     assert "data:image/png;base64," in svg
     assert len(svg) < 600_000
-
-
-def test_wilson_interval() -> None:
-    low, high = plots.wilson(np.array([0.0, 0.5]), np.array([10, 100]))
-    assert low == pytest.approx([0, 0.4038], abs=1e-3)
-    assert high == pytest.approx([0.2775, 0.5962], abs=1e-3)

@@ -14,7 +14,7 @@ from evaluation.intervals import FIGURES, bootstrap
 from evaluation.tables.layout import WIDTH, escape_latex, to_latex, to_markdown, to_text
 from evaluation.tables.published import add_published, published_table, read_published
 from evaluation.tables.report import COLUMNS, make_table, write_tables
-from evaluation.tables.scores import ScoreTable
+from evaluation.tables.scores import DetectorEntry, ScoreTable
 
 Pair = tuple[str, str]
 
@@ -40,8 +40,8 @@ ABOUT = {"Two": {"missing_subsets": ["c", "d"]}, "Gone": {"absent": "not found"}
 
 
 def score_table(*frames: pd.DataFrame, about: dict[str, Any] | None = None, threshold: float = 0.5) -> ScoreTable:
-    models = {"m": {"threshold": threshold}, "n": {"threshold": 0.95}}
-    return ScoreTable(pd.concat(frames, ignore_index=True), {"benchmarks": about or {}, "models": models})
+    detectors = {"m": DetectorEntry("", "", threshold=threshold), "n": DetectorEntry("", "", threshold=0.95)}
+    return ScoreTable(pd.concat(frames, ignore_index=True), {"benchmarks": about or {}}, detectors)
 
 
 @pytest.fixture

@@ -12,8 +12,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from example_scores import CALIBRATION
 
-from evaluation.tables.scores import COLUMNS, EPSILON, FORMAT, METADATA_KEY, ScoreTable, join_tables, read_scores
+from evaluation.tables.scores import (
+    COLUMNS,
+    EPSILON,
+    FORMAT,
+    METADATA_KEY,
+    DetectorEntry,
+    ScoreTable,
+    join_tables,
+    read_scores,
+)
 
 
 def ours(path: Path, *, about: dict[str, Any] | None = None, **changes: list[Any]) -> Path:
@@ -58,6 +68,12 @@ def test_our_own_table(tmp_path: Path) -> None:
     assert table.frame["num_bytes"].tolist() == [100, 200, 300]
     assert math.isnan(table.frame["score"][2])
     assert (table.models, table.threshold("m"), table.threshold("other")) == (["m"], 0.3, 0.5)
+    assert (table.calibration("m"), table.calibration("other")) == (None, None)
+    about["models"]["m"]["calibration"] = CALIBRATION.to_dict()
+    assert read_scores(ours(tmp_path / "scores.parquet", about=about)).calibration("m") == CALIBRATION
+    about["models"]["m"]["calibration"] = {"a": 1}
+    with pytest.raises(ValueError, match=r"parquet, detector m: DetectorEntry: .* Calibration is missing"):
+        read_scores(ours(tmp_path / "scores.parquet", about=about))
 
 
 @pytest.mark.parametrize(
@@ -192,8 +208,7 @@ def test_tables_that_do_not_fit_together(tmp_path: Path) -> None:
         join_tables([])
     others = read_scores(ours(tmp_path / "2.parquet", uri=["x", "y", "z"])).frame
     a, b = (
-        ScoreTable(frame, {"models": {"m": {"path": sha, "sha256": sha}}})
-        for frame, sha in ((first.frame, "1"), (others, "2"))
+        ScoreTable(frame, {}, {"m": DetectorEntry(sha, sha)}) for frame, sha in ((first.frame, "1"), (others, "2"))
     )
     with pytest.raises(ValueError, match="two detectors are called 'm': 1 and 2"):
         join_tables([a, b])

@@ -62,7 +62,7 @@ def measure_share(args: argparse.Namespace) -> None:
     passes: list[float] = []
     model.detector.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter()))
     model.detector.register_forward_hook(lambda *_: passes.append(time.perf_counter() - starts[-1]))
-    job = make_job(found, models={model.name: model.sha256}, batch_size=args.batch_size)
+    job = make_job(found, models={model.name: model.about}, batch_size=args.batch_size)
     with TemporaryDirectory() as folder:
         start = time.perf_counter()
         score_job(JobFolder(Path(folder), job), [model], device="cpu", num_workers=args.num_workers)

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, spearmanr
+from scipy.stats import spearmanr
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
-from evaluation.intervals import LEVEL, MIN_SOURCES, NUM_RESAMPLES, bootstrap
+from evaluation.intervals import MIN_SOURCES, NUM_RESAMPLES, bootstrap, wilson
+from gapl.labels import Label
 
 NUM_FOLDS = 5
 MAX_PER_CLASS = 20_000  # images that a model of traits is made of; of more, so many are drawn
@@ -32,7 +33,6 @@ TRAITS = {
 ALL = "all"
 CATEGORIES = ("format", "subsampling")
 NUMBERS = ("width", "height", "bytes_per_pixel", "jpeg_quality", "is_jpeg", "has_exif")
-CLASSES = {0: "real", 1: "fake"}
 
 
 def is_by_source(traits: pd.DataFrame) -> bool:
@@ -154,11 +154,11 @@ def correlations(scored: pd.DataFrame) -> pd.DataFrame:
     numbers = scored.assign(is_jpeg=scored["format"] == "JPEG")
     rows = []
     for name in NUMBERS:
-        for label, called in CLASSES.items():
+        for label in Label:
             part = numbers[(numbers["label"] == label) & numbers[name].notna()]
             varies = part[name].nunique() > 1 and part["score"].nunique() > 1
             rho = float(spearmanr(part[name].astype(float), part["score"]).statistic) if varies else float("nan")
-            rows.append({"trait": name, "class": called, "n": len(part), "spearman": rho})
+            rows.append({"trait": name, "class": label.word, "n": len(part), "spearman": rho})
     return pd.DataFrame(rows)
 
 
@@ -173,7 +173,7 @@ def false_positives(scored: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
     for by in ("source", "camera", "format", "size"):
         for value, wrong in called.groupby(reals[by]):
             count, n = int(wrong.sum()), len(wrong)
-            low, high = binomtest(count, n).proportion_ci(LEVEL, method="wilson")
+            low, high = wilson(count, n)
             named = {"by": by, "value": str(value) or "unknown", "n": n, "false_positives": count}
             rows.append({**named, "rate": count / n, "low": float(low), "high": float(high)})
     columns = ["by", "value", "n", "false_positives", "rate", "low", "high"]

@@ -22,16 +22,15 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import expit
 
 from data.benchmarks.find import Benchmark
 from data.images.degrade import CLEAN
 from data.loading.lists import reading_order
 from data.records import Record, list_sha256, relative_uri
 from data.shards.rows import Shard
-from evaluation.tables.scores import COLUMNS, DETAILS, FORMAT, METADATA_KEY
+from evaluation.tables.scores import COLUMNS, DETAILS, FORMAT, METADATA_KEY, DetectorEntry
 from files.atomic import replacing
-from gapl.calibration import Calibration
+from gapl.calibration import score_of
 from gapl.labels import Label
 
 TABLE, JOB, IMAGES, PARTS = "scores.parquet", "job.json", "images.parquet", "parts"
@@ -57,11 +56,15 @@ class ScoredImage:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be scored. `about` goes into the table's metadata as it is."""
+    """What is to be scored.
+
+    models   the detectors by name
+    about    goes into the table's metadata as it is, beside what is known of the detectors
+    """
 
     images: tuple[ScoredImage, ...]
     shards: Mapping[str, Shard]
-    models: tuple[tuple[str, str], ...]  # (name, sha256)
+    models: Mapping[str, DetectorEntry]
     degradations: tuple[str, ...]
     protocol: str
     batch_size: int
@@ -80,7 +83,7 @@ class Job:
 def make_job(
     benchmarks: Sequence[Benchmark],
     *,
-    models: Mapping[str, str],
+    models: Mapping[str, DetectorEntry],
     degradations: Sequence[str] = (CLEAN,),
     protocol: str = "all",
     batch_size: int = 32,
@@ -90,7 +93,7 @@ def make_job(
 ) -> Job:
     """Every image once, whatever subsets and benchmarks share it; rows of shards in the order they are read in.
 
-    models   name -> sha256 of its file
+    models   the detectors by name
     details  keep embeddings and attention too
     """
     if batch_size < 1:
@@ -111,7 +114,7 @@ def make_job(
     return Job(
         tuple(images),
         shards,
-        tuple(models.items()),
+        dict(models),
         tuple(degradations),
         protocol,
         batch_size,
@@ -186,7 +189,7 @@ def finish(folder: Path, *, parts_of: Sequence[Path] = ()) -> Path:
             "give the folders of all shards, or run the missing ones"
         )
     with replacing(folder / TABLE) as scratch:
-        pq.write_table(_join(images, scored, asked), scratch)
+        pq.write_table(_join(images, scored, asked, where=str(sources[0] / JOB)), scratch)
     with replacing(folder / JOB) as scratch:
         scratch.write_text(json.dumps(asked, indent=1), encoding="utf-8")
     # Scratch files are of processes that were killed while they wrote one.
@@ -204,12 +207,12 @@ def _identity(job: Job) -> dict[str, Any]:
         "num_images": len(job.images),
         "num_batches": job.num_batches,
         "batch_size": job.batch_size,
-        "models": [list(model) for model in job.models],
+        "models": [[name, model.sha256] for name, model in job.models.items()],
         "degradations": list(job.degradations),
         "protocol": job.protocol,
         "details": job.details,
         "precision": job.precision,
-        "about": job.about,
+        "about": job.about | {"models": {name: model.to_dict() for name, model in job.models.items()}},
     }
 
 
@@ -268,18 +271,22 @@ def _read_parts(folders: Sequence[Path], *, columns: list[str] | None = None) ->
     return pa.concat_tables([schema.empty_table(), *tables])
 
 
-def _scores(frame: pd.DataFrame, asked: dict[str, Any]) -> pd.Series:
-    """P(fake): of a calibrated detector, the calibrated one."""
-    scores = pd.Series(expit(frame["logit"]), frame.index)
-    for name, about in asked["about"].get("models", {}).items():
-        if about["calibration"]:
-            rows = frame["model"] == name
-            scores[rows] = Calibration.from_dict(about["calibration"]).apply(frame.loc[rows, "logit"].to_numpy())
+def _scores(frame: pd.DataFrame, models: Mapping[str, DetectorEntry]) -> pd.Series:
+    """Return the score of each row, by the calibration of its detector."""
+    scores = pd.Series(math.nan, frame.index)
+    for name, model in models.items():
+        rows = frame["model"] == name
+        scores[rows] = score_of(frame.loc[rows, "logit"].to_numpy(), model.calibration)
     return scores
 
 
-def _join(images: pa.Table, scored: pa.Table, asked: dict[str, Any]) -> pa.Table:
-    """A row an image, model, degradation and benchmark, in that order of the images."""
+def _join(images: pa.Table, scored: pa.Table, asked: dict[str, Any], *, where: str) -> pa.Table:
+    """Return the table: a row for each image, model, degradation and benchmark, in the order of the images.
+
+    Raises ValueError, which begins with `where`, when the job was not written by this program.
+    """
+    stored = asked["about"].get("models", {})
+    models = {name: DetectorEntry.from_dict(stored.get(name), where=where) for name, _ in asked["models"]}
     model_rank = {name: rank for rank, (name, _) in enumerate(asked["models"])}
     degradation_rank = {name: rank for rank, name in enumerate(asked["degradations"])}
     frame = scored.to_pandas()
@@ -290,7 +297,7 @@ def _join(images: pa.Table, scored: pa.Table, asked: dict[str, Any]) -> pa.Table
     order = pd.concat([*ranks, frame["degradation"].map(degradation_rank)], axis=1).sort_values(
         ["image", "benchmark", "model", "degradation"], kind="stable"
     )
-    frame = frame.loc[order.index].assign(score=_scores(frame, asked), protocol=asked["protocol"])
+    frame = frame.loc[order.index].assign(score=_scores(frame, models), protocol=asked["protocol"])
     columns = [*COLUMNS, *(DETAILS if asked["details"] else ())]
     table = pa.Table.from_pandas(frame[columns], preserve_index=False).replace_schema_metadata()
     about = {"format": FORMAT, **asked["about"], "protocol": asked["protocol"], "batch_size": asked["batch_size"]}

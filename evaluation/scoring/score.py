@@ -20,8 +20,8 @@ from data.images.variants import VariantBatch, VariantDataset
 from data.images.views import TensorView, eval_tensor_view
 from data.loading.lists import read_lists
 from evaluation.scoring.job import CLEAN, Job, JobFolder
+from evaluation.tables.scores import DetectorEntry
 from files.checksum import sha256_of
-from gapl.calibration import Calibration
 from gapl.pixels import PixelSpec
 from models.casting import cast_frozen_linears
 from models.detector import Output, TowerHead
@@ -34,31 +34,37 @@ FLUSH_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """A detector under the name that its rows bear. `view` is what it is shown of an image, as `pixel` says."""
+    """A detector that scores images.
+
+    name    of the detector in its rows
+    about   what the job and the table say of it
+    view    what the detector sees of an image, made as `pixel` says
+    notice  what to know of its verdicts, or nothing
+    """
 
     name: str
-    path: str
-    sha256: str
-    threshold: float
-    calibration: Calibration | None
+    about: DetectorEntry
     detector: TowerHead
     pixel: PixelSpec
     view: TensorView
     notice: str
-    prototypes: dict[str, Any]  # what the file tells of them
 
     @classmethod
     def load(cls, name: str, path: str, file: Path, *, allow_tiny: bool) -> ScoredModel:
         """Load the detector file that `find_model(path)` found. Raises ValueError as load_checkpoint does."""
         checkpoint = load_checkpoint(file, allow_tiny=allow_tiny)
+        about = DetectorEntry(
+            path=path,
+            sha256=sha256_of(file),
+            threshold=checkpoint.threshold,
+            calibration=checkpoint.calibration,
+            prototypes=checkpoint.provenance.get("prototypes", {}),
+        )
         pixel = checkpoint.config.pixel
-        of_file = (name, path, sha256_of(file), checkpoint.threshold, checkpoint.calibration)
-        view = eval_tensor_view(pixel)
-        prototypes = checkpoint.provenance.get("prototypes", {})
-        return cls(*of_file, checkpoint.detector, pixel, view, checkpoint.notice, prototypes)
+        return cls(name, about, checkpoint.detector, pixel, eval_tensor_view(pixel), checkpoint.notice)
 
     def place(self, *, device: str, precision: str) -> None:
-        """Where and in which type the tower computes from now on."""
+        """Move the detector to a device, with the tower's frozen weights in the type of the precision."""
         self.detector.requires_grad_(False).to(device)
         if precision != "fp32":
             cast_frozen_linears(self.detector.tower, dtype_of(precision))
@@ -68,7 +74,7 @@ class ScoredModel:
         try:
             return run_detector(self.detector, pixels_BCHW, device=device, precision=precision)
         except ValueError as error:
-            raise ValueError(f"{self.path}: {error}") from error
+            raise ValueError(f"{self.about.path}: {error}") from error
 
 
 def score_job(

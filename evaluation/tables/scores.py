@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import expit, logit
+from scipy.special import logit
 
 from data.images.degrade import CLEAN
 from files import check_is_file
+from gapl.calibration import Calibration, score_of
+from gapl.labels import LABELS_EXPECTED, Label, parse_label
+from gapl.schema import build_spec
 
 METADATA_KEY = b"gapl_scores"
 FORMAT = "gapl-scores-1"
@@ -37,9 +40,35 @@ USUAL_NAMES = {
 }
 # The lists of ClipBased and B-Free name the generator here, and photographs "real".
 GENERATOR_LABELS = ("typ",)
-LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "real": 0, "fake": 1, "false": 0, "true": 1}
+DEFAULT_THRESHOLD = 0.5
 NO_NUMBER = ("", "nan", "NaN", "NA", "None")
 EPSILON = float(np.finfo(np.float64).eps)  # a score of 0 or 1 has this distance from it when its logit is taken
+
+
+@dataclass(frozen=True)
+class DetectorEntry:
+    """What a table of scores says of a detector.
+
+    path, sha256  of its file
+    threshold     the score from which an image is called fake
+    prototypes    what the file says of its prototypes
+    """
+
+    path: str
+    sha256: str
+    threshold: float = DEFAULT_THRESHOLD
+    calibration: Calibration | None = None
+    prototypes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Any, *, where: str) -> DetectorEntry:
+        """Read the form of `to_dict`. Raises ValueError, which begins with `where`, for any other."""
+        detector: DetectorEntry = build_spec(cls, stored, where=where)
+        return detector
 
 
 @dataclass(frozen=True)
@@ -47,24 +76,30 @@ class ScoreTable:
     """Scores and what is known of them.
 
     frame   a row for each image, model, degradation and benchmark; the columns are COLUMNS and, in some tables,
-            DETAILS. `subsets` is a tuple;
-            `score` is P(fake); both numbers are NaN where `error` says why
-    about   "models": name -> {"path", "sha256", "threshold"}; "benchmarks": name -> {"absent",
-            "missing_subsets", "note", "file_list_sha256", "n_images"}; "command", "versions". Empty for another
-            tool's file
+            DETAILS. `subsets` is a tuple; `score` is P(fake); both numbers are NaN where `error` says why
+    about   "benchmarks": name -> {"absent", "missing_subsets", "note", "file_list_sha256", "n_images"};
+            "command", "versions". Empty for another tool's file
+    detectors   what is known of the detectors, by the name in the column `model`. Empty for another tool's file
     """
 
     frame: pd.DataFrame
     about: dict[str, Any]
+    detectors: Mapping[str, DetectorEntry] = field(default_factory=dict)
 
     @property
     def models(self) -> list[str]:
+        """The names of the detectors, in the order of the rows."""
         return list(dict.fromkeys(self.frame["model"]))
 
     def threshold(self, model: str) -> float:
-        """The one that is stored with the model; 0.5 if none is."""
-        stored = self.about.get("models", {}).get(model, {}).get("threshold")
-        return 0.5 if stored is None else float(stored)
+        """Return the threshold of a detector's file; 0.5 for a detector whose file is not known."""
+        known = self.detectors.get(model)
+        return DEFAULT_THRESHOLD if known is None else known.threshold
+
+    def calibration(self, model: str) -> Calibration | None:
+        """Return the calibration of a detector's file; None where it has none or is not known."""
+        known = self.detectors.get(model)
+        return None if known is None else known.calibration
 
 
 def read_scores(
@@ -85,6 +120,10 @@ def read_scores(
     path = Path(path)
     check_is_file(path, what="a table of scores")
     found, about = _read(path)
+    detectors = {
+        name: DetectorEntry.from_dict(stored, where=f"{path}, detector {name}")
+        for name, stored in about.pop("models", {}).items()
+    }
     if found.empty:
         raise ValueError(f"{path}: the table has no rows; expected one for each image")
     frame = _rename(found, columns or {}, where=str(path))
@@ -93,7 +132,7 @@ def read_scores(
     frame = _fill_text(frame, benchmark=path.stem, model=model or path.stem)
     frame = _fill_numbers(frame, str(path))
     _check_rows(frame, str(path))
-    return ScoreTable(frame[[*COLUMNS, *details]], about)
+    return ScoreTable(frame[[*COLUMNS, *details]], about, detectors)
 
 
 def join_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
@@ -105,19 +144,19 @@ def join_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
         raise ValueError("no table of scores to join; expected at least one")
     frame = pd.concat([table.frame for table in tables], ignore_index=True)
     _check_doubles(frame, "the joined tables")
-    models: dict[str, Any] = {}
+    detectors: dict[str, DetectorEntry] = {}
     benchmarks: dict[str, Any] = {}
     for table in tables:
-        for name, model in table.about.get("models", {}).items():
-            known = models.setdefault(name, model)
-            if known.get("sha256") != model.get("sha256"):
-                raise ValueError(f"two detectors are called {name!r}: {known.get('path')} and {model.get('path')}")
+        for name, detector in table.detectors.items():
+            known = detectors.setdefault(name, detector)
+            if known.sha256 != detector.sha256:
+                raise ValueError(f"two detectors are called {name!r}: {known.path} and {detector.path}")
         for name, benchmark in table.about.get("benchmarks", {}).items():
             benchmarks[name] = _join_benchmark(benchmarks.get(name), benchmark)
     commands = [command for table in tables if (command := table.about.get("command"))]
     versions = {key: value for table in tables for key, value in table.about.get("versions", {}).items()}
-    about = {"format": FORMAT, "command": " ; ".join(commands), "models": models, "benchmarks": benchmarks}
-    return ScoreTable(frame, about | {"versions": versions})
+    about = {"format": FORMAT, "command": " ; ".join(commands), "benchmarks": benchmarks}
+    return ScoreTable(frame, about | {"versions": versions}, detectors)
 
 
 def _join_benchmark(known: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:
@@ -187,19 +226,19 @@ def _rename(found: pd.DataFrame, columns: Mapping[str, str], *, where: str) -> p
     frame = pd.DataFrame({ours: found[theirs] for ours, theirs in given.items()})
     if given["label"].lower() in GENERATOR_LABELS and "generator" not in given:
         named = frame["label"].astype(str)
-        is_real = named.str.lower() == "real"
-        if not named.str.lower().isin(LABELS).all():
+        is_real = named.str.lower() == Label.REAL.word
+        if named.map(parse_label).isna().any():
             frame["generator"] = named.mask(is_real, "")
-            frame["label"] = np.where(is_real, "real", "fake")
+            frame["label"] = np.where(is_real, Label.REAL.word, Label.FAKE.word)
     frame["label"] = _labels(frame["label"], where)
     return frame
 
 
 def _labels(given: pd.Series, where: str) -> pd.Series:
-    labels = given.astype(str).str.strip().str.lower().map(LABELS)
+    labels = given.map(parse_label)
     if labels.isna().any():
         wrong = list(dict.fromkeys(given[labels.isna()]))
-        raise ValueError(f"{where}: label {wrong[0]!r} in {labels.isna().sum()} rows; expected 0, 1, real or fake")
+        raise ValueError(f"{where}: label {wrong[0]!r} in {labels.isna().sum()} rows; expected {LABELS_EXPECTED}")
     return labels.astype(int)
 
 
@@ -242,7 +281,7 @@ def _fill_numbers(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     for name in COUNTS:
         frame[name] = frame[name].fillna(0).astype(int) if name in frame else 0
     if "score" not in frame:
-        frame["score"] = expit(frame["logit"])
+        frame["score"] = score_of(frame["logit"].to_numpy())
     of_score = logit(frame["score"].clip(EPSILON, 1 - EPSILON))
     frame["logit"] = frame["logit"].fillna(of_score) if "logit" in frame else of_score
     frame.loc[frame["error"] != "", list(NUMBERS)] = np.nan
