@@ -98,8 +98,9 @@ def score_of(logit_N: np.ndarray, calibration: Calibration | None = None) -> np.
 
 
 def _sigmoid(x_N: np.ndarray) -> np.ndarray:
-    """Return 1 / (1 + exp(-x)), computed so that it never overflows."""
-    return np.exp(-np.logaddexp(0.0, -x_N))
+    """Return 1 / (1 + exp(-x)), computed so that it never overflows. NaN, of an unreadable image, stays NaN."""
+    with np.errstate(invalid="ignore"):
+        return np.exp(-np.logaddexp(0.0, -x_N))
 
 
 def _check_unit_interval(name: str, value: float) -> None:
