@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import TinyRun
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,10 +39,18 @@ def test_quickstart_help_says_what_is_downloaded() -> None:
 
 
 @needs_environment
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpu_check_refuses_without_a_gpu() -> None:
+    refused = run_script("check_gpu.sh")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines() == ["error: torch finds no usable GPU on this machine"]
+
+
+@needs_environment
 def test_stages_hand_over_on_the_demonstration_corpus(tmp_path: Path) -> None:
     runs = {"GAPL_RUNS": tmp_path, "GAPL_NUM": 8}
     for script, options in (
-        ("stage1.sh", ["--backbone", "tiny"]),
+        ("stage1.sh", ["--backbone", "tiny", "--epochs", 1]),
         ("stage2.sh", ["--max-steps", 2]),
         ("val_bench.sh", ["--allow-tiny"]),
     ):
