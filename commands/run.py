@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import shlex
 import sys
@@ -22,7 +21,7 @@ from files import check_is_file
 from models.precision import PRECISIONS, resolve_precision
 from models.weights.hub import find_model
 from models.weights.names import DETECTOR_FILE, MODEL_HELP
-from models.weights.versions import PACKAGES
+from models.weights.versions import package_versions
 
 if TYPE_CHECKING:
     from data.benchmarks.benchmark import Absent, Benchmark
@@ -220,7 +219,7 @@ def _describe(found: Sequence[Benchmark | Absent], benchmarks: Sequence[Benchmar
     return {
         "command": shlex.join(["python", "benchmarks.py", *sys.argv[1:]]),
         "benchmarks": about,
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": package_versions(),
     }
 
 

@@ -9,6 +9,6 @@ PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "safetensors",
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of PACKAGES by name, without importing any of them."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **versions}
+    """Return the versions of Python and of the installed PACKAGES by name, without importing any of them."""
+    found = {name: each.version for name in PACKAGES for each in importlib.metadata.distributions(name=name)}
+    return {"python": platform.python_version(), **found}
