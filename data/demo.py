@@ -75,7 +75,7 @@ UPSAMPLERS = {
     "test": ("transposed_conv", "nearest_conv", "pixel_shuffle"),
 }
 README = """\
-Demonstration corpus of GAPL: it proves the road, not a detector.
+Demonstration corpus of GAPL, for a pipeline smoke test: verdicts of a detector trained on it mean nothing.
 
 0_real holds crops of photographs, 1_fake the same crops halved and brought back by a simulated
 generator up-sampler (after AutoGAN: Zhang, Karaman, Chang 2019). The split is by photograph;
@@ -86,7 +86,7 @@ The photographs come with scikit-image and scikit-learn, whose documentation nam
 
 
 MARKER = "demo.json"
-NOTICE = "trained on the demonstration corpus: it proves the road, not a detector"
+NOTICE = "trained on the demonstration corpus, a pipeline smoke test: its verdicts mean nothing"
 
 
 def notice_of(images: Images) -> str:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A verdict on the images in assets/ by the detector in pretrained/; with --train, the whole road on a demonstration.
+# Judge the images in assets/ with the detector in pretrained/; with --train, run the whole pipeline on a demonstration.
 set -euo pipefail
 case "${1:-}" in
     "" | --train) ;;
@@ -7,8 +7,8 @@ case "${1:-}" in
         cat <<'HELP'
 usage: bash scripts/quickstart.sh [--train]
 
-Makes .venv, installs requirements.txt and asks the detector that ships about the images in assets/: a minute after
-the install. With --train it runs the whole road in runs/demo instead, 5 to 10 minutes on 2 cores:
+Creates .venv, installs requirements.txt and judges the images in assets/ with the detector that ships. This takes a
+minute after the install. With --train it runs the whole pipeline in runs/demo instead, 5 to 10 minutes on 2 cores:
 demonstration corpus -> stage 1 -> k-means prototypes -> stage 2 with LoRA -> benchmark table -> one verdict.
 A second run reuses what is there; remove runs/demo to start again.
 

@@ -1,4 +1,4 @@
-"""The whole road by its commands, on the random tower of the tests; and what they say to bad input."""
+"""The whole pipeline by its commands, on the random tower of the tests; and what they say to bad input."""
 
 from __future__ import annotations
 

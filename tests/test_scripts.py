@@ -58,7 +58,7 @@ def test_stages_hand_over_on_the_demonstration_corpus(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "benchmarks" / "metrics.csv").set_index("subset")
     assert table.loc["pixel_shuffle", ["n_real", "n_fake"]].tolist() == [15, 15]
-    assert "it proves the road, not a detector" in done.stdout
+    assert "a pipeline smoke test: its verdicts mean nothing" in done.stdout
 
     again = run_script("stage1.sh", "--backbone", "tiny", "--reuse", **runs)
     assert again.returncode == 0
