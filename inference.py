@@ -1,4 +1,4 @@
-"""Is an image AI-generated? The public Python API, and its command line.
+"""Tell whether images are AI-generated: the public Python API, and its command line.
 
     python inference.py --model_path runs/stage2/detector.safetensors --image_path assets/test_image.jpg
 
@@ -21,6 +21,7 @@ import gc
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -46,19 +47,17 @@ ImageInput = Image.Image | str | Path
 class Detector:
     """A loaded detector. Call it with an image, a path, or a list of either.
 
-    torch is imported when the first is loaded: a wrong option or path is told at once, and the checksums of the
-    file are computed meanwhile.
+    torch is imported when a detector is loaded, not before: a wrong option or path is reported at once.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", operating_point: str | None = None) -> None:
-
         pixel = checkpoint.config.pixel
-        notices = [checkpoint.notice] if checkpoint.notice else []
-        if checkpoint.config.backbone == TINY:
-            notices.append("a random tower, for tests only: this verdict means nothing")
         rule = decision_rule(
             checkpoint.calibration, threshold=checkpoint.threshold, operating_point=operating_point
         )
+        notices = [checkpoint.notice] if checkpoint.notice else []
+        if checkpoint.config.backbone == TINY:
+            notices.append("a random tower, for tests only: this verdict means nothing")
         self._judge = Judge(checkpoint.calibration, rule, pixel, tuple(notices))
         self._view = eval_view(pixel)
         self._device = device
@@ -73,14 +72,16 @@ class Detector:
         operating_point: str | None = None,
         allow_tiny: bool = False,
     ) -> Detector:
-        """From a detector file, ours or the authors', or `owner/name[@revision]` on the model hub.
+        """Load a detector file, ours or the authors', or `owner/name[@revision]` on the model hub.
 
         device           auto, cpu or cuda
-        operating_point  of a calibrated detector, such as "fpr1": its threshold alone decides, nothing is "unsure"
+        operating_point  such as "fpr1": this threshold of the detector's calibration decides alone, and nothing is
+                         "unsure"
+        allow_tiny       accept the random test tower
 
-        Raises ValueError, one line, when it cannot.
+        Raises ValueError, one line, when there is no such detector, device or operating point.
         """
-        file = open_weights(find_model(str(path)), what=DETECTOR_FILE)
+        file = open_weights(find_model(str(path)), what=DETECTOR_FILE)  # computes its checksums in the background
         load_checkpoint = _import_loader()
         checked = cli.pick_device(device)  # before the weights are read: there may be no such device
         checkpoint = load_checkpoint(file, allow_tiny=allow_tiny)
@@ -92,7 +93,7 @@ class Detector:
     def __call__(self, image: list[ImageInput]) -> list[Verdict]: ...
 
     def __call__(self, image: ImageInput | list[ImageInput]) -> Verdict | list[Verdict]:
-        """One verdict for one image; a list for a list, computed as one batch.
+        """Return the verdict on an image, or a list of verdicts on a list of images, computed as one batch.
 
         Raises OSError when a file cannot be read, UnreadableImage (a ValueError) when it is not a whole image.
         """
@@ -113,7 +114,7 @@ class Detector:
 
 
 def _import_loader() -> Callable[..., Checkpoint]:
-    """load_checkpoint, and torch with it. Nothing imported is garbage, and looking for it takes time."""
+    """Import load_checkpoint, and torch with it, without garbage collection: no import makes any to collect."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -143,48 +144,17 @@ def main() -> None:
         operating_point=args.operating_point,
         allow_tiny=args.allow_tiny,
     )
+    show = partial(to_json, model=args.model_path) if args.json else to_text
     if args.image_path.is_file():
-        try:
-            show(paths[0], detector(paths[0]), args)
-        except UnreadableImage as error:
-            raise ValueError(f"{paths[0]}: {error}") from error
+        print(show(paths[0], judge_file(detector, paths[0])))
         return
-    results = tqdm(judge_all(detector, paths, args.batch_size), total=len(paths), unit="image", disable=None)
+    results = judge_files(detector, paths, batch_size=args.batch_size)
     num_failed = 0
-    for path, verdict in results:
-        num_failed += isinstance(verdict, str)
-        show(path, verdict, args)
+    for path, result in tqdm(results, total=len(paths), unit="image", disable=None):
+        num_failed += isinstance(result, str)
+        tqdm.write(show(path, result))
     if num_failed == len(paths):
         raise ValueError(f"{args.image_path}: none of its {len(paths)} images could be read")
-
-
-def judge_all(detector: Detector, paths: list[Path], batch_size: int) -> Iterator[tuple[Path, Verdict | str]]:
-    """Every path with its verdict, or why it could not be read."""
-    for start in range(0, len(paths), batch_size):
-        results: dict[Path, Verdict | str] = {}
-        images: dict[Path, Image.Image] = {}
-        for path in paths[start : start + batch_size]:
-            try:
-                images[path] = _open(path)
-            except (UnreadableImage, OSError) as error:
-                results[path] = str(error)
-        results |= zip(images, detector(list(images.values())), strict=True)
-        for path in paths[start : start + batch_size]:
-            yield path, results[path]
-
-
-def show(path: Path, verdict: Verdict | str, args: argparse.Namespace) -> None:
-    if args.json:
-        shown = {"error": verdict} if isinstance(verdict, str) else asdict(verdict)
-        line = json.dumps({"path": str(path), **shown, "model": str(args.model_path)})
-    elif isinstance(verdict, str):
-        line = f"[ERROR] Image: {path}\n  -> {verdict}"
-    else:
-        prediction = {"fake": "Fake (AI-Generated)", "real": "Real", "unsure": "Unsure"}[verdict.label]
-        lines = [f"[RESULT] Image: {path}", f"  -> Prediction: {prediction}"]
-        lines += [f"  -> Confidence: {verdict.confidence:.1%}"]
-        line = "\n".join(lines + [f"  -> Warning: {warning}" for warning in verdict.warnings])
-    tqdm.write(line)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -195,17 +165,60 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=cli.DEVICES, default="auto")
     parser.add_argument(
-        "--json", action="store_true", help="one JSON object a line and image, nothing else on stdout"
+        "--json", action="store_true", help="one JSON object per line and image, nothing else on stdout"
     )
     parser.add_argument(
         "--operating-point", metavar="NAME", help="threshold of a calibrated detector: balanced, fpr1, fpr5"
     )
-    parser.add_argument("--batch-size", type=int, default=16, help="images a forward pass, for a folder")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per forward pass, for a folder")
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
     args = parser.parse_args()
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, not {args.batch_size}")
     return args
+
+
+def judge_file(detector: Detector, path: Path) -> Verdict:
+    """Return the verdict on one file. A ValueError about an unreadable image names the file."""
+    try:
+        return detector(path)
+    except UnreadableImage as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def judge_files(detector: Detector, paths: list[Path], *, batch_size: int) -> Iterator[tuple[Path, Verdict | str]]:
+    """Yield every path with its verdict, or with the reason why it could not be read."""
+    for start in range(0, len(paths), batch_size):
+        batch = paths[start : start + batch_size]
+        results: dict[Path, Verdict | str] = {}
+        images: dict[Path, Image.Image] = {}
+        for path in batch:
+            try:
+                images[path] = _open(path)
+            except (UnreadableImage, OSError) as error:
+                results[path] = str(error)
+        results |= zip(images, detector(list(images.values())), strict=True)
+        yield from ((path, results[path]) for path in batch)
+
+
+def to_json(path: Path, result: Verdict | str, *, model: str) -> str:
+    """Return one line of JSON for a verdict, or for the reason why there is none."""
+    shown = {"error": result} if isinstance(result, str) else asdict(result)
+    return json.dumps({"path": str(path), **shown, "model": model})
+
+
+def to_text(path: Path, result: Verdict | str) -> str:
+    """Return the lines for a reader about a verdict, or about the reason why there is none."""
+    if isinstance(result, str):
+        return f"[ERROR] Image: {path}\n  -> {result}"
+    prediction = {"fake": "Fake (AI-Generated)", "real": "Real", "unsure": "Unsure"}[result.label]
+    lines = [
+        f"[RESULT] Image: {path}",
+        f"  -> Prediction: {prediction}",
+        f"  -> Confidence: {result.confidence:.1%}",
+        *(f"  -> Warning: {warning}" for warning in result.warnings),
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ ALLOWED: tuple[str, ...] = (
     "benchmarks.py",
     "prototype/dream_prototype.py",
     "studies/ablation.py",
-    "studies/calibration.py",
-    "studies/figures.py",
     "studies/leave_out.py",
     "studies/report.py",
     "timing/stage1.py",

@@ -168,7 +168,7 @@ def test_calibrations_are_judged_on_sources_that_they_have_not_seen(run_cli: Run
     assert mean["bal_after"] == pytest.approx(best, abs=0.02)
     assert mean["ece_after"] < 0.1 < mean["ece_before"]
     few = run_cli(calibration.main, tmp_path / "scores.csv", "--share", 0.01, "--alpha", 0.02)
-    assert "no draw has images enough to fit to; pass a larger --share" in few.only_error()
+    assert "no draw has enough images to fit to; pass a larger --share" in few.only_error()
     nothing = run_cli(calibration.main, tmp_path / "scores.csv", "--share", 0)
     assert "a share of 0.0 of the sources; expected a number between 0 and 1" in nothing.only_error()
 
