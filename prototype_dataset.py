@@ -224,7 +224,7 @@ def main() -> None:
 
 
 def _write_csv(path: Path, manifest: Manifest) -> None:
-    inside_tables = sum(record.table is not None for record in manifest)
+    inside_tables = sum(not record.is_file for record in manifest)
     if inside_tables:
         raise ValueError(f"--out lists image files; {inside_tables} of these images are rows of parquet shards")
     with path.open("w", newline="", encoding="utf-8") as file:

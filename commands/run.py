@@ -171,11 +171,11 @@ def _processes(device: str) -> Iterator[tuple[int, int, str, Callable[[], None]]
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0, 1, cli.pick_device(device), lambda: None
         return
-    from training.processes import share_of, start_processes
+    from training.processes import rank_of, start_processes
 
     with start_processes(device=cli.pick_device(device)) as accelerator:
-        share = share_of(accelerator)
-        yield share.rank, share.world, str(accelerator.device), accelerator.wait_for_everyone
+        rank = rank_of(accelerator)
+        yield rank.index, rank.world_size, str(accelerator.device), accelerator.wait_for_everyone
 
 
 def _remove_results(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the project knows of an image before it is opened: a Record; and of a set of them: a Manifest."""
+"""Images that are not opened yet: a Record of one, a Manifest of many, and what every set of them can do."""
 
 from __future__ import annotations
 
@@ -9,33 +9,40 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from gapl.labels import Label, Source
 
 
-class Table(Protocol):
-    """Rows of a parquet table by number, such as a memory-mapped `datasets.Dataset`."""
+class Row(Protocol):
+    """An image in a row of a shard, or of a copy of it. Its text is "<path or URL of the shard>#<row>"."""
 
-    def __getitem__(self, row: int) -> dict[str, Any]: ...
+    def read_bytes(self) -> bytes:
+        """Return the encoded image. Raises OSError when it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One labelled image.
+    """One labelled image that is not opened yet.
 
-    uri        the file's path, or "<shard>#<row>" for a row of a parquet table
+    location   the path of a file, or a row of a shard
     label      real or fake
-    generator  what made a fake; for a photograph, the source it came from
-    table      the table that holds the encoded image under "image_data"; None when `uri` is a file
-    row        its row in that table
+    generator  what made a fake; for a photograph, the photo source
     """
 
-    uri: str
+    location: str | Row
     label: Label
     generator: str
-    table: Table | None = None
-    row: int = 0
+
+    @property
+    def uri(self) -> str:
+        """The path of the file, or "<path or URL of the shard>#<row>"."""
+        return str(self.location)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the location is a file and not a row of a shard."""
+        return isinstance(self.location, str)
 
     @property
     def source(self) -> Source:
@@ -43,10 +50,8 @@ class Record:
         return Source(self.label, self.generator)
 
     def read_bytes(self) -> bytes:
-        """The encoded image. Raises OSError when the file cannot be read."""
-        if self.table is None:
-            return Path(self.uri).read_bytes()
-        return bytes(self.table[self.row]["image_data"])
+        """Return the encoded image, wherever it is. Raises OSError when it cannot be read."""
+        return Path(self.location).read_bytes() if isinstance(self.location, str) else self.location.read_bytes()
 
 
 class Images(Protocol):
@@ -117,11 +122,14 @@ class Manifest:
         return self
 
     def file_list_sha256(self, root: str | Path | None = None) -> str:
-        """Identifies which images, in any order, with which labels; of those below `root` by where in it they
-        are, so that it does not matter where `root` is."""
+        """Identify which images, in any order, with which labels.
+
+        An image below `root` counts by where in it it is, so that the place of `root` does not matter.
+        """
         return list_sha256((relative_uri(record.uri, root), record.label) for record in self.records)
 
     def where(self, keep: Callable[[Record], bool]) -> Manifest:
+        """Return the records for which `keep` is true."""
         return Manifest(self.name, tuple(record for record in self.records if keep(record)))
 
     def partition(self, sources: Collection[Source]) -> tuple[Manifest, Manifest]:
@@ -159,7 +167,7 @@ class Manifest:
 
 
 def relative_uri(uri: str, root: str | Path | None) -> str:
-    """A uri below the folder or URL `root` from there on, with slashes; another one as it is."""
+    """Return the part of a uri below the folder or URL `root`, with slashes; another uri as it is."""
     if root is None or not uri.startswith(prefix := str(root).rstrip("/" + os.sep)):
         return uri
     below = uri[len(prefix) :].replace(os.sep, "/")
@@ -167,7 +175,7 @@ def relative_uri(uri: str, root: str | Path | None) -> str:
 
 
 def list_sha256(images: Iterable[tuple[str, Label]]) -> str:
-    """The same for the same uris and labels, in whatever order."""
+    """Hash (uri, label) of many images; their order does not matter."""
     lines = sorted(f"{uri}\t{int(label)}" for uri, label in images)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -183,7 +191,7 @@ def require_both_classes(images: Images) -> None:
 
 
 def join(name: str, manifests: Iterable[Manifest]) -> Manifest:
-    """One manifest of several; a uri that occurs twice is a user's mistake and raises ValueError."""
+    """Join manifests. Raises ValueError when a uri occurs twice."""
     records = tuple(record for manifest in manifests for record in manifest)
     twice = [uri for uri, times in Counter(record.uri for record in records).items() if times > 1]
     if twice:

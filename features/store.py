@@ -24,7 +24,10 @@ from tqdm import tqdm
 
 from data.choices import EVAL
 from data.images.views import TensorView, eval_tensor_view
-from data.loading.batches import Failure, ManifestDataset, Share, batch_loader, split_batches
+from data.loading.batches import Failure, ManifestDataset
+from data.loading.epochs import split_batches
+from data.loading.loader import batch_loader
+from data.loading.plan import ALONE, BatchPlan, Rank
 from data.records import Manifest
 from data.seeds import draw_seed
 from files import tensorfile
@@ -38,7 +41,6 @@ FORMAT = "gapl-features-1"  # another number where a view of the same name becom
 SEGMENT_IMAGES = 2048  # a pass that is killed loses at most so many images,
 SEGMENT_SECONDS = 60  # or the work of this time
 HASH_BATCH = 64
-ALONE = Share()
 
 
 def add_cache_argument(parser: argparse.ArgumentParser) -> None:
@@ -239,7 +241,7 @@ class FeatureExtractor:
 
     feature  pixels_BCHW -> feature_BD
     context  gives the autocast of the spec's precision
-    share    this process among those that work together; each has the same arguments and gets the same result
+    rank     of this process among those that work together; each has the same arguments and gets the same result
     gather   the lists of all processes -> one list, in every process, when all have come to this point
     """
 
@@ -248,7 +250,7 @@ class FeatureExtractor:
     num_workers: int
     device: str = "cpu"
     context: Callable[[], AbstractContextManager[object]] = nullcontext
-    share: Share = ALONE
+    rank: Rank = ALONE
     gather: Callable[[list[Any]], list[Any]] = _itself
 
     def tables(
@@ -262,7 +264,7 @@ class FeatureExtractor:
         for number, store in enumerate(stores, 1):
             # The first of those with the same bytes. All agree on them before anybody adds to the store.
             missing = {sha256: i for i, sha256 in reversed(sha256_of.items()) if sha256 not in store}
-            chosen = sorted(set(self.gather(list(missing.values()))))[self.share.rank :: self.share.world]
+            chosen = sorted(set(self.gather(list(missing.values()))))[self.rank.index :: self.rank.world_size]
             title = f"{desc}: view {number}" if len(stores) > 1 else desc
             broken = dict(self.gather(self._fill(store, manifest, {i: sha256_of[i] for i in chosen}, desc=title)))
             store.load()
@@ -276,7 +278,7 @@ class FeatureExtractor:
 
     def _hash(self, manifest: Manifest, *, desc: str) -> tuple[dict[int, bytes], dict[int, str]]:
         """(sha256 of each image, why others cannot be read), by index in the manifest, ascending."""
-        indices = range(self.share.rank, len(manifest), self.share.world)
+        indices = range(self.rank.index, len(manifest), self.rank.world_size)
         hashed: list[tuple[int, bytes | None, str]] = []
         for batch in self._load(_HashDataset(manifest), indices, HASH_BATCH, desc=desc):
             hashed += batch
@@ -308,7 +310,7 @@ class FeatureExtractor:
         if not batches:
             return
         loader = batch_loader(dataset, batches, num_workers=min(self.num_workers, len(batches)))
-        hidden = self.share.rank > 0
+        hidden = self.rank.index > 0
         with tqdm(total=len(items), desc=desc, unit="image", dynamic_ncols=True, disable=hidden) as progress:
             for items_B, batch in zip(batches, loader, strict=True):
                 yield batch
@@ -339,17 +341,15 @@ def feature_batches(
     table: FeatureTable | Tensor,
     labels_N: Tensor,
     order: list[int],
+    plan: BatchPlan,
     *,
-    batch_size: int,
-    pieces: int = 1,
-    share: Share = ALONE,
     first_batch: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(feature_BD, labels_B) in the given order, from `first_batch` on: this process's part, in `pieces`.
+    """(feature_BD, labels_B) in the given order, from `first_batch` on: this rank's micro-batches.
 
     A last short batch is left out unless it is the only one. Raises ValueError when a batch has too few images
     to be split.
     """
-    for chosen in split_batches(order, batch_size=batch_size, first_batch=first_batch, pieces=pieces, share=share):
+    for chosen in split_batches(order, plan, first_batch=first_batch):
         indices_B = torch.tensor(chosen)
         yield table[indices_B], labels_N[indices_B]

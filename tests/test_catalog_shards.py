@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.benchmarks.find import Absent, Benchmark, find_benchmarks, read_catalog
-from data.shards.index import read_records
-from data.shards.rows import read_rows
+from data.loading.samples import read_samples
+from data.shards.rows import ShardRow, read_rows
 from data.shards.scan import read_index
 from gapl.labels import Label
 
@@ -59,7 +59,7 @@ def only(root: Path | str, name: str | None = None) -> Benchmark:
 
 def images(benchmark: Benchmark, subset: int, label: Label) -> list[str]:
     wanted = [record for record in benchmark.subsets[subset].manifest if record.label is label]
-    return [encoded.decode() for _, encoded in read_records(wanted, benchmark.shards)]
+    return [sample.read_bytes().decode() for sample in read_samples(wanted)]
 
 
 EVAL: list[Row] = [(1, "sdxl", ""), (0, "sdxl", "coco"), (1, "gan", ""), (0, "gan", "coco")]
@@ -83,10 +83,10 @@ def test_rows_come_in_the_order_in_which_they_are_read(tmp_path: Path) -> None:
     found = only(tmp_path, "set")
     uris = [record.uri for record in found.images()]
     assert uris == [f"{tmp_path}/set/data/a-{part}.parquet#{row}" for part in range(2) for row in range(16)]
-    assert all(record.table is None for record in found.images())
-    (first, _) = found.shards
-    assert list(read_rows(found.shards[first], [10])) == [(10, b"a-0 10")]
-    assert [encoded for _, encoded in read_records(found.images(), found.shards)][-1] == b"a-1 15"
+    record = found.images().records[10]
+    assert isinstance(record.location, ShardRow)
+    assert record.read_bytes() == b"a-0 10"
+    assert [sample.encoded for sample in read_samples(found.images())][-1] == b"a-1 15"
 
 
 def test_shards_of_no_benchmark_are_scored_against_all_photographs_that_name_a_source(tmp_path: Path) -> None:

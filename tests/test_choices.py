@@ -9,9 +9,9 @@ from test_holdout import indexed
 from data import choices
 from data.benchmarks.benchmark import Benchmark, apply_protocol
 from data.images.augment import TRAIN_VIEWS, train_view
-from data.loading.batches import epoch_order
+from data.loading.epochs import epoch_order
 from data.records import Manifest, Record
-from data.shards.stream import row_weights
+from data.shards.order import Order, row_weights
 from gapl.labels import Label
 
 MANIFEST = Manifest("two", (Record("a", Label.REAL, "camera"), Record("b", Label.FAKE, "gan")))
@@ -36,7 +36,7 @@ def test_balances() -> None:
     weights = {name: row_weights(index, np.arange(85), name).sum() for name in choices.BALANCES}
     assert weights == pytest.approx(dict.fromkeys(choices.BALANCES, 85), rel=0.2)
     with pytest.raises(ValueError, match="choose from " + ", ".join(choices.BALANCES)):
-        row_weights(index, np.arange(85), "none")
+        Order("none")
 
 
 def test_protocols() -> None:

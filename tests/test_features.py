@@ -25,7 +25,7 @@ from torch import Tensor
 
 from data.images.augment import train_view
 from data.images.views import eval_tensor_view, seeded
-from data.loading.batches import Share
+from data.loading.plan import BatchPlan, Rank
 from data.records import Manifest, Record
 from data.seeds import draw_seed
 from features import store as features
@@ -320,7 +320,7 @@ def test_processes_that_train_together_share_the_work(
         extract(Manifest("some", images.records[:filled]), spec)
     threads = Threads(2)
     results = threads.run(
-        lambda rank: extract(images, spec, share=Share(rank, 2), gather=lambda part: threads.gather(rank, part))
+        lambda rank: extract(images, spec, rank=Rank(rank, 2), gather=lambda part: threads.gather(rank, part))
     )
     assert sum(seen for seen, *_ in results) == 9 - filled
     assert all(seen >= 2 for seen, *_ in results)
@@ -346,7 +346,7 @@ def test_ranks_agree_on_what_is_missing(extract: Callable[..., Any], images: Man
         if rank == 0:
             extract(Manifest("some", images.records[:5]), spec)
             is_there.set()
-        extractor = FeatureExtractor(Tower(), 4, 0, share=Share(rank, 2), gather=gather)
+        extractor = FeatureExtractor(Tower(), 4, 0, rank=Rank(rank, 2), gather=gather)
         return extractor.tables(images, [store], desc="test")
 
     cache = Path(images.records[0].uri).parent.parent / "cache"
@@ -359,7 +359,7 @@ def test_ranks_with_different_folders_are_told(images: Manifest, tmp_path: Path)
 
     def work(rank: int) -> None:
         extractor = FeatureExtractor(
-            Tower(), 4, 0, share=Share(rank, 2), gather=lambda part: threads.gather(rank, part)
+            Tower(), 4, 0, rank=Rank(rank, 2), gather=lambda part: threads.gather(rank, part)
         )
         store = FeatureStore(replace(SPEC, view="eval"), tmp_path / f"cache{rank}")
         with pytest.raises(ValueError, match="5 features that another process computed are not there; all proc"):
@@ -402,8 +402,8 @@ def test_store_is_in_the_cache_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 # Drawing
 
 
-@pytest.mark.parametrize(("world", "pieces"), [(1, 1), (1, 3), (2, 1), (2, 2), (3, 2)])
-def test_parts_of_all_processes_are_the_batches_of_one(world: int, pieces: int) -> None:
+@pytest.mark.parametrize(("world", "micro_batches"), [(1, 1), (1, 3), (2, 1), (2, 2), (3, 2)])
+def test_micro_batches_of_all_ranks_are_the_batches_of_one(world: int, micro_batches: int) -> None:
     features_ND, labels_N = torch.arange(100.0).view(50, 2), torch.arange(50)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(1)).tolist()
     for first_batch in (0, 2):
@@ -413,17 +413,17 @@ def test_parts_of_all_processes_are_the_batches_of_one(world: int, pieces: int) 
                     features_ND,
                     labels_N,
                     order,
-                    batch_size=12,
-                    pieces=pieces,
-                    share=Share(rank, world),
+                    BatchPlan(12, micro_batches, Rank(rank, world)),
                     first_batch=first_batch,
                 )
             )
             for rank in range(world)
         ]
-        assert {len(part) for part in parts} == {(4 - first_batch) * pieces}
+        assert {len(part) for part in parts} == {(4 - first_batch) * micro_batches}
         for number in range(4 - first_batch):
-            drawn = [pair for part in parts for pair in part[number * pieces : (number + 1) * pieces]]
+            drawn = [
+                pair for part in parts for pair in part[number * micro_batches : (number + 1) * micro_batches]
+            ]
             start = 12 * (first_batch + number)
             assert torch.cat([labels_B for _, labels_B in drawn]).tolist() == order[start : start + 12]
             assert torch.equal(torch.cat([each for each, _ in drawn]), features_ND[order[start : start + 12]])
@@ -431,9 +431,9 @@ def test_parts_of_all_processes_are_the_batches_of_one(world: int, pieces: int) 
 
 def test_only_batch_is_as_large_as_it_can_be() -> None:
     features_ND, labels_N, order = torch.arange(10.0).view(10, 1), torch.zeros(10), [9, 2, 4, 0, 1]
-    for world, pieces, size in ((1, 1, 5), (2, 1, 2), (2, 2, 1)):
-        share = Share(world - 1, world)
-        drawn = list(feature_batches(features_ND, labels_N, order, batch_size=64, pieces=pieces, share=share))
-        assert [len(labels_B) for _, labels_B in drawn] == [size] * pieces
-    with pytest.raises(ValueError, match="too few for 6 parts"):
-        list(feature_batches(features_ND, labels_N, order, batch_size=64, pieces=3, share=Share(0, 2)))
+    for world, micro_batches, size in ((1, 1, 5), (2, 1, 2), (2, 2, 1)):
+        plan = BatchPlan(64, micro_batches, Rank(world - 1, world))
+        drawn = list(feature_batches(features_ND, labels_N, order, plan))
+        assert [len(labels_B) for _, labels_B in drawn] == [size] * micro_batches
+    with pytest.raises(ValueError, match="too few for 6 micro-batches"):
+        list(feature_batches(features_ND, labels_N, order, BatchPlan(64, 3, Rank(0, 2))))

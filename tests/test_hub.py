@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from test_shards import write_shard
 
+from data.shards.arrow_cache import CachedRow
 from data.shards.scan import read_index
 from data.sources import open_index, open_source
 from gapl.labels import Label
@@ -44,8 +45,8 @@ def test_labels_names_and_bytes_follow_the_order_of_the_shards(shards: Path) -> 
 
 def test_only_the_image_is_in_the_table(shards: Path) -> None:
     record = read_index(shards).local().records[3]
-    assert record.table is not None
-    assert record.table[record.row] == {"image_data": b"train-1 0"}
+    assert isinstance(record.location, CachedRow)
+    assert record.location.table[record.location.row] == {"image_data": b"train-1 0"}
 
 
 def test_a_photograph_without_source_is_called_after_its_model(tmp_path: Path) -> None:

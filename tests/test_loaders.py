@@ -15,7 +15,9 @@ from torch import Tensor
 
 from data.images.augment import train_view
 from data.images.views import eval_tensor_view
-from data.loading.batches import Batch, Share, batches_per_epoch, epoch_order, ordered_batches, train_batches
+from data.loading.batches import Batch
+from data.loading.epochs import batches_per_epoch, epoch_order, ordered_batches, train_batches
+from data.loading.plan import BatchPlan, Rank
 from data.records import Manifest, Record
 from data.sources import open_source
 from gapl.labels import Label
@@ -106,9 +108,8 @@ def test_unknown_sampling_is_refused() -> None:
 def draw(manifest: Manifest, *, num_workers: int = 0, seed: int = 3, epoch: int = 1) -> tuple[list[str], Tensor]:
     """(uris, pixels_NCHW) of one epoch of the random views of the release."""
     view = train_view("release", size_px=24, mean=(0.5,) * 3, std=(0.5,) * 3)
-    loader = train_batches(
-        manifest, view, batch_size=8, num_workers=num_workers, sampling="class", seed=seed, epoch=epoch
-    )
+    plan = BatchPlan(8, seed=seed, num_workers=num_workers)
+    loader = train_batches(manifest, view, plan, sampling="class", epoch=epoch)
     batches = list(loader)
     uris = [record.uri for batch in batches for record in batch.records]
     labels_N = torch.cat([batch.labels_B for batch in batches])
@@ -132,7 +133,7 @@ def test_epoch_is_the_same_with_and_without_workers_and_leaves_the_generator_alo
 
 HELD = """
 import sys
-from data.loading.batches import ordered_batches
+from data.loading.epochs import ordered_batches
 from data.sources import open_source
 from data.images.views import eval_tensor_view
 from gapl.pixels import PixelSpec
@@ -177,9 +178,7 @@ def test_number_of_batches_is_as_announced(tiny_root: Path) -> None:
     manifest = open_source(tiny_root / "train")
     view = train_view("crop", size_px=24, mean=(0.5,) * 3, std=(0.5,) * 3)
     for batch_size in (7, 40, 64):
-        loader = train_batches(
-            manifest, view, batch_size=batch_size, num_workers=0, sampling="shuffle", seed=0, epoch=0
-        )
+        loader = train_batches(manifest, view, BatchPlan(batch_size), sampling="shuffle", epoch=0)
         assert len(list(loader)) == batches_per_epoch(40, batch_size)
 
 
@@ -222,19 +221,22 @@ def test_class_of_which_nothing_can_be_read_makes_a_batch_shorter(tmp_path: Path
     assert len(batch.failures) == 1
 
 
-def draw_batches(manifest: Manifest, **options: Any) -> list[Batch]:
+def draw_batches(manifest: Manifest, *, first_batch: int = 0, **options: Any) -> list[Batch]:
     view = train_view("crop", size_px=16, mean=(0.5,) * 3, std=(0.5,) * 3)
-    return list(train_batches(manifest, view, num_workers=0, sampling="class", seed=3, epoch=0, **options))
+    plan = BatchPlan(**options, seed=3)
+    return list(train_batches(manifest, view, plan, sampling="class", epoch=0, first_batch=first_batch))
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_parts_of_two_processes_are_the_batches_of_one(tiny_root: Path, pieces: int) -> None:
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_micro_batches_of_two_ranks_are_the_batches_of_one(tiny_root: Path, micro_batches: int) -> None:
     manifest = open_source(tiny_root / "train")
     whole = draw_batches(manifest, batch_size=8)
-    parts = [draw_batches(manifest, batch_size=8, pieces=pieces, share=Share(rank, 2)) for rank in range(2)]
-    assert [len(part) for part in parts] == [pieces * len(whole)] * 2
+    parts = [
+        draw_batches(manifest, batch_size=8, micro_batches=micro_batches, rank=Rank(rank, 2)) for rank in range(2)
+    ]
+    assert [len(part) for part in parts] == [micro_batches * len(whole)] * 2
     for number, batch in enumerate(whole):
-        joined = [each for part in parts for each in part[pieces * number : pieces * (number + 1)]]
+        joined = [each for part in parts for each in part[micro_batches * number : micro_batches * (number + 1)]]
         assert torch.equal(torch.cat([each.pixels_BCHW for each in joined]), batch.pixels_BCHW)
         assert all(each.labels_B.mean() == 0.5 for each in joined), "each part has as many of either class"
 
@@ -248,8 +250,8 @@ def test_epoch_can_be_entered_in_its_middle(tiny_root: Path) -> None:
 
 def test_too_few_images_for_the_processes_are_refused(tiny_root: Path) -> None:
     few = Manifest("few", open_source(tiny_root / "train").records[11:14])
-    with pytest.raises(ValueError, match="3 training images in batches of 8 are too few for 4 parts"):
-        draw_batches(few, batch_size=8, pieces=2, share=Share(1, 2))
+    with pytest.raises(ValueError, match="3 training images in batches of 8 are too few for 4 micro-batches"):
+        draw_batches(few, batch_size=8, micro_batches=2, rank=Rank(1, 2))
 
 
 def test_images_in_order_are_shared_without_a_rest(tiny_root: Path) -> None:
@@ -258,7 +260,7 @@ def test_images_in_order_are_shared_without_a_rest(tiny_root: Path) -> None:
     seen = [
         record.uri
         for rank in range(3)
-        for batch in ordered_batches(manifest, view, batch_size=2, num_workers=0, share=Share(rank, 3))
+        for batch in ordered_batches(manifest, view, batch_size=2, num_workers=0, rank=Rank(rank, 3))
         for record in batch.records
     ]
     assert sorted(seen) == sorted(record.uri for record in manifest)

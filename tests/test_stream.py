@@ -8,6 +8,7 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +20,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.images.views import TensorView
-from data.loading.batches import Batch, Share
+from data.loading.ahead import read_ahead
+from data.loading.batches import Batch
+from data.loading.plan import BatchPlan, Rank
 from data.shards import stream
 from data.shards.index import ShardIndex
+from data.shards.order import MAX_COPIES, Order, make_lanes
 from data.shards.rows import Shard, read_rows
 from data.shards.scan import read_index
-from data.shards.stream import MAX_COPIES, draw_samples, make_lanes, read_ahead, split_steps, stream_batches
+from data.shards.stream import draw_samples, split_steps, stream_batches
 from gapl.labels import Label
 
 Row = tuple[int, str, str]  # label, generator, architecture
 FAKE, REAL = (1, "gan", "GAN"), (0, "coco", "real")
-DRAWS: dict[str, Any] = {
-    "batch_size": 8,
-    "pieces": 1,
-    "num_workers": 0,
-    "balance": "class",
-    "seed": 3,
-    "first_step": 0,
-    "share": Share(),
-}
+PLAN = BatchPlan(8, seed=3)
 
 
 def png(shard: int, row: int) -> bytes:
@@ -85,10 +80,11 @@ def listed(shards: Sequence[Sequence[Row]]) -> ShardIndex:
     )
 
 
-def order_of(index: ShardIndex, label: Label, count: int, *, part: int = 0, **options: Any) -> list[int]:
+def order_of(
+    index: ShardIndex, label: Label, count: int, *, part: int = 0, seed: int = 3, **options: Any
+) -> list[int]:
     """The first positions that a part draws of a class."""
-    defaults: dict[str, Any] = {"seed": 3, "balance": "class", "num_parts": 1, "open_shards": 4, "window_mb": 4}
-    lane = make_lanes(index, **(defaults | options))[part][label]
+    lane = make_lanes(index, Order(**({"window_mb": 4} | options)), seed=seed)[part][label]
     positions = itertools.chain.from_iterable(position_D.tolist() for _, position_D in lane.passes(0))
     return list(itertools.islice(positions, count))
 
@@ -99,9 +95,14 @@ def view(image: Image.Image) -> Tensor:
     return torch.cat([colour, torch.rand(1)]).view(4, 1, 1)
 
 
+def streamed(index: ShardIndex, *, first_step: int = 0, **options: Any) -> Iterator[Batch]:
+    """The batches of PLAN and of the default order, but for these fields."""
+    of_order = {item.name: options.pop(item.name) for item in fields(Order) if item.name in options}
+    return stream_batches(index, view, replace(PLAN, **options), Order(**of_order), first_step=first_step)
+
+
 def first(index: ShardIndex, count: int, **options: Any) -> list[Batch]:
-    batches = stream_batches(index, view, **(DRAWS | options))
-    return list(itertools.islice(batches, count))
+    return list(itertools.islice(streamed(index, **options), count))
 
 
 def uris(batches: Sequence[Batch]) -> list[str]:
@@ -198,7 +199,7 @@ def test_generators_are_drawn_by_the_root_of_their_size() -> None:
 def test_parts_have_as_many_draws_in_a_pass() -> None:
     """By rows, one part would have the large shard and the other the five small ones: 62 draws and 138."""
     index = listed([[(1, "big", "")] * 100, *([(1, f"small{i}", "")] * 20 for i in range(5)), [REAL] * 10])
-    lanes = make_lanes(index, seed=3, balance="generator", num_parts=2, open_shards=2, window_mb=4)
+    lanes = make_lanes(index, Order("generator", num_parts=2, open_shards=2, window_mb=4), seed=3)
     draws = [[len(unit_D) for unit_D, _ in itertools.islice(fake.passes(0), 100)] for _, fake in lanes]
     assert np.mean(draws[0]) + np.mean(draws[1]) == pytest.approx(200, abs=3)
     assert abs(np.mean(draws[0]) - np.mean(draws[1])) < 20 * 1.382 + 3  # no more than a small shard
@@ -251,23 +252,24 @@ def test_image_that_comes_again_is_seen_in_another_view(index: ShardIndex) -> No
     assert Counter(len(views) for views in seen.values()) == {2: 60, 5: 24}
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_processes_share_the_batches_of_one(index: ShardIndex, pieces: int) -> None:
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_ranks_share_the_batches_of_one(index: ShardIndex, micro_batches: int) -> None:
     options: dict[str, Any] = {"num_parts": 2, "batch_size": 12}
     whole = pixels(first(index, 10, **options))
     shares = [
-        pixels(first(index, 10 * pieces, pieces=pieces, share=Share(rank, 2), **options)) for rank in range(2)
+        pixels(first(index, 10 * micro_batches, micro_batches=micro_batches, rank=Rank(rank, 2), **options))
+        for rank in range(2)
     ]
     for step in range(10):
         mine = [share[6 * step : 6 * step + 6] for share in shares]
         assert torch.equal(torch.cat(mine), whole[12 * step : 12 * step + 12])
 
 
-def test_pieces_are_the_batch_in_parts(index: ShardIndex) -> None:
-    whole, pieces = first(index, 6), first(index, 24, pieces=4)
-    assert torch.equal(pixels(whole), pixels(pieces))
-    assert {len(piece.records) for piece in pieces} == {2}
-    assert {int(piece.labels_B.sum()) for piece in pieces} == {1}
+def test_micro_batches_are_the_batch_in_order(index: ShardIndex) -> None:
+    whole, cut = first(index, 6), first(index, 24, micro_batches=4)
+    assert torch.equal(pixels(whole), pixels(cut))
+    assert {len(batch.records) for batch in cut} == {2}
+    assert {int(batch.labels_B.sum()) for batch in cut} == {1}
 
 
 @pytest.mark.parametrize("options", [{}, {"num_parts": 2, "batch_size": 6}, {"balance": "generator"}])
@@ -281,7 +283,7 @@ def test_stream_goes_on_where_it_was(index: ShardIndex, options: dict[str, Any],
 
 def test_parts_of_one_shard_a_class_are_disjoint_and_whole(tmp_path: Path) -> None:
     index = write_set(tmp_path / "set", [[FAKE] * 30, [REAL] * 30])
-    drawn = [uris(first(index, 15, batch_size=8, num_parts=2, share=Share(rank, 2))) for rank in range(2)]
+    drawn = [uris(first(index, 15, batch_size=8, num_parts=2, rank=Rank(rank, 2))) for rank in range(2)]
     assert [len(set(each)) for each in drawn] == [30, 30]
     assert len(set(drawn[0]) | set(drawn[1])) == 60
 
@@ -334,7 +336,7 @@ def test_no_more_than_a_window_of_each_open_shard_is_held(tmp_path: Path, monkey
 
     monkeypatch.setattr(stream, "read_rows", counted)
     window_mb = 10 * index.shards[0].group_bytes[0] / 200 / 1e6
-    (lanes,) = make_lanes(index, seed=3, balance="class", num_parts=1, open_shards=3, window_mb=window_mb)
+    (lanes,) = make_lanes(index, Order(open_shards=3, window_mb=window_mb), seed=3)
     samples = draw_samples(index, lanes, part=0, seed=3, first=0)
     batches = read_ahead(split_steps([samples], per_part=8, size=8), depth=2)
     drawn = {sample.record.uri for batch in itertools.islice(batches, 195) for sample in batch}
@@ -375,7 +377,7 @@ def test_an_image_that_cannot_be_decoded_is_named_and_replaced(tmp_path: Path) -
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_thread_ends_with_its_consumer(index: ShardIndex, num_workers: int) -> None:
     before = set(threading.enumerate())
-    batches = stream_batches(index, view, **(DRAWS | {"num_workers": num_workers}))
+    batches = streamed(index, num_workers=num_workers)
     next(batches)
     (thread,) = (each for each in set(threading.enumerate()) - before if each.name == "read_ahead")
     assert thread.daemon
@@ -389,8 +391,8 @@ def test_thread_ends_with_its_consumer(index: ShardIndex, num_workers: int) -> N
     ("options", "message"),
     [
         ({"batch_size": 9, "num_parts": 2}, "a batch of 9 cannot be cut in 2 parts; choose a multiple of 2"),
-        ({"pieces": 3}, r"a batch of 8 cannot be cut in 1 \* 3 pieces; choose a multiple of 3"),
-        ({"share": Share(0, 2), "num_parts": 3}, "3 parts cannot be shared by 2 processes; choose a multiple"),
+        ({"micro_batches": 3}, r"a batch of 8 cannot be cut in 1 \* 3 micro-batches; choose a multiple of 3"),
+        ({"rank": Rank(0, 2), "num_parts": 3}, "3 parts cannot be shared by 2 processes; choose a multiple"),
         ({"balance": "source"}, "unknown balance 'source'; choose from class, generator, architecture"),
         ({"num_parts": 64, "batch_size": 64}, "24 real images are too few for 64 parts"),
         ({"open_shards": 0}, "open_shards is at least 1"),
@@ -400,13 +402,12 @@ def test_what_cannot_be_is_refused_before_anything_is_read(
     index: ShardIndex, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        stream_batches(index, view, **(DRAWS | options))
+        streamed(index, **options)
 
 
 def test_a_missing_class_or_column_is_named() -> None:
-    some_view: TensorView = view
     with pytest.raises(ValueError, match="listed: no real images; both classes are needed"):
-        stream_batches(listed([[FAKE] * 9]), some_view, **DRAWS)
+        streamed(listed([[FAKE] * 9]))
     nameless = listed([[(1, "gan", "")] * 9, [(0, "coco", "")] * 9])
     with pytest.raises(ValueError, match="listed: no column architecture; choose the balance class or generator"):
-        stream_batches(nameless, some_view, **(DRAWS | {"balance": "architecture"}))
+        streamed(nameless, balance="architecture")

@@ -136,10 +136,9 @@ def test_table_of_rows_of_a_shard(tmp_path: Path, picture: Image.Image) -> None:
     pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
     index = read_index(tmp_path / "rows.parquet")
     records = [index.record(position) for position in (3, 0, 2)]
-    shards = {shard.url: shard for shard in index.shards}
-    table = read_traits(records, shards=shards, num_workers=0, quiet=True)
-    assert table["jpeg_quality"].to_list() == [50, 52, 53]
-    assert table["source"].to_list() == ["a", "b", "b"]
+    table = read_traits(records, num_workers=0, quiet=True)
+    assert table["jpeg_quality"].to_list() == [53, 50, 52]
+    assert table["source"].to_list() == ["b", "a", "b"]
 
 
 def test_no_records() -> None:

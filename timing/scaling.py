@@ -64,7 +64,7 @@ def row(world: int, compute_s: float, gradient_bytes: int, args: argparse.Namesp
 def read_amplification(world: int, shards: int) -> float:
     """How often a byte is read: a shard that is cut in k pieces for k readers is read (k + 1) / 2 times, since
     what lies before a piece is read and dropped."""
-    from data.shards.stream import open_in_part
+    from data.shards.order import open_in_part
 
     units = world * max(2, open_in_part(shards, num_parts=world, open_shards=4))
     pieces = max(1.0, units / shards)

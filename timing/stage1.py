@@ -74,7 +74,7 @@ def list_images(args: argparse.Namespace, scratch: Path) -> Path:
         record.read_bytes()
     if args.images is None:
         return Path(args.data)
-    if any(record.table is not None for record in manifest):
+    if not all(record.is_file for record in manifest):
         raise ValueError(f"--images: {args.data} has rows of shards; a list can be made of image files alone")
     listed = scratch / "images.csv"
     with listed.open("w", newline="", encoding="utf-8") as file:
@@ -108,7 +108,8 @@ def bare_pass(args: argparse.Namespace) -> dict[str, Any]:
 
     import cli
     from data.images.augment import train_view
-    from data.loading.batches import ManifestDataset, batch_loader
+    from data.loading.batches import ManifestDataset
+    from data.loading.loader import batch_loader
     from data.sources import open_source
     from models.precision import autocast, resolve_precision
     from models.weights.backbone import load_backbone

@@ -136,7 +136,8 @@ def make_batches(pixel: Any, args: argparse.Namespace) -> Iterator[tuple[Tensor,
         return
     from data.folders import scan_folder
     from data.images.augment import train_view
-    from data.loading.batches import train_batches
+    from data.loading.epochs import train_batches
+    from data.loading.plan import BatchPlan
 
     manifest = scan_folder(args.images)
     if len(manifest) < args.batch_size:
@@ -144,8 +145,7 @@ def make_batches(pixel: Any, args: argparse.Namespace) -> Iterator[tuple[Tensor,
     view = train_view("crop_flip", size_px=pixel.size_px, mean=pixel.mean, std=pixel.std)
     epoch = 0
     while count:
-        options: dict[str, Any] = {"batch_size": args.batch_size, "num_workers": 0, "sampling": "class", "seed": 0}
-        for batch in train_batches(manifest, view, epoch=epoch, **options):
+        for batch in train_batches(manifest, view, BatchPlan(args.batch_size), sampling="class", epoch=epoch):
             if count and len(batch.labels_B) == args.batch_size:
                 count -= 1
                 yield batch.pixels_BCHW, batch.labels_B

@@ -134,9 +134,10 @@ def measure(folder: Path, *, num_batches: int, rounds: int) -> None:
 
 def time_reading(index: ShardIndex) -> None:
     """Draws with their bytes, decoded by nobody."""
-    from data.shards.stream import draw_samples, make_lanes
+    from data.shards.order import Order, make_lanes
+    from data.shards.stream import draw_samples
 
-    (lanes,) = make_lanes(index, seed=0, balance="class", num_parts=1, open_shards=4, window_mb=16)
+    (lanes,) = make_lanes(index, Order(), seed=0)
     samples = draw_samples(index, lanes, part=0, seed=0, first=0)
     start = time.perf_counter()
     deque(itertools.islice(samples, BATCH_SIZE), maxlen=0)
@@ -147,16 +148,18 @@ def time_reading(index: ShardIndex) -> None:
 
 
 def stream(index: ShardIndex, view: TensorView, *, num_workers: int) -> Iterator[Batch]:
-    from data.loading.batches import Share
+    from data.loading.plan import BatchPlan
+    from data.shards.order import Order
     from data.shards.stream import stream_batches
 
-    sizes = {"batch_size": BATCH_SIZE, "pieces": 1, "num_workers": num_workers}
-    return stream_batches(index, view, **sizes, balance="class", seed=0, first_step=0, share=Share())
+    return stream_batches(index, view, BatchPlan(BATCH_SIZE, num_workers=num_workers), Order(), first_step=0)
 
 
 def from_memory(index: ShardIndex, view: TensorView, *, num_workers: int) -> Iterator[Batch]:
     """Batches of images that every process has in memory."""
-    from data.loading.batches import Sample, SampleDataset, batch_loader
+    from data.loading.batches import SampleDataset
+    from data.loading.loader import batch_loader
+    from data.loading.samples import Sample
     from data.shards.rows import read_rows
 
     images = [encoded for _, encoded in read_rows(index.shards[0], range(BATCH_SIZE))]
@@ -214,10 +217,10 @@ def wait(batches: Iterable[Batch]) -> None:
 
 def time_order(balance: str) -> None:
     """The order alone: draws gone over to start at a step, and draws made."""
-    from data.shards.stream import make_lanes
+    from data.shards.order import Order, make_lanes
 
     start = time.perf_counter()
-    lanes = make_lanes(real_size(), seed=0, balance=balance, num_parts=1, open_shards=4, window_mb=16)
+    lanes = make_lanes(real_size(), Order(balance), seed=0)
     made = time.perf_counter()
     num_skipped = 20 * SHARDS * ROWS_A_SHARD
     next(lanes[0][1].passes(num_skipped))

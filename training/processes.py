@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.loading.batches import Share
+from data.loading.plan import Rank
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -69,6 +69,6 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def share_of(accelerator: Accelerator) -> Share:
-    """What of a batch is this process's."""
-    return Share(accelerator.process_index, accelerator.num_processes)
+def rank_of(accelerator: Accelerator) -> Rank:
+    """Return the rank of this process."""
+    return Rank(accelerator.process_index, accelerator.num_processes)

@@ -18,10 +18,13 @@ from tqdm import tqdm
 from data.holdout import Split
 from data.images.augment import train_view
 from data.images.views import TensorView, eval_tensor_view
-from data.loading.batches import Batch, batches_per_epoch, epoch_order, ordered_batches, train_batches
+from data.loading.batches import Batch
+from data.loading.epochs import batches_per_epoch, epoch_order, ordered_batches, train_batches
+from data.loading.plan import BatchPlan
 from data.records import Manifest, require_both_classes
 from data.seeds import draw_seed
 from data.shards.index import ShardIndex
+from data.shards.order import Order
 from data.shards.stream import stream_batches
 from evaluation.metrics import metrics_of, rates_by_source
 from features.store import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
@@ -31,7 +34,7 @@ from models.detector import TowerHead
 from models.precision import autocast, dtype_of
 from training.loop import Fitted, Objective, Piece, Saving, check_unreadable, fit
 from training.predict import ScoreRow, predict
-from training.processes import share_of
+from training.processes import rank_of
 from training.recipe import Recipe
 from training.runs import Run
 
@@ -86,18 +89,11 @@ def image_pieces(
     images: Manifest | ShardIndex, view: TensorView, recipe: Recipe, bench: Bench, *, num_batches: int
 ) -> Callable[[int, int], Iterable[Piece]]:
     """(epoch, first batch) -> this process's pieces of the batches from there to the end of the epoch."""
-    share = share_of(bench.accelerator)
-    common: dict[str, Any] = {
-        "batch_size": recipe.batch_size,
-        "pieces": recipe.accumulate,
-        "num_workers": recipe.num_workers,
-        "seed": recipe.seed,
-        "share": share,
-    }
+    plan = batch_plan(recipe, bench)
     if isinstance(images, Manifest):
         return lambda epoch, first: map(
             _piece,
-            train_batches(images, view, sampling=recipe.sampling, epoch=epoch, first_batch=first, **common),
+            train_batches(images, view, plan, sampling=recipe.sampling, epoch=epoch, first_batch=first),
         )
     stream: Iterator[Batch] = iter(())
     position = -1
@@ -107,13 +103,22 @@ def image_pieces(
         nonlocal stream, position
         step = epoch * num_batches + first
         if step != position:
-            stream = stream_batches(
-                images, view, balance=recipe.balance, first_step=step, num_parts=bench.parts, **common
-            )
+            stream = stream_batches(images, view, plan, Order(recipe.balance, bench.parts), first_step=step)
         position = (epoch + 1) * num_batches
         return map(_piece, islice(stream, (num_batches - first) * recipe.accumulate))
 
     return streamed
+
+
+def batch_plan(recipe: Recipe, bench: Bench) -> BatchPlan:
+    """Return how this rank takes its part of the recipe's batches."""
+    return BatchPlan(
+        recipe.batch_size,
+        micro_batches=recipe.accumulate,
+        rank=rank_of(bench.accelerator),
+        seed=recipe.seed,
+        num_workers=recipe.num_workers,
+    )
 
 
 def _piece(batch: Batch) -> Piece:
@@ -152,9 +157,7 @@ def fit_features(
             views[epoch % recipe.feature_views],
             labels_N,
             order,
-            batch_size=recipe.batch_size,
-            pieces=recipe.accumulate,
-            share=share_of(accelerator),
+            batch_plan(recipe, bench),
             first_batch=first,
         )
         for feature_BD, labels_B in pieces:
@@ -181,7 +184,7 @@ def compute(
         num_workers=recipe.num_workers,
         device=str(device),
         context=lambda: autocast(device.type, recipe.precision),
-        share=share_of(bench.accelerator),
+        rank=rank_of(bench.accelerator),
         gather=gather_object,
     )
     stores = [FeatureStore(spec, bench.feature_cache) for spec in specs]
@@ -255,7 +258,7 @@ def _score(detector: TowerHead, part: Manifest, pixel: PixelSpec, recipe: Recipe
         eval_tensor_view(validation_pixel(pixel, recipe)),
         batch_size=max(1, recipe.batch_size // (accelerator.num_processes * recipe.accumulate)),
         num_workers=recipe.num_workers,
-        share=share_of(accelerator),
+        rank=rank_of(accelerator),
     )
     with autocast(accelerator.device.type, recipe.precision):
         rows = predict(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from data.benchmarks.specs import BenchmarkSpec
 from data.choices import PROTOCOLS
 from data.records import Manifest
-from data.shards.index import split_uri
-from data.shards.rows import Shard
+from data.shards.rows import reading_order
 from gapl.labels import Label
 
 RELEASE_IMAGES = 1000  # of each class of a subset
@@ -30,8 +28,6 @@ class Benchmark:
     """A benchmark as found on disk, and which of its published subsets were not.
 
     root    the folder or URL that its images are in
-    shards  url -> shard of those whose images are rows of parquet shards: read_records reads them, in
-            the order of `images`. Empty when images are files.
     spec    what was published, if it is in the catalog
     """
 
@@ -39,15 +35,14 @@ class Benchmark:
     subsets: tuple[Subset, ...]
     missing_subsets: tuple[str, ...] = ()
     root: str = ""
-    shards: Mapping[str, Shard] = field(default_factory=dict, hash=False)
     spec: BenchmarkSpec | None = field(default=None, compare=False)
 
     def images(self) -> Manifest:
-        """Every image once, though subsets share photographs."""
-        records = {record.uri: record for subset in self.subsets for record in subset.manifest}
-        if self.shards:
-            return Manifest(self.name, tuple(sorted(records.values(), key=lambda record: split_uri(record.uri))))
-        return Manifest(self.name, tuple(records.values()))
+        """Return every image once, though subsets share photographs; rows of shards in the order of reading."""
+        records = list({record.uri: record for subset in self.subsets for record in subset.manifest}.values())
+        if not all(record.is_file for record in records):
+            records.sort(key=reading_order)
+        return Manifest(self.name, tuple(records))
 
     def file_list_sha256(self) -> str:
         """Identifies which images, with which labels, wherever `root` is."""

@@ -16,7 +16,8 @@ from data.benchmarks.specs import BenchmarkSpec, SubsetSpec, folder_names, read_
 from data.folders import SPLITS, ImageFolder, find_image_folders, normalise, title
 from data.records import Manifest, Record
 from data.shards.files import as_url, find_shards, name_of
-from data.shards.index import ShardIndex, split_uri
+from data.shards.index import ShardIndex
+from data.shards.rows import reading_order
 from data.shards.scan import has_images, index_files
 from data.sources import open_index, open_source
 from gapl.labels import Label
@@ -185,7 +186,7 @@ def _by_model(name: str, index: ShardIndex, root: str, spec: BenchmarkSpec | Non
     for model in models:
         of_model_N = index.model_N == model
         wanted_N = of_model_N if paired else (of_model_N & is_fake_N) | ~is_fake_N
-        chosen = sorted((records[i] for i in np.flatnonzero(wanted_N)), key=lambda record: split_uri(record.uri))
+        chosen = sorted((records[i] for i in np.flatnonzero(wanted_N)), key=reading_order)
         manifest = Manifest(index.models[model] or "unknown", tuple(chosen))
         subsets.append(Subset(manifest.name, manifest, reals_shared=not paired and not is_fake_N.all()))
     if not subsets:
@@ -195,7 +196,7 @@ def _by_model(name: str, index: ShardIndex, root: str, spec: BenchmarkSpec | Non
         wanted.name for wanted in (spec.subsets if spec else ()) if normalise(wanted.name) not in found
     )
     subsets.sort(key=lambda subset: subset.name)
-    return Benchmark(name, tuple(subsets), missing, root, {shard.url: shard for shard in index.shards}, spec)
+    return Benchmark(name, tuple(subsets), missing, root, spec)
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -20,10 +20,9 @@ from PIL import ExifTags, Image, JpegImagePlugin
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data.loading.batches import Sample
-from data.loading.lists import read_lists, reading_order
+from data.loading.lists import read_lists
+from data.loading.samples import Sample
 from data.records import Record
-from data.shards.rows import Shard
 from gapl.decode import UnreadableImage, decode_image, to_rgb
 
 IMAGES_PER_LIST = 16
@@ -150,16 +149,9 @@ class TraitsDataset(Dataset[Any]):
         return [_row(sample) for sample in samples]
 
 
-def read_traits(
-    records: Sequence[Record],
-    *,
-    shards: Mapping[str, Shard] | None = None,
-    num_workers: int = 2,
-    quiet: bool = False,
-) -> pd.DataFrame:
-    """A row for each image, in the order of the records; with `shards` sorted, rows of a shard by number.
+def read_traits(records: Sequence[Record], *, num_workers: int = 2, quiet: bool = False) -> pd.DataFrame:
+    """Return a row for each image, in the order of the records.
 
-    shards   URL -> shard of the records that are "URL#row", as a benchmark or an index has them
     quiet    without the progress bar
 
     The columns are TRAIT_COLUMNS; `source` is the record's generator. `error` says why an image could not be read
@@ -167,12 +159,10 @@ def read_traits(
     """
     if not records:
         raise ValueError("no images to read the traits of; expected at least one")
-    shards = shards or {}
-    ordered = sorted(records, key=lambda record: reading_order(record, shards)) if shards else records
-    lists = [ordered[start : start + IMAGES_PER_LIST] for start in range(0, len(ordered), IMAGES_PER_LIST)]
+    lists = [records[start : start + IMAGES_PER_LIST] for start in range(0, len(records), IMAGES_PER_LIST)]
     rows: list[dict[str, Any]] = []
     with tqdm(total=len(records), desc="traits", unit="image", dynamic_ncols=True, disable=quiet) as bar:
-        for found in read_lists(lists, TraitsDataset(), shards=shards, num_workers=num_workers):
+        for found in read_lists(lists, TraitsDataset(), num_workers=num_workers):
             rows += found
             bar.update(len(found))
     return pd.DataFrame(rows, columns=list(TRAIT_COLUMNS)).astype({"jpeg_quality": float})

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data.benchmarks.benchmark import Absent, Benchmark, Subset
 from data.benchmarks.specs import SubsetSpec
-from data.images.variants import Seen, VariantDataset
+from data.images.variants import ImageInfo, VariantDataset
 from data.loading.lists import read_lists
 from data.records import relative_uri
 from gapl.labels import Label
@@ -150,16 +150,16 @@ def to_text(verifications: Iterable[Verification]) -> str:
     return "\n\n".join("\n".join(_lines(each)) for each in verifications)
 
 
-def _read(benchmark: Benchmark, *, num_workers: int) -> dict[str, Seen]:
+def _read(benchmark: Benchmark, *, num_workers: int) -> dict[str, ImageInfo]:
     """uri -> what decoding the whole image told, as scoring would find it."""
     records = benchmark.images().records
     lists = [records[start : start + _IMAGES_PER_LIST] for start in range(0, len(records), _IMAGES_PER_LIST)]
     dataset = VariantDataset({}, ())
-    seen: dict[str, Seen] = {}
+    seen: dict[str, ImageInfo] = {}
     with tqdm(total=len(records), desc=f"read {benchmark.name}", unit="image", dynamic_ncols=True) as bar:
-        batches = read_lists(lists, dataset, shards=benchmark.shards, num_workers=num_workers, go_on=True)
+        batches = read_lists(lists, dataset, num_workers=num_workers, go_on=True)
         for together, batch in zip(lists, batches, strict=True):
-            seen |= {record.uri: found for record, found in zip(together, batch.seen, strict=True)}
+            seen |= {record.uri: found for record, found in zip(together, batch.images, strict=True)}
             bar.update(len(together))
     return seen
 
@@ -169,7 +169,7 @@ def _read(benchmark: Benchmark, *, num_workers: int) -> dict[str, Seen]:
 
 
 def _check(
-    subset: Subset, benchmark: Benchmark, published: SubsetSpec | None, seen: Mapping[str, Seen]
+    subset: Subset, benchmark: Benchmark, published: SubsetSpec | None, seen: Mapping[str, ImageInfo]
 ) -> SubsetCheck:
     records = subset.manifest.records
     read = {label: [r.uri for r in records if r.label is label and r.uri in seen] for label in Label}
@@ -180,7 +180,7 @@ def _check(
         return relative_uri(uri, benchmark.root or None)
 
     # Rows of shards have no file names.
-    names = [] if benchmark.shards else [((r.label, PurePath(r.uri).name), below(r.uri)) for r in records]
+    names = [((r.label, PurePath(r.uri).name), below(r.uri)) for r in records if r.is_file]
     contents = [(seen[uri].content_sha256, below(uri)) for label in Label for uri in whole[label]]
     return SubsetCheck(
         subset.name,
@@ -204,7 +204,7 @@ def _groups(pairs: Iterable[tuple[Any, str]]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(values) for values in of_key.values() if len(values) > 1)
 
 
-def _class_facts(images: Sequence[Seen]) -> ClassFacts:
+def _class_facts(images: Sequence[ImageInfo]) -> ClassFacts:
     return ClassFacts(
         dict(Counter(image.format for image in images).most_common()),
         _spread([image.width for image in images]),

@@ -18,15 +18,15 @@ from torch.utils.data import Dataset
 
 from data.images.degrade import content_seed
 from data.images.views import TensorView
-from data.loading.batches import Sample
+from data.loading.samples import Sample
 from gapl.decode import UnreadableImage, decode_image, to_rgb
 
 Degrade = Callable[..., Image.Image]  # (image, seed=...) -> image
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What was found of an image. `error` says why it could not be decoded, or is empty."""
+class ImageInfo:
+    """What is known of an image that was read. `error` says why it could not be decoded, or is empty."""
 
     content_sha256: str = ""
     width: int = 0
@@ -38,14 +38,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class VariantBatch:
-    """`seen` is of every image, in order; pixels[degradation][view] is (B, C, H, W) of those without an error."""
+    """`images` tells of every image; pixels[degradation][view] is (B, C, H, W) of those without an error."""
 
-    seen: list[Seen]
+    images: list[ImageInfo]
     pixels: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def pin_memory(self) -> VariantBatch:
         pinned = {name: [each.pin_memory() for each in views] for name, views in self.pixels.items()}
-        return VariantBatch(self.seen, pinned)
+        return VariantBatch(self.images, pinned)
 
 
 class VariantDataset(Dataset[Any]):
@@ -59,36 +59,33 @@ class VariantDataset(Dataset[Any]):
         self.degradations, self.views = degradations, views
 
     def __getitems__(self, samples: Sequence[Sample]) -> VariantBatch:
-        seen, images = [], []
-        for sample in samples:
-            found, image = look_at(sample)
-            seen.append(found)
-            if image is not None:
-                images.append((found, image))
-        if not images:
-            return VariantBatch(seen)
+        opened = [open_image(sample) for sample in samples]
+        infos = [info for info, _ in opened]
+        readable = [(info, image) for info, image in opened if image is not None]
+        if not readable:
+            return VariantBatch(infos)
         pixels: dict[str, list[Tensor]] = {}
         for name, degrade in self.degradations.items():
-            shown = [image if degrade is None else _degraded(image, degrade, found) for found, image in images]
+            shown = [image if degrade is None else _degraded(image, degrade, info) for info, image in readable]
             pixels[name] = [torch.stack([view(image) for image in shown]) for view in self.views]
-        return VariantBatch(seen, pixels)
+        return VariantBatch(infos, pixels)
 
 
-def look_at(sample: Sample) -> tuple[Seen, Image.Image | None]:
-    """The image, and what is known of it; no image when it cannot be read."""
+def open_image(sample: Sample) -> tuple[ImageInfo, Image.Image | None]:
+    """Return what is known of the image, and the image; None when it cannot be read."""
     try:
         encoded = sample.read_bytes()
     except OSError as error:
-        return Seen(error=error.strerror or str(error)), None
+        return ImageInfo(error=error.strerror or str(error)), None
     sha256 = hashlib.sha256(encoded).hexdigest()
     try:
         image = decode_image(encoded)
     except UnreadableImage as error:
-        return Seen(sha256, num_bytes=len(encoded), error=str(error)), None
+        return ImageInfo(sha256, num_bytes=len(encoded), error=str(error)), None
     with Image.open(io.BytesIO(encoded)) as header:
         format = header.format or ""
-    return Seen(sha256, image.width, image.height, format, len(encoded)), image
+    return ImageInfo(sha256, image.width, image.height, format, len(encoded)), image
 
 
-def _degraded(image: Image.Image, degrade: Degrade, found: Seen) -> Image.Image:
-    return degrade(to_rgb(image), seed=content_seed(found.content_sha256))
+def _degraded(image: Image.Image, degrade: Degrade, info: ImageInfo) -> Image.Image:
+    return degrade(to_rgb(image), seed=content_seed(info.content_sha256))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,23 @@ from data.shards.rows import Shard, read_rows
 
 IMAGE_COLUMN = "image_data"
 _PROGRESS_FROM_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class CachedRow:
+    """The location of a copy of a shard's row: its uri, and its row in a memory-mapped `datasets.Dataset`."""
+
+    uri: str
+    table: Any
+    row: int
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def read_bytes(self) -> bytes:
+        """Return the encoded image."""
+        return bytes(self.table[self.row][IMAGE_COLUMN])
+
 
 # A shard, when it was changed, and the rows that are taken of it.
 _Part = tuple[Shard, int, np.ndarray]

@@ -6,17 +6,16 @@ Shape suffixes: N rows of the shards, M rows taken of them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import ClassVar
 
 import numpy as np
 
 from data.records import Manifest, Record, list_sha256
-from data.shards.arrow_cache import copy_rows
+from data.shards.arrow_cache import CachedRow, copy_rows
 from data.shards.files import as_url
-from data.shards.rows import Shard, read_rows
+from data.shards.rows import Shard, ShardRow
 from gapl.labels import Label, Source
 
 
@@ -86,8 +85,10 @@ class ShardIndex:
         numbers = np.unique(self.shard_N)
         table = copy_rows([(self.shards[number], self.row_N[self.shard_N == number]) for number in numbers])
         assert len(table) == len(self)
-        records = (replace(self.record(row), table=table, row=row) for row in range(len(self)))
-        return Manifest(self.name, tuple(records))
+        copies = (CachedRow(uri, table, row) for row, uri in enumerate(self.uris()))
+        labels = map(Label, self.label_N.tolist())
+        generators = (self.generators[number] for number in self.generator_N.tolist())
+        return Manifest(self.name, tuple(map(Record, copies, labels, generators)))
 
     def partition(self, sources: Collection[Source]) -> tuple[ShardIndex, ShardIndex]:
         """Return (images of other sources, images of these sources)."""
@@ -161,9 +162,9 @@ class ShardIndex:
         return (f"{urls[n]}#{row}" for n, row in zip(self.shard_N.tolist(), self.row_N.tolist(), strict=True))
 
     def record(self, position: int) -> Record:
-        """The record of a row; its image is not to be had from it."""
-        uri = f"{self.shards[self.shard_N[position]].url}#{self.row_N[position]}"
-        return Record(uri, Label(self.label_N[position]), self.generators[self.generator_N[position]])
+        """Return the record of a row; to read many images use read_rows or read_samples."""
+        location = ShardRow(self.shards[self.shard_N[position]], int(self.row_N[position]))
+        return Record(location, Label(self.label_N[position]), self.generators[self.generator_N[position]])
 
 
 def join_indexes(name: str, indexes: Sequence[ShardIndex]) -> ShardIndex:
@@ -199,18 +200,3 @@ def _join_names(parts: Sequence[tuple[np.ndarray, tuple[str, ...]]]) -> tuple[np
     positions = {name: position for position, name in enumerate(names)}
     joined = [np.array([positions[name] for name in own], np.int32)[numbers] for numbers, own in parts]
     return np.concatenate(joined), names
-
-
-def split_uri(uri: str) -> tuple[str, int]:
-    """(URL of the shard, row) of a record of an index; they sort as the images lie in the shards."""
-    url, _, row = uri.rpartition("#")
-    return url, int(row)
-
-
-def read_records(records: Iterable[Record], shards: Mapping[str, Shard]) -> Iterator[tuple[Record, bytes]]:
-    """(record, encoded image) of records in the order of split_uri, by read_rows of the shard each is in."""
-    for url, of_shard in groupby(records, lambda record: split_uri(record.uri)[0]):
-        records_of_shard = list(of_shard)
-        images = read_rows(shards[url], [split_uri(record.uri)[1] for record in records_of_shard])
-        for record, (_row, image) in zip(records_of_shard, images, strict=True):
-            yield record, image

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data.records import Record
 from data.shards.columns import image_leaf
 from data.shards.files import open_shard
 from data.shards.pages import can_stream, stream_values
@@ -38,10 +39,35 @@ class Shard:
         return sum(self.group_rows)
 
 
-def read_rows(shard: Shard, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, bytes]]:
-    """(row, encoded image) of these ascending rows of a shard, in the memory of a few images.
+@dataclass(frozen=True, slots=True)
+class ShardRow:
+    """The location of an image in a shard."""
 
-    Row groups without any of them are not touched. What lies before the first wanted row of a group is read too.
+    shard: Shard
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.shard.url}#{self.row}"
+
+    def read_bytes(self) -> bytes:
+        """Return the encoded image; for many rows use read_rows. Raises OSError when the shard cannot be read."""
+        try:
+            ((_, encoded),) = read_rows(self.shard, [self.row])
+        except ValueError as error:
+            raise OSError(str(error)) from error
+        return encoded
+
+
+def reading_order(record: Record) -> tuple[str, int]:
+    """Return the key by which records are sorted to read each shard in one go."""
+    location = record.location
+    return (location.shard.url, location.row) if isinstance(location, ShardRow) else (record.uri, 0)
+
+
+def read_rows(shard: Shard, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, bytes]]:
+    """Yield (row, encoded image) of these ascending rows of a shard, in the memory of a few images.
+
+    Row groups without any of them are not touched; in the others, the rows before a wanted one are read too.
     Compressions other than snappy and none take the memory of whole pages of the file. An image that is null is
     empty. Raises ValueError when the shard cannot be reached or read, or has changed.
     """

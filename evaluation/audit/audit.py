@@ -83,7 +83,7 @@ def audit_benchmarks(
     model = model or (scores.models[0] if scores else None)
     audits = {}
     for each in benchmarks:
-        traits = read_traits(each.images().records, shards=each.shards, num_workers=num_workers)
+        traits = read_traits(each.images().records, num_workers=num_workers)
         audits[each.name] = audit_benchmark(traits, name=each.name, scores=scores, model=model, train=of_train)
     return audits
 

@@ -25,9 +25,8 @@ import pyarrow.parquet as pq
 
 from data.benchmarks.find import Benchmark
 from data.images.degrade import CLEAN
-from data.loading.lists import reading_order
 from data.records import Record, list_sha256, relative_uri
-from data.shards.rows import Shard
+from data.shards.rows import reading_order
 from evaluation.tables.scores import COLUMNS, DETAILS, FORMAT, METADATA_KEY, DetectorEntry
 from files.atomic import replacing
 from gapl.calibration import score_of
@@ -63,7 +62,6 @@ class Job:
     """
 
     images: tuple[ScoredImage, ...]
-    shards: Mapping[str, Shard]
     models: Mapping[str, DetectorEntry]
     degradations: tuple[str, ...]
     protocol: str
@@ -109,11 +107,9 @@ def make_job(
         for uri, names in subsets.items():
             places.setdefault(uri, []).append((benchmark.name, tuple(names)))
     images = [ScoredImage(record, tuple(places[uri]), name) for uri, (record, name) in records.items()]
-    shards = {url: shard for benchmark in benchmarks for url, shard in benchmark.shards.items()}
-    images.sort(key=lambda image: (image.places[0][0], *reading_order(image.record, shards)))
+    images.sort(key=lambda image: (image.places[0][0], *reading_order(image.record)))
     return Job(
         tuple(images),
-        shards,
         dict(models),
         tuple(degradations),
         protocol,

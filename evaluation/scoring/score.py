@@ -104,7 +104,7 @@ def score_job(
             if time.monotonic() - flushed > FLUSH_SECONDS:
                 folder.write(rows)
                 rows, flushed = [], time.monotonic()
-            bar.update(len(batch.seen))
+            bar.update(len(batch.images))
         if rows:
             folder.write(rows)
 
@@ -116,7 +116,7 @@ def load_batches(
     degradations = {name: None if name == CLEAN else parse_degradation(name) for name in job.degradations}
     views = list({model.pixel: model.view for model in models}.values())
     lists = ([job.images[position].record for position in job.images_of(number)] for number in numbers)
-    return read_lists(lists, VariantDataset(degradations, views), shards=job.shards, num_workers=num_workers)
+    return read_lists(lists, VariantDataset(degradations, views), num_workers=num_workers)
 
 
 def score_batch(
@@ -127,7 +127,7 @@ def score_batch(
     Raises ValueError when a detector gives no number.
     """
     position_of_view = {pixel: i for i, pixel in enumerate(dict.fromkeys(model.pixel for model in models))}
-    readable = [i for i, seen in enumerate(batch.seen) if not seen.error]
+    readable = [i for i, seen in enumerate(batch.images) if not seen.error]
     computed: dict[tuple[int, str, str], dict[str, Any]] = {}
     for degradation, pixels in batch.pixels.items():
         on_device = [view_BCHW.to(device, non_blocking=True) for view_BCHW in pixels]
@@ -154,7 +154,7 @@ def score_batch(
             **asdict(seen),
             **computed.get((i, model.name, degradation), nothing),
         }
-        for i, (position, seen) in enumerate(zip(job.images_of(number), batch.seen, strict=True))
+        for i, (position, seen) in enumerate(zip(job.images_of(number), batch.images, strict=True))
         for model in models
         for degradation in job.degradations
     ]
