@@ -79,7 +79,6 @@ def run(args: argparse.Namespace) -> None:
 
             score_on_ray(
                 folder,
-                [(model.name, model.about.path) for model in models],
                 num_actors=args.ray,
                 device=cli.pick_device(args.device),
                 allow_tiny=args.allow_tiny,

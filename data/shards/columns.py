@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from gapl.labels import Label
-
 LABEL_COLUMN = "label"
-LABELS = {0: Label.REAL, 1: Label.FAKE, "real": Label.REAL, "fake": Label.FAKE}
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.shards.columns import LABEL_COLUMN, LABELS, Columns, columns_of, image_leaf
+from data.shards.columns import LABEL_COLUMN, Columns, columns_of, image_leaf
 from data.shards.files import find_shards, name_of, open_shard
 from data.shards.index import ShardIndex, join_indexes
 from data.shards.rows import chunk_of, describe
-from gapl.labels import Label
+from gapl.labels import LABELS_EXPECTED, Label, parse_label
 
 _THREADS = 16  # that wait for a disk or a server
 
@@ -117,7 +117,7 @@ def _labels(file: pq.ParquetFile) -> Iterator[Any]:
 
 
 def _label(url: str, row: int, value: Any) -> int:
-    label = LABELS.get(value.lower() if isinstance(value, str) else value)
+    label = parse_label(value)
     if label is None:
-        raise ValueError(f"{url}, row {row}: label {value!r}; expected 0 (real) or 1 (fake), or these words")
+        raise ValueError(f"{url}, row {row}: label {value!r}; expected {LABELS_EXPECTED}")
     return int(label)

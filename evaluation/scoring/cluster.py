@@ -1,13 +1,12 @@
-"""A job's batches on a Ray cluster, by Ray Data: the scores of one process, from as many as the cluster has.
+"""Score the batches of a job on a Ray cluster; the table is that of one process.
 
-Every machine of the cluster must see the images and the detector files under the same paths. A batch whose worker
-dies is given to another by Ray; what has come back is on disk and is not scored again.
+Every machine of the cluster must see the images and the detector files under the same paths. Ray gives the batch
+of a worker that died to another one; what has come back is on disk and is not scored again.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -18,17 +17,19 @@ from models.weights.hub import find_model
 
 
 class Scorer:
-    """A worker: loads the detectors once, then scores the batches that it is given."""
+    """A worker, which loads the detectors once and then scores the batches that it is given."""
 
-    def __init__(self, job: Job, models: Sequence[tuple[str, str]], *, device: str, allow_tiny: bool) -> None:
+    def __init__(self, job: Job, *, device: str, allow_tiny: bool) -> None:
         self.job, self.device = job, device
         self.models = [
-            ScoredModel.load(name, path, find_model(path), allow_tiny=allow_tiny) for name, path in models
+            ScoredModel.load(name, entry.path, find_model(entry.path), allow_tiny=allow_tiny)
+            for name, entry in job.models.items()
         ]
         for model in self.models:
             model.place(device=device, precision=job.precision)
 
     def __call__(self, numbers: dict[str, Any]) -> dict[str, list[Any]]:
+        """Return the rows of these batches, or the error of a detector that gives no number."""
         mine = [int(number) for number in numbers["batch"]]
         batches = load_batches(self.job, mine, self.models, num_workers=0)
         rows: list[Any] = []
@@ -41,17 +42,10 @@ class Scorer:
 
 
 def score_on_ray(
-    folder: JobFolder,
-    models: Sequence[tuple[str, str]],
-    *,
-    num_actors: int,
-    device: str,
-    allow_tiny: bool = False,
-    address: str | None = None,
+    folder: JobFolder, *, num_actors: int, device: str, allow_tiny: bool = False, address: str | None = None
 ) -> None:
-    """Scores what is missing with `num_actors` workers.
+    """Score what is missing of a job with `num_actors` workers.
 
-    models   (name, path), as in the job
     device   cpu, or cuda: a GPU for each worker
     address  of the cluster; None starts one here
 
@@ -61,27 +55,34 @@ def score_on_ray(
         raise ValueError('--ray needs the package ray: pip install "ray[data]"')
     import ray
 
-    missing = folder.missing()
-    if not missing:
+    if not folder.missing():
         return
     ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
     try:
-        numbers = ray.data.from_items([{"batch": number} for number in missing], override_num_blocks=len(missing))
-        scored = numbers.map_batches(
-            Scorer,
-            fn_constructor_args=(folder.job, list(models)),
-            fn_constructor_kwargs={"device": device, "allow_tiny": allow_tiny},
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=num_actors),
-            num_gpus=1 if device == "cuda" else 0,
-        )
-        with tqdm(total=len(missing), desc="score", unit="batch", dynamic_ncols=True) as bar:
-            for row in scored.iter_rows():
-                if row["error"]:
-                    raise ValueError(row["error"])
-                folder.write(list(row["rows"]))
-                bar.update()
+        _score_missing(folder, num_actors=num_actors, device=device, allow_tiny=allow_tiny)
     except ray.exceptions.RayError as error:
         raise ValueError(f"the Ray cluster gave up: {str(error).strip().splitlines()[-1]}") from error
     finally:
         ray.shutdown()
+
+
+def _score_missing(folder: JobFolder, *, num_actors: int, device: str, allow_tiny: bool) -> None:
+    """Write the rows of every missing batch as they come back from the workers."""
+    import ray
+
+    missing = folder.missing()
+    numbers = ray.data.from_items([{"batch": number} for number in missing], override_num_blocks=len(missing))
+    scored = numbers.map_batches(
+        Scorer,
+        fn_constructor_args=(folder.job,),
+        fn_constructor_kwargs={"device": device, "allow_tiny": allow_tiny},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=num_actors),
+        num_gpus=1 if device == "cuda" else 0,
+    )
+    with tqdm(total=len(missing), desc="score", unit="batch", dynamic_ncols=True) as bar:
+        for row in scored.iter_rows():
+            if row["error"]:
+                raise ValueError(row["error"])
+            folder.write(list(row["rows"]))
+            bar.update()
