@@ -1,8 +1,7 @@
-"""Turns the photographs inside the scikit-image and scikit-learn wheels into a small labelled corpus: crops
-of them, and the same crops rebuilt by three simulated generator up-samplers.
+"""Make a small labelled corpus without a download: crops of photographs, and fakes made from the same crops.
 
-It proves without a download that the road from images to a report works; a detector trained on it is good
-for nothing else. Example:
+The photographs are inside the packages scikit-image and scikit-learn; three simulated up-samplers make the fakes.
+The corpus is for a pipeline smoke test: the verdicts of a detector that is trained on it mean nothing. Example:
 
     $ python -m data.demo --out demo_corpus
     demonstration corpus, seed 0: demo_corpus
@@ -15,23 +14,20 @@ for nothing else. Example:
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.util
 import json
 import os
 import random
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.nn import functional
 
+import cli
 from data.records import Images
 
 VERSION = 1
@@ -40,11 +36,6 @@ JPEG_QUALITY = 95
 # A crop of black sky or of a retina's border would be the same picture as its fake.
 MIN_CONTRAST = 10.0
 CANDIDATES_PER_CROP = 16
-# What an up-sampled pixel takes from the second nearest pixel of the small image along each axis. Between
-# repetition (0) and bilinear interpolation (1/4) the replicas are strong and the edges are not yet blocks.
-FAR = 1 / 16
-NEAR = 1 - FAR
-WEIGHT_NOISE = 0.02
 
 # Files inside the packages, with what the packages say of their origin. The motorcycles are the two views of
 # one stereo pair, hence on one side of the split.
@@ -70,7 +61,7 @@ PHOTOGRAPHS = {
     },
 }
 # Training never shows the last one: it stands for an unseen generator.
-UPSAMPLERS = {
+SPLITS = {
     "train": ("transposed_conv", "nearest_conv"),
     "test": ("transposed_conv", "nearest_conv", "pixel_shuffle"),
 }
@@ -97,9 +88,9 @@ def notice_of(images: Images) -> str:
 
 
 def read_photograph(file: str) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) of a key of PHOTOGRAPHS. Raises FileNotFoundError when it is not installed.
+    """Return the pixels (H, W, 3) of a key of PHOTOGRAPHS. Raises FileNotFoundError when it is not installed.
 
-    The packages' own loaders are avoided: they import much, and some of them download.
+    The packages' own loaders are not used: they import much, and some of them download.
     """
     package, _, inside = file.partition("/")
     spec = importlib.util.find_spec(package)
@@ -113,68 +104,11 @@ def read_photograph(file: str) -> NDArray[np.uint8]:
     )
 
 
-def _outer(rows: Sequence[float], columns: Sequence[float]) -> torch.Tensor:
-    # float64: the rounded pixels must not depend on the order in which a machine sums.
-    return torch.outer(torch.tensor(rows, dtype=torch.float64), torch.tensor(columns, dtype=torch.float64))
-
-
-def _noisy(kernel: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The kernel with noise on its weights and its old sum, so that the mean brightness stays."""
-    noise = torch.randn(kernel.shape, generator=generator, dtype=kernel.dtype)
-    noisy = kernel + WEIGHT_NOISE * noise
-    return noisy * (kernel.sum() / noisy.sum())
-
-
-def _bordered(z_C1HW: torch.Tensor) -> torch.Tensor:
-    # Zero padding would frame every fake with a dark line, a cue that is not the up-sampler's.
-    return functional.pad(z_C1HW, (1, 1, 1, 1), mode="replicate")
-
-
-def transposed_conv(z_C1HW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """(C, 1, H, W) to (C, 1, 2H, 2W) by a transposed convolution, kernel 4, stride 2."""
-    taps = (FAR, NEAR, NEAR, FAR)
-    kernel = _noisy(_outer(taps, taps)[None, None], generator)
-    return functional.conv_transpose2d(_bordered(z_C1HW), kernel, stride=2, padding=3)
-
-
-def nearest_conv(z_C1HW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """(C, 1, H, W) to (C, 1, 2H, 2W) by repetition of pixels and a convolution, kernel 3."""
-    taps = (FAR, 1 - 2 * FAR, FAR)
-    repeated = functional.interpolate(z_C1HW, scale_factor=2, mode="nearest")
-    return functional.conv2d(_bordered(repeated), _noisy(_outer(taps, taps)[None, None], generator))
-
-
-def pixel_shuffle(z_C1HW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """(C, 1, H, W) to (C, 1, 2H, 2W) by a convolution to four channels, kernel 3, that are interleaved."""
-    phases = ((FAR, NEAR, 0.0), (0.0, NEAR, FAR))
-    kernels = torch.stack([_outer(rows, columns) for rows in phases for columns in phases])[:, None]
-    return functional.pixel_shuffle(functional.conv2d(_bordered(z_C1HW), _noisy(kernels, generator)), 2)
-
-
-def make_fake(crop_HWC: NDArray[np.uint8], *, upsampler: str, seed: int) -> NDArray[np.uint8]:
-    """The crop halved without aliasing and brought back by an up-sampler. H and W are even.
-
-    The spectrum of the half-size image then occurs twice along each axis: the artefact of generators that
-    AutoGAN simulates (Zhang, Karaman, Chang 2019, "Detecting and simulating artifacts in GAN fake images").
-    Unlike there, nothing is trained: the seed draws weights near an interpolation kernel. Channels share
-    them, so that grey photographs stay grey.
-    """
-    upsample: dict[str, Callable[[torch.Tensor, torch.Generator], torch.Tensor]] = {
-        "transposed_conv": transposed_conv,
-        "nearest_conv": nearest_conv,
-        "pixel_shuffle": pixel_shuffle,
-    }
-    x_C1HW = torch.tensor(crop_HWC, dtype=torch.float64).permute(2, 0, 1)[:, None]
-    z_C1HW = functional.interpolate(x_C1HW, scale_factor=0.5, mode="bicubic", antialias=True)
-    y_C1HW = upsample[upsampler](z_C1HW, torch.Generator().manual_seed(seed))
-    return y_C1HW.round().clamp(0, 255).to(torch.uint8)[:, 0].permute(1, 2, 0).contiguous().numpy()
-
-
 def cut_crops(photo_HWC: NDArray[np.uint8], *, count: int, rng: random.Random) -> list[NDArray[np.uint8]]:
-    """`count` crops with contrast, each (CROP_SIZE_PX, CROP_SIZE_PX, 3).
+    """Cut `count` crops with contrast, each (CROP_SIZE_PX, CROP_SIZE_PX, 3).
 
-    Each is the one of several random candidates that lies farthest from those already taken, so they overlap
-    only as far as the photograph is small.
+    Of several random candidates, the one that is farthest from the crops taken so far is taken, so that crops
+    overlap only where the photograph is small.
     """
     max_top, max_left = (side - CROP_SIZE_PX for side in photo_HWC.shape[:2])
     taken: list[tuple[int, int]] = []
@@ -195,8 +129,10 @@ def cut_crops(photo_HWC: NDArray[np.uint8], *, count: int, rng: random.Random) -
 
 
 def _write_split(folder: Path, *, split: str, crops: int, seed: int) -> None:
-    """`crops` real images of each photograph, and as many fakes made from them, for each up-sampler."""
-    names = UPSAMPLERS[split]
+    """Write `crops` crops of each photograph and a fake made from each, for each up-sampler."""
+    from data.images.upsample import make_fake
+
+    names = SPLITS[split]
     for file in PHOTOGRAPHS[split]:
         rng = random.Random(f"{seed}/{file}")
         pictures = cut_crops(read_photograph(file), count=crops * len(names), rng=rng)
@@ -211,7 +147,7 @@ def _write_split(folder: Path, *, split: str, crops: int, seed: int) -> None:
 
 
 def _file_list_sha256(out: Path) -> str:
-    """Identifies the images by path and content."""
+    """Return a digest of the paths and contents of all images."""
     lines = (
         f"{path.relative_to(out).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}"
         for path in sorted(out.rglob("*.jpg"))
@@ -220,21 +156,21 @@ def _file_list_sha256(out: Path) -> str:
 
 
 def _write_corpus(folder: Path, settings: dict[str, int]) -> None:
-    """The images, their README.txt, and demo.json, which tells what they are."""
+    """Write the images, README.txt, and demo.json, which has their settings and counts."""
     credits, images = [], {}
     for split, photographs in PHOTOGRAPHS.items():
         crops = settings[f"{split}_crops"]
         _write_split(folder / split, split=split, crops=crops, seed=settings["seed"])
         credits += [f"  {Path(file).name} ({split}): {credit}\n" for file, credit in photographs.items()]
         pairs = crops * len(photographs)
-        images.update({f"{split}/{name}": {"real": pairs, "fake": pairs} for name in UPSAMPLERS[split]})
+        images.update({f"{split}/{name}": {"real": pairs, "fake": pairs} for name in SPLITS[split]})
     (folder / "README.txt").write_text(README + "".join(credits), encoding="ascii")
     facts = {**settings, "images": images, "file_list_sha256": _file_list_sha256(folder)}
     (folder / MARKER).write_text(json.dumps(facts, indent=2) + "\n", encoding="ascii")
 
 
 def _require_same(out: Path, settings: dict[str, int]) -> None:
-    """Raises ValueError unless `out` holds the complete corpus of these settings."""
+    """Raise ValueError unless `out` holds the complete corpus of these settings."""
     try:
         facts: dict[str, Any] = json.loads((out / MARKER).read_text(encoding="ascii"))
         found, sha256 = {key: facts[key] for key in settings}, facts["file_list_sha256"]
@@ -247,7 +183,7 @@ def _require_same(out: Path, settings: dict[str, int]) -> None:
 
 
 def build_demo(out: Path, *, seed: int = 0, train_crops: int = 6, test_crops: int = 3) -> Path:
-    """Makes the corpus `<out>/{train,test}/<up-sampler>/{0_real,1_fake}/*.jpg` and returns `out`.
+    """Make the corpus `<out>/{train,test}/<up-sampler>/{0_real,1_fake}/*.jpg` and return `out`.
 
     `train_crops` and `test_crops` are crops of each photograph for each up-sampler. A folder that holds the
     corpus of the same version, seed and counts is left as it is; ValueError is raised for anything else at
@@ -260,38 +196,33 @@ def build_demo(out: Path, *, seed: int = 0, train_crops: int = 6, test_crops: in
     if out.exists():
         _require_same(out, settings)
         return out
+    from data.images.upsample import one_thread
+
     out.parent.mkdir(parents=True, exist_ok=True)
-    num_threads = torch.get_num_threads()
-    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as holder:
-        # On images this small, threads spend ten times the work's time on waiting for each other.
-        torch.set_num_threads(1)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as holder, one_thread():
+        # A folder inside the temporary one, which only its owner may read.
+        _write_corpus(Path(holder) / "demo", settings)
         try:
-            # A folder inside the temporary one, which only its owner may read.
-            _write_corpus(Path(holder) / "demo", settings)
             (Path(holder) / "demo").rename(out)
         except OSError:
             # Another process may have been first.
             if not out.exists():
                 raise
             _require_same(out, settings)
-        finally:
-            torch.set_num_threads(num_threads)
     return out
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m data.demo", description="Build a demonstration corpus.")
+def main() -> None:
+    parser = cli.Parser(__doc__, prog="python -m data.demo")
     parser.add_argument("--out", type=Path, required=True, help="the folder to make")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    arguments = parser.parse_args(argv)
-    out = build_demo(arguments.out, seed=arguments.seed)
-    print(f"demonstration corpus, seed {arguments.seed}: {out}")
+    args = parser.parse_args()
+    out = build_demo(args.out, seed=args.seed)
+    print(f"demonstration corpus, seed {args.seed}: {out}")
     facts = json.loads((out / MARKER).read_text(encoding="ascii"))
     for name, count in facts["images"].items():
         print(f"  {name}: {count['real']} real, {count['fake']} fake")
 
 
 if __name__ == "__main__":
-    import cli
-
     cli.run(main)

@@ -69,6 +69,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.scores.is_file():
         raise ValueError(f"{args.scores}: no such file; studies/ablation.py writes it")
+    import pandas as pd
+
     scores = pd.read_parquet(args.scores)
     results = measure(scores[scores["part"] == HELDOUT])
     for title, rows in TABLES.items():
@@ -85,6 +87,9 @@ def main() -> None:
 
 
 def measure(scores: pd.DataFrame) -> Results:
+    """Return AUROC, balanced accuracy and resampled AUROC of each row, tower and seed of a table."""
+
+
     results: Results = {}
     for (row, tower, seed), part in scores.groupby(["row", "tower", "seed"]):
         label_N, score_N = part["label"].to_numpy(int), score_of(part["logit"].to_numpy(float))

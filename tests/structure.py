@@ -159,24 +159,26 @@ def circles(modules: list[Module], *, count_types: bool = False) -> list[str]:
 
     count_types  count imports below `if TYPE_CHECKING:` too
     """
-    names = {module.name for module in modules}
-    direct = {
-        module.name: {
-            found
-            for each in imports(module)
-            if (count_types or not each.only_types)
-            and (found := _resolve(each.target, names))
-            and found != module.name
-        }
-        for module in modules
-    }
-    reachable = {name: _reach(name, direct) for name in names}
+    direct = import_graph(modules, count_types=count_types)
+    reachable = {name: reach(direct, name) for name in direct}
     groups = {
         frozenset(other for other in reachable[name] if name in reachable[other])
-        for name in names
+        for name in direct
         if name in reachable[name]
     }
     return sorted(" <-> ".join(sorted(group)) for group in groups)
+
+
+def import_graph(modules: list[Module], *, count_types: bool = False) -> dict[str, set[str]]:
+    """Return the names of our modules that each module imports itself."""
+    names = {module.name for module in modules}
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for module in modules:
+        for each in imports(module):
+            if (count_types or not each.only_types) and (found := _resolve(each.target, names)):
+                graph[module.name].add(found)
+        graph[module.name].discard(module.name)
+    return graph
 
 
 def _resolve(target: str, names: set[str]) -> str:
@@ -187,8 +189,8 @@ def _resolve(target: str, names: set[str]) -> str:
     return parent if parent in names else ""
 
 
-def _reach(start: str, direct: dict[str, set[str]]) -> set[str]:
-    """Return the modules that importing `start` also runs."""
+def reach(direct: dict[str, set[str]], start: str) -> set[str]:
+    """Return the modules that `start` imports, directly or by way of others."""
     reached: set[str] = set()
     waiting = [start]
     while waiting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +14,11 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from data import demo
+from data.images import upsample
+from data.images.upsample import make_fake
+
+if TYPE_CHECKING:
+    from tests.conftest import RunCli
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,7 @@ def pairs_of(subset: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def subsets_of(corpus: Path) -> list[Path]:
-    return [corpus / split / name for split in ("train", "test") for name in demo.UPSAMPLERS[split]]
+    return [corpus / split / name for split in ("train", "test") for name in demo.SPLITS[split]]
 
 
 def photographs_in(split: Path) -> set[str]:
@@ -94,7 +100,7 @@ def test_fakes_look_like_their_photographs(corpus: Path) -> None:
             assert abs(a.mean() - b.mean()) < 1, fake
 
 
-@pytest.mark.parametrize("name", demo.UPSAMPLERS["test"])
+@pytest.mark.parametrize("name", demo.SPLITS["test"])
 def test_fakes_carry_spectral_replicas_and_photographs_do_not(corpus: Path, name: str) -> None:
     pairs = list(pairs_of(corpus / "test" / name))
     real, fake = (np.array([replica_correlation(pair[i]) for pair in pairs]) for i in (0, 1))
@@ -106,7 +112,7 @@ def test_fakes_carry_spectral_replicas_and_photographs_do_not(corpus: Path, name
 @pytest.mark.parametrize("name", ["transposed_conv", "pixel_shuffle"])
 def test_uneven_kernels_draw_a_grid_of_period_two(name: str) -> None:
     flat = np.full((64, 64, 3), 128, dtype=np.uint8)
-    fake = demo.make_fake(flat, upsampler=name, seed=3)[..., 0].astype(np.float64)
+    fake = make_fake(flat, upsampler=name, seed=3)[..., 0].astype(np.float64)
     spectrum = np.abs(np.fft.fft2(fake - fake.mean()))
     at_nyquist = spectrum[32, 0] ** 2 + spectrum[0, 32] ** 2 + spectrum[32, 32] ** 2
     assert at_nyquist > 0.95 * (spectrum**2).sum() > 0
@@ -114,8 +120,8 @@ def test_uneven_kernels_draw_a_grid_of_period_two(name: str) -> None:
 
 def test_grey_photographs_stay_grey() -> None:
     crop = demo.read_photograph("skimage/data/camera.png")[:256, :256]
-    for name in demo.UPSAMPLERS["test"]:
-        fake = demo.make_fake(crop, upsampler=name, seed=0)
+    for name in demo.SPLITS["test"]:
+        fake = make_fake(crop, upsampler=name, seed=0)
         assert fake.shape == crop.shape
         assert (fake == fake[..., :1]).all()
 
@@ -144,7 +150,7 @@ def test_demo_json_tells_what_was_made(corpus: Path) -> None:
 
 
 def test_second_call_reuses_the_corpus(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "make_fake", lambda *_, **__: pytest.fail("was built again"))
+    monkeypatch.setattr(upsample, "make_fake", lambda *_, **__: pytest.fail("was built again"))
     assert demo.build_demo(corpus, train_crops=1, test_crops=1) == corpus
 
 
@@ -182,14 +188,14 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_fake, calls = demo.make_fake, iter(range(5))
+    calls = iter(range(5))
 
     def interrupted(*args: object, **kwargs: object) -> object:
         if next(calls) == 4:
             raise KeyboardInterrupt
         return make_fake(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(demo, "make_fake", interrupted)
+    monkeypatch.setattr(upsample, "make_fake", interrupted)
     with pytest.raises(KeyboardInterrupt):
         demo.build_demo(tmp_path / "corpus")
     assert not list(tmp_path.iterdir())
@@ -221,9 +227,8 @@ def test_no_crops_is_refused(tmp_path: Path) -> None:
         demo.build_demo(tmp_path / "corpus", train_crops=0)
 
 
-def test_command_line_prints_the_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    demo.main(["--out", str(tmp_path / "corpus")])
-    lines = capsys.readouterr().out.splitlines()
+def test_command_line_prints_the_counts(tmp_path: Path, run_cli: RunCli) -> None:
+    lines = run_cli(demo.main, "--out", tmp_path / "corpus").out.splitlines()
     assert lines[0].startswith("demonstration corpus, seed 0: ")
     assert "  train/nearest_conv: 60 real, 60 fake" in lines
     assert "  test/pixel_shuffle: 15 real, 15 fake" in lines

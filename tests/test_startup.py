@@ -13,15 +13,11 @@ SLOW = ("torch", "torchvision", "sklearn", "scipy", "pandas")
 
 # Command lines that are still being rewritten, by how they begin.
 ALLOWED: tuple[str, ...] = (
-    "-m data.demo",
     "-m models.weights",
-    "benchmarks.py",
     "prototype/dream_prototype.py",
     "studies/ablation.py",
     "studies/leave_out.py",
     "studies/report.py",
-    "timing/stage1.py",
-    "timing/stage2.py",
     "train.py",
 )
 
