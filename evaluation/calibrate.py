@@ -1,6 +1,13 @@
 """Scores of held-out images -> a Calibration: probabilities, thresholds, and a band of scores that decide nothing.
 
-Only images that neither training nor a benchmark has seen may be used; `check_no_overlap` refuses others.
+Only images that neither training nor a benchmark has seen may be used; `check_no_overlap` refuses others. The
+promised error rates hold for images like the held-out ones (exchangeable with them), on average over draws of
+these. That the same images chose a and b does not harm that: scores keep the order of the logits. The calibration
+errors are measured on these very images, and so a little flattering.
+
+The threshold "balanced" is the score from which an image is more likely a fake: 0.5, or the share of fakes if the
+classes are not balanced. It follows from the fit to all images. The threshold that is best on the held-out images
+depends on few of them, and was worse on new sources (studies/calibration.py).
 
 Temperature: Guo et al. 2017, On calibration of modern neural networks. Platt: Platt 1999, Probabilistic outputs
 for support vector machines. Thresholds with a promise: split-conformal quantiles, of each class apart (Mondrian):
@@ -14,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -35,72 +41,65 @@ def calibrate(
     alpha: float = 0.05,
     fprs: Sequence[float] = (0.01, 0.05),
     balance_classes: bool = True,
-    note: str = "",
 ) -> Calibration:
-    """Fits to held-out scores: one model, one degradation, columns uri, content_sha256, label, logit, error.
+    """Fit a calibration to held-out images: columns uri, content_sha256, label, logit, error.
 
-    method           "temperature" (a * logit) or "platt" (a * logit + b), a > 0, by maximum likelihood
+    method           "temperature" (a * logit) or "platt" (a * logit + b), by maximum likelihood with a > 0
     alpha            error rate of the verdicts outside of the unsure band, in each class
     fprs             an operating point for each: at most that share of photographs is called fake
-    balance_classes  both classes weigh the same, in the likelihood and in the calibration error: scores are then
-                     probabilities where every second image is a fake. Otherwise as frequent as they are here
-
-    The promises of `alpha` and `fprs` hold for images like the held-out ones (exchangeable with them), on average
-    over draws of these. That the same images chose a and b does not hurt them: the order of scores is the logit's.
-    The calibration errors are of these very images, and so a little flattering.
-
-    The threshold "balanced" is the score from which on an image is rather a fake: .5, or the share of fakes here
-    if classes are not balanced. It comes of the fit to all images, and is not the threshold that was best on them,
-    which hangs on few and on new sources was worse (studies/calibration.py).
+    balance_classes  weigh both classes alike; otherwise by how frequent they are among these images
 
     Raises ValueError with the numbers: too few images, one class only, scores that are missing or rank nothing.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown calibration method {method!r}; choose from {', '.join(METHODS)}")
-    for rate in (alpha, *fprs):
-        if not 0 < rate < 0.5:
-            raise ValueError(f"error rate {rate}; expected a number above 0 and below 0.5")
-    held_out, notes = _check_held_out(frame)
+    held_out, notes = _require_held_out(frame, method=method, alpha=alpha, fprs=fprs)
     logit_N, label_N = held_out["logit"].to_numpy(float), held_out["label"].to_numpy(int)
-    n_fake = int(label_N.sum())
-    n_real = len(label_N) - n_fake
-    _check_enough(n_real, "photographs", (alpha, *fprs))
-    _check_enough(n_fake, "fakes", (alpha,))
     weight_N = class_weights(label_N) if balance_classes else np.ones(len(label_N))
-    smooth = is_separable(logit_N, label_N, method=method)
-    if smooth:
-        notes.append("no error on the held-out images, so that targets were smoothed (Platt 1999)")
-    a, b = fit(logit_N, label_N, method=method, weight_N=weight_N, smooth=smooth)
-    unfinished = Calibration(
+    a, b = fit(logit_N, label_N, method=method, weight_N=weight_N)
+    score_N = score_of(a * logit_N + b)
+    real_N, fake_N = score_N[label_N == 0], score_N[label_N == 1]
+    low, high = unsure_band(real_N, fake_N, alpha=alpha)
+    points = {f"fpr{100 * rate:g}": fpr_threshold(real_N, fpr=rate) for rate in fprs}
+    return Calibration(
         method=method,
         a=a,
         b=b,
-        operating_points={BALANCED: 0.5},
-        band_low=0.5,
-        band_high=0.5,
+        operating_points={BALANCED: 0.5 if balance_classes else float(label_N.mean()), **points},
+        band_low=low,
+        band_high=high,
         alpha=alpha,
-        n_real=n_real,
-        n_fake=n_fake,
+        n_real=len(real_N),
+        n_fake=len(fake_N),
         ece_before=calibration_error(label_N, score_of(logit_N), weights_N=weight_N),
-        ece_after=0.0,
+        ece_after=calibration_error(label_N, score_N, weights_N=weight_N),
         data_sha256=_data_sha256(held_out),
-        note="; ".join([*([note] if note else []), *notes]),
+        note="; ".join(notes),
     )
-    score_N = unfinished.apply(logit_N)
-    real_N, fake_N = score_N[label_N == 0], score_N[label_N == 1]
-    points = {BALANCED: 0.5 if balance_classes else float(label_N.mean())}
-    points |= {f"fpr{100 * rate:g}": fpr_threshold(real_N, fpr=rate) for rate in fprs}
-    low, high = unsure_band(real_N, fake_N, alpha=alpha)
-    ece_after = calibration_error(label_N, score_N, weights_N=weight_N)
-    return replace(unfinished, operating_points=points, band_low=low, band_high=high, ece_after=ece_after)
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Held-out images
 
 
-def _check_held_out(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The images that have a score, each once, and what was left out."""
+def _require_held_out(
+    frame: pd.DataFrame, *, method: str, alpha: float, fprs: Sequence[float]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the images to fit to, each once, and notes on them. Raises ValueError when they do not suffice."""
+    if method not in METHODS:
+        raise ValueError(f"unknown calibration method {method!r}; choose from {', '.join(METHODS)}")
+    for rate in (alpha, *fprs):
+        if not 0 < rate < 0.5:
+            raise ValueError(f"error rate {rate}; expected a number above 0 and below 0.5")
+    held_out, notes = _scored_once(frame)
+    counts = held_out["label"].value_counts()
+    _check_enough(int(counts.get(0, 0)), "photographs", (alpha, *fprs))
+    _check_enough(int(counts.get(1, 0)), "fakes", (alpha,))
+    if is_separable(held_out["logit"].to_numpy(float), held_out["label"].to_numpy(int), method=method):
+        notes.append("no error on the held-out images, so that targets were smoothed (Platt 1999)")
+    return held_out, notes
+
+
+def _scored_once(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the images that have a score, each once, and notes on the rows that were left out."""
     for name in ("model", "degradation"):
         if name in frame and frame[name].nunique() > 1:
             found = ", ".join(map(repr, frame[name].unique()))
@@ -119,7 +118,7 @@ def _check_held_out(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _images(frame: pd.DataFrame) -> pd.Series:
-    """What tells images apart: the content, or the name where a table of others has no hashes."""
+    """Return what tells images apart: their content, or their name in a table without hashes."""
     return frame["content_sha256"].where(frame["content_sha256"] != "", frame["uri"])
 
 
@@ -132,11 +131,12 @@ def _check_enough(found: int, what: str, rates: Sequence[float]) -> None:
 
 
 def images_needed(rate: float) -> int:
-    """The fewest images of a class from which an error rate can be promised: 99 for 1 %, 19 for 5 %."""
+    """Return the fewest images of a class that an error rate can be promised from: 99 for 1 %, 19 for 5 %."""
     return math.ceil(1 / Fraction(str(rate))) - 1
 
 
 def class_weights(label_N: np.ndarray) -> np.ndarray:
+    """Return a weight for each image, 1 on average, that gives both classes the same sum."""
     counts = np.bincount(label_N, minlength=2)
     return (len(label_N) / (2 * counts))[label_N]
 
@@ -147,9 +147,9 @@ def _data_sha256(held_out: pd.DataFrame) -> str:
 
 
 def check_no_overlap(held_out: pd.DataFrame, benchmark: pd.DataFrame) -> None:
-    """Raises ValueError when an image of the benchmark was held out for calibration, by content_sha256.
+    """Raise ValueError when an image of the benchmark was held out for calibration, by content_sha256.
 
-    Also when a scored image has no such hash: then nobody can tell.
+    A scored image without that hash is refused too, because it cannot be told.
     """
     for name, frame in (("held-out", held_out), ("benchmark", benchmark)):
         if unknown := int(((frame["content_sha256"] == "") & (frame["error"].fillna("") == "")).sum()):
@@ -164,11 +164,10 @@ def check_no_overlap(held_out: pd.DataFrame, benchmark: pd.DataFrame) -> None:
 
 
 def split_by_source(frame: pd.DataFrame, *, seed: int, share: float = 0.5) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """To calibrate on one part and report on the other: a `share` of the generators and of the photo sources, and
-    the others.
+    """Split rows into those of a `share` of the sources, to calibrate on, and those of the others, to report on.
 
-    Fakes go by `generator`, photographs by `source`, or by `generator` if that is empty. Of an odd number the
-    second part has one more. A class with a single source is split by image. Rows of an image stay together.
+    Fakes are split by `generator`, photographs by `source`, or by `generator` if that is empty. Of an odd number
+    the second part has one more. A class with a single source is split by image. Rows of an image stay together.
     """
     if not 0 < share < 1:
         raise ValueError(f"a share of {share} of the sources; expected a number between 0 and 1")
@@ -191,18 +190,16 @@ def split_by_source(frame: pd.DataFrame, *, seed: int, share: float = 0.5) -> tu
 
 
 def is_separable(logit_N: np.ndarray, label_N: np.ndarray, *, method: str) -> bool:
-    """Whether a threshold (for temperature: a logit of 0) makes no error. Then the likelihood has no maximum."""
+    """Return whether a threshold (a logit of 0 for temperature) makes no error: the likelihood has no maximum."""
     highest_real, lowest_fake = logit_N[label_N == 0].max(), logit_N[label_N == 1].min()
     return bool(highest_real <= lowest_fake and (method == "platt" or highest_real <= 0 <= lowest_fake))
 
 
-def fit(
-    logit_N: np.ndarray, label_N: np.ndarray, *, method: str, weight_N: np.ndarray, smooth: bool = False
-) -> tuple[float, float]:
-    """a, b of sigmoid(a * logit + b) that maximise the weighted likelihood.
+def fit(logit_N: np.ndarray, label_N: np.ndarray, *, method: str, weight_N: np.ndarray) -> tuple[float, float]:
+    """Return the a and b of sigmoid(a * logit + b) that maximise the weighted likelihood.
 
-    smooth   Platt's targets, (n + 1) / (n + 2) for the n fakes and 1 / (n + 2) for the n photographs, instead of
-             1 and 0, which keep a finite where classes do not overlap
+    Classes that do not overlap get Platt's targets, (n + 1) / (n + 2) for the n fakes and 1 / (n + 2) for the n
+    photographs, instead of 1 and 0: they keep a finite.
     """
     spread = float(logit_N.std())
     if spread == 0:
@@ -211,7 +208,7 @@ def fit(
     x_N = (logit_N - centre) / spread
     x_ND = np.column_stack([x_N, np.ones_like(x_N)]) if method == "platt" else x_N[:, None]
     target_N = label_N.astype(float)
-    if smooth:
+    if is_separable(logit_N, label_N, method=method):
         n_real, n_fake = np.bincount(label_N, minlength=2)
         target_N = np.where(label_N == 1, (n_fake + 1) / (n_fake + 2), 1 / (n_real + 2))
     share_N = weight_N / weight_N.sum()
@@ -240,9 +237,9 @@ def fit(
 
 
 def fpr_threshold(real_N: np.ndarray, *, fpr: float) -> float:
-    """From which on a new photograph scores with a probability of at most `fpr`.
+    """Return the threshold that a new photograph reaches with a probability of at most `fpr`.
 
-    Just above the ceil((n + 1) (1 - fpr))-th lowest of the n photographs' scores.
+    It is just above the ceil((n + 1) (1 - fpr))-th lowest of the n photographs' scores.
     """
     quantile = _conformal(real_N, rate=fpr)
     if quantile >= 1:
@@ -251,7 +248,7 @@ def fpr_threshold(real_N: np.ndarray, *, fpr: float) -> float:
 
 
 def unsure_band(real_N: np.ndarray, fake_N: np.ndarray, *, alpha: float) -> tuple[float, float]:
-    """Scores, both ends included, at which neither class can be ruled out at error rate `alpha`.
+    """Return the lowest and the highest score at which neither class can be ruled out at error rate `alpha`.
 
     Real is ruled out above the (1 - alpha) conformal quantile of photographs, fake below the alpha quantile of
     fakes. When the quantiles cross, every score rules a class out: the ends are equal, in the middle between them.
@@ -267,7 +264,7 @@ def unsure_band(real_N: np.ndarray, fake_N: np.ndarray, *, alpha: float) -> tupl
 
 
 def _conformal(score_N: np.ndarray, *, rate: float) -> float:
-    """What a new score of the same kind exceeds with a probability of at most `rate`."""
+    """Return the score that a new one of the same kind exceeds with a probability of at most `rate`."""
     n = len(score_N)
     rank = math.ceil((n + 1) * (1 - Fraction(str(rate))))
     if rank > n:

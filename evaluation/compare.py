@@ -5,7 +5,7 @@ Shape suffixes: N images, M fakes, K photographs, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import binomtest, norm, rankdata
 
 from evaluation.intervals import NUM_RESAMPLES, Replicates, bootstrap
-from evaluation.metrics import compute_metrics
+from evaluation.metrics import Metrics, compute_metrics
 from evaluation.tables.scores import CLEAN, ScoreTable
 
 OVERALL = "ALL"
@@ -28,9 +28,9 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class DeLong:
-    """Areas under the two curves, the variance of their difference, and p of no difference; both sides.
+    """The areas under both curves, the variance of their difference, and the two-sided p of no difference.
 
-    p is 1 for equal areas and None when the difference has no variance but is not 0.
+    p is 1 for equal areas, and None when the difference has no variance but is not 0.
     """
 
     auroc_a: float
@@ -42,12 +42,13 @@ class DeLong:
 def compare_models(
     scores: ScoreTable, *, models: Sequence[str] | None = None, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> pd.DataFrame:
-    """A row for each benchmark and one, ALL, of all images; differences are of the second model to the first.
+    """Return a row for each benchmark, and one, ALL, for all images; a difference is the second model's minus the
+    first's.
 
-    Images are the same if their bytes are (content_sha256), else, where either table has no such digest, if their
-    uri is. Copies count once. The benchmarks are those of the first model; where the second has none of the name,
-    as a table of another tool, all its images are searched. Only clean images that both could read are compared,
-    each model at its own threshold.
+    Images are the same if their bytes are (content_sha256), or if their uri is where either table has no such
+    hash. Copies count once. The benchmarks are those of the first model; where the second has none of that name,
+    as in a table of another tool, all its images are searched. Only clean images that both could read are
+    compared, each model at its own threshold.
 
     <name>_low, _high   95 % interval of the difference over paired resamples, as `intervals.bootstrap` draws them
     <name>_p            twice the share of resamples on the rarer side of no difference, at most 1
@@ -58,19 +59,16 @@ def compare_models(
     name_a, name_b = _choose_models(scores, models)
     clean = scores.frame[scores.frame["degradation"] == CLEAN]
     a, b = (clean[clean["model"] == name] for name in (name_a, name_b))
-    thresholds = scores.threshold(name_a), scores.threshold(name_b)
+    measure = _Measure((scores.threshold(name_a), scores.threshold(name_b)), seed, num_resamples)
     benchmarks = [str(name) for name in dict.fromkeys(a["benchmark"])]
     rows = []
     for benchmark in benchmarks if len(benchmarks) > 1 else []:
         named = b[b["benchmark"] == benchmark]
-        of_b = b if named.empty else named
-        row = _compare(
-            a[a["benchmark"] == benchmark], of_b, thresholds=thresholds, seed=seed, num_resamples=num_resamples
-        )
+        row = _compare(a[a["benchmark"] == benchmark], b if named.empty else named, measure)
         if named.empty:
             row |= {"n_only_b": None, "note": _join(row["note"], f"{name_b} has no benchmark of this name")}
         rows.append(row | {"benchmark": benchmark})
-    overall = _compare(a, b, thresholds=thresholds, seed=seed, num_resamples=num_resamples)
+    overall = _compare(a, b, measure)
     if overall["n_shared"] == 0:
         first = f"the first are {_first(a)} and {_first(b)}"
         raise ValueError(f"{name_a!r} and {name_b!r} share no image, by content or uri; {first}")
@@ -80,30 +78,29 @@ def compare_models(
 
 
 def to_text(table: pd.DataFrame) -> str:
-    """For a terminal: a block for each benchmark."""
-    blocks = []
-    for row in table.to_dict("records"):
-        head = f"{row['benchmark']}: {row['n_shared']} shared images, {row['n_real']} real, {row['n_fake']} fake"
-        only = (f"{int(row[f'n_only_{side}'])} only in {row[f'model_{side}']}" for side in "ab" if _has(row, side))
-        lines = [f"{', '.join([head, *only])}; {row['unreadable']} unreadable"]
-        for name in COMPARED:
-            if pd.notna(row[f"{name}_difference"]):
-                values = f"{row[f'{name}_a']:.4f} -> {row[f'{name}_b']:.4f}  {row[f'{name}_difference']:+.4f}"
-                interval = f"[{row[f'{name}_low']:+.4f}, {row[f'{name}_high']:+.4f}] p {row[f'{name}_p']:.3g}"
-                more = row["auroc_p_delong"] if name == "auroc" else None
-                lines.append(
-                    f"{name:18s} {values} {interval}" + ("" if pd.isna(more) else f", DeLong p {more:.3g}")
-                )
-        if pd.notna(row["p_mcnemar"]):
-            decisions = (
-                f"{row['only_a_right']:.0f} right only by the first, {row['only_b_right']:.0f} by the second"
-            )
-            lines.append(f"{'decisions':18s} {decisions}, McNemar p {row['p_mcnemar']:.3g}")
-        if row["note"]:
-            lines.append(f"note: {row['note']}")
-        blocks.append("\n  ".join(lines))
+    """Return a block for each benchmark, for a terminal."""
+    blocks = ["\n  ".join(_lines(row)) for row in table.to_dict("records")]
     title = f"{table['model_a'].iloc[0]} -> {table['model_b'].iloc[0]}"
     return "\n".join([title, *blocks])
+
+
+def _lines(row: dict[Any, Any]) -> Iterator[str]:
+    head = f"{row['benchmark']}: {row['n_shared']} shared images, {row['n_real']} real, {row['n_fake']} fake"
+    counts = {row[f"model_{side}"]: row[f"n_only_{side}"] for side in "ab"}
+    only = [f"{int(count)} only in {model}" for model, count in counts.items() if pd.notna(count)]
+    yield f"{', '.join([head, *only])}; {row['unreadable']} unreadable"
+    for name in COMPARED:
+        if pd.notna(row[f"{name}_difference"]):
+            values = f"{row[f'{name}_a']:.4f} -> {row[f'{name}_b']:.4f}  {row[f'{name}_difference']:+.4f}"
+            interval = f"[{row[f'{name}_low']:+.4f}, {row[f'{name}_high']:+.4f}] p {row[f'{name}_p']:.3g}"
+            more = row["auroc_p_delong"] if name == "auroc" else None
+            yield f"{name:18s} {values} {interval}" + ("" if pd.isna(more) else f", DeLong p {more:.3g}")
+    if pd.notna(row["p_mcnemar"]):
+        first, second = row["only_a_right"], row["only_b_right"]
+        decisions = f"{first:.0f} right only by the first, {second:.0f} by the second"
+        yield f"{'decisions':18s} {decisions}, McNemar p {row['p_mcnemar']:.3g}"
+    if row["note"]:
+        yield f"note: {row['note']}"
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -111,7 +108,10 @@ def to_text(table: pd.DataFrame) -> str:
 
 
 def delong(labels_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> DeLong:
-    """DeLong, DeLong & Clarke-Pearson 1988, with the midranks of Sun & Xu 2014. Needs both classes."""
+    """Compare two areas as DeLong, DeLong & Clarke-Pearson 1988, with the midranks of Sun & Xu 2014.
+
+    Raises ValueError when one of the classes is missing.
+    """
     is_fake_N = labels_N == 1
     num_fake, num_real = int(is_fake_N.sum()), int((~is_fake_N).sum())
     if not num_fake or not num_real:
@@ -140,7 +140,7 @@ def _variance_of_mean(values: np.ndarray, count: int) -> float:
 
 
 def mcnemar(right_a_N: np.ndarray, right_b_N: np.ndarray) -> tuple[int, int, float]:
-    """(right only by a, right only by b, p): the exact test of McNemar 1947, two-sided binomial."""
+    """Return (right only by a, right only by b, p) of McNemar's exact test of 1947, two-sided binomial."""
     only_a, only_b = int((right_a_N & ~right_b_N).sum()), int((right_b_N & ~right_a_N).sum())
     p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return only_a, only_b, p
@@ -162,7 +162,10 @@ def _choose_models(scores: ScoreTable, models: Sequence[str] | None) -> tuple[st
 
 
 def match(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
-    """(pairs of rows with the same image, columns ending in _a and _b; how many images only a has; only b)."""
+    """Return the pairs of rows with the same image, and how many images only a has, and only b.
+
+    The columns of the pairs end in _a and _b.
+    """
     a, b = (_once(rows) for rows in (a, b))
     kept = ["uri", "content_sha256", "label", "source", "score", "logit", "error", "row"]
     a, b = (rows.reset_index(drop=True).rename_axis("row").reset_index()[kept] for rows in (a, b))
@@ -177,54 +180,82 @@ def match(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
 
 
 def _once(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each image: the same bytes, or the same uri without a digest, are one."""
+    """Return each image once: the same bytes, or the same uri without a hash, are one image."""
     key = rows["content_sha256"].where(rows["content_sha256"] != "", "uri " + rows["uri"])
     return rows[~key.duplicated()]
 
 
-def _compare(
-    a: pd.DataFrame, b: pd.DataFrame, *, thresholds: tuple[float, float], seed: int, num_resamples: int
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Measure:
+    """How two models' scores of the same images are compared: at the thresholds of both, over paired resamples."""
+
+    thresholds: tuple[float, float]
+    seed: int
+    num_resamples: int
+
+    def metrics(self, labels_N: np.ndarray, scores: Sequence[np.ndarray]) -> list[Metrics]:
+        pairs = zip(scores, self.thresholds, strict=True)
+        return [compute_metrics(labels_N, scores_N, threshold=threshold) for scores_N, threshold in pairs]
+
+    def resample(
+        self, labels_N: np.ndarray, scores: Sequence[np.ndarray], sources_N: Sequence[str]
+    ) -> list[Replicates]:
+        return [
+            bootstrap(
+                labels_N,
+                scores_N,
+                threshold=threshold,
+                sources_N=sources_N,
+                seed=self.seed,
+                num_resamples=self.num_resamples,
+            )
+            for scores_N, threshold in zip(scores, self.thresholds, strict=True)
+        ]
+
+    def right(self, labels_N: np.ndarray, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return for each model which images it calls what they are."""
+        pairs = zip(scores, self.thresholds, strict=True)
+        return [(scores_N >= threshold) == (labels_N == 1) for scores_N, threshold in pairs]
+
+
+def _compare(a: pd.DataFrame, b: pd.DataFrame, measure: _Measure) -> dict[str, Any]:
+    """Return the row of all images that two models share; of COLUMNS without the names."""
     pairs, only_a, only_b = match(a, b)
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
-    row |= {"n_shared": len(pairs), "n_only_a": only_a, "n_only_b": only_b, "note": ""}
-    same = pairs["label_a"] == pairs["label_b"]
-    if (~same).sum() > same.sum():
-        first = pairs.loc[~same, "uri_a"].iloc[0]
-        raise ValueError(
-            f"{(~same).sum()} of {len(same)} shared images have the other label in the second table, "
-            f"first {first!r}; expected 0 for real and 1 for fake in both"
-        )
-    if not same.all():
-        row["note"] = f"{(~same).sum()} images left out whose labels differ"
+    row |= {"n_shared": len(pairs), "n_only_a": only_a, "n_only_b": only_b}
+    is_same = _same_label(pairs)
+    row["note"] = "" if is_same.all() else f"{(~is_same).sum()} images left out whose labels differ"
     is_read = (pairs["error_a"] == "") & (pairs["error_b"] == "")
     row["unreadable"] = int((~is_read).sum())
-    pairs = pairs[same & is_read]
+    pairs = pairs[is_same & is_read]
     labels_N = pairs["label_a"].to_numpy(int)
-    scores = pairs["score_a"].to_numpy(float), pairs["score_b"].to_numpy(float)
+    scores = [pairs[f"score_{side}"].to_numpy(float) for side in "ab"]
     row |= {"n_real": int((labels_N == 0).sum()), "n_fake": int((labels_N == 1).sum())}
-    if not len(pairs):
+    if pairs.empty:
         return row
-    metrics = [compute_metrics(labels_N, s, threshold=t) for s, t in zip(scores, thresholds, strict=True)]
-    replicates = [
-        bootstrap(
-            *(labels_N, each),
-            threshold=threshold,
-            sources_N=pairs["source_a"].tolist(),
-            seed=seed,
-            num_resamples=num_resamples,
-        )
-        for each, threshold in zip(scores, thresholds, strict=True)
-    ]
+    metrics = measure.metrics(labels_N, scores)
+    replicates = measure.resample(labels_N, scores, pairs["source_a"].tolist())
     row["interval_of"] = replicates[0].unit
     for name in COMPARED:
         if getattr(metrics[0], name) is not None:
             row |= _difference(name, [getattr(each, name) for each in metrics], replicates)
-    right = [(each >= threshold) == (labels_N == 1) for each, threshold in zip(scores, thresholds, strict=True)]
-    row["only_a_right"], row["only_b_right"], row["p_mcnemar"] = mcnemar(right[0], right[1])
+    right_a, right_b = measure.right(labels_N, scores)
+    row["only_a_right"], row["only_b_right"], row["p_mcnemar"] = mcnemar(right_a, right_b)
     if row["n_real"] and row["n_fake"]:
         row["auroc_p_delong"] = delong(labels_N, *scores).p
     return row
+
+
+def _same_label(pairs: pd.DataFrame) -> pd.Series:
+    """Return which pairs have one label. Raises ValueError when most do not: one table counts the other way."""
+    is_same = pairs["label_a"] == pairs["label_b"]
+    if (~is_same).sum() > is_same.sum():
+        first = pairs.loc[~is_same, "uri_a"].iloc[0]
+        raise ValueError(
+            f"{(~is_same).sum()} of {len(is_same)} shared images have the other label in the second table, "
+            f"first {first!r}; expected 0 for real and 1 for fake in both"
+        )
+    return is_same
 
 
 def _difference(name: str, values: Sequence[float], replicates: Sequence[Replicates]) -> dict[str, float]:
@@ -239,10 +270,6 @@ def _difference(name: str, values: Sequence[float], replicates: Sequence[Replica
 
 def _first(rows: pd.DataFrame) -> str:
     return repr(rows["uri"].iloc[0]) if len(rows) else "none"
-
-
-def _has(row: dict[str, Any], side: str) -> bool:
-    return bool(pd.notna(row[f"n_only_{side}"]))
 
 
 def _join(*notes: str) -> str:

@@ -63,17 +63,16 @@ RATES = tuple(item.name for item in fields(Metrics) if item.name not in ("n_real
 def compute_metrics(
     labels_N: np.ndarray, scores_N: np.ndarray, *, threshold: float, logits_N: np.ndarray | None = None
 ) -> Metrics:
-    """An image is called fake from `threshold` on. Scores must be finite.
+    """Compute the figures of labelled scores; an image is called fake from `threshold` on.
 
-    logits_N   NLL is computed from them, if the scores are their sigmoid: a score that rounds to 0 or 1 has a
-               finite logit. Without them, or if the scores are calibrated otherwise, from the scores, which
-               are clipped
+    logits_N   NLL is computed from these if the scores are their sigmoid, since a score that rounds to 0 or 1 has
+               a finite logit; otherwise from the scores, which are clipped
+
+    Raises ValueError when a score is not finite.
     """
-    if not np.isfinite(scores_N).all():
-        raise ValueError("scores must be finite; leave out the images that could not be read")
+    _require_finite(scores_N)
     called_N = (scores_N >= threshold).astype(int)
-    n_fake = int(labels_N.sum())
-    n_real = len(labels_N) - n_fake
+    n_real, n_fake = (int((labels_N == label).sum()) for label in (0, 1))
     real = float(recall_score(labels_N, called_N, pos_label=0)) if n_real else None
     fake = float(recall_score(labels_N, called_N, pos_label=1)) if n_fake else None
     accuracy = float((called_N == labels_N).mean()) if len(labels_N) else None
@@ -81,9 +80,7 @@ def compute_metrics(
         return Metrics(n_real, n_fake, accuracy, real, fake, None, None, None)
     balanced = (real + fake) / 2
     fpr_T, tpr_T, thresholds_T = roc_curve(labels_N, scores_N, drop_intermediate=False)
-    # The first threshold is infinity: all called real. All called fake, at the end, is as good.
-    balanced_T = (tpr_T[1:] + 1 - fpr_T[1:]) / 2
-    best = int(np.round(balanced_T, 12).argmax())  # of equals the highest threshold, whatever the last digits
+    oracle, at = _best_threshold(fpr_T, tpr_T, thresholds_T)
     return Metrics(
         n_real=n_real,
         n_fake=n_fake,
@@ -99,25 +96,43 @@ def compute_metrics(
         nll=negative_log_likelihood(labels_N, scores_N, logits_N=logits_N),
         brier=float(np.square(scores_N - labels_N).mean()),
         ece=calibration_error(labels_N, scores_N),
-        balanced_accuracy_oracle=float(balanced_T[best]),
-        oracle_gap=max(0.0, float(balanced_T[best]) - balanced),
-        threshold_oracle=float(thresholds_T[1:][best]),
+        balanced_accuracy_oracle=oracle,
+        oracle_gap=max(0.0, oracle - balanced),
+        threshold_oracle=at,
     )
+
+
+def _require_finite(scores_N: np.ndarray) -> None:
+    if not np.isfinite(scores_N).all():
+        raise ValueError("scores must be finite; leave out the images that could not be read")
+
+
+def _best_threshold(fpr_T: np.ndarray, tpr_T: np.ndarray, thresholds_T: np.ndarray) -> tuple[float, float]:
+    """Return the best balanced accuracy over the thresholds of a ROC curve, and where it is reached."""
+    # The first threshold is infinity: all called real. All called fake, at the end, is as good.
+    balanced_T = (tpr_T[1:] + 1 - fpr_T[1:]) / 2
+    best = int(np.round(balanced_T, 12).argmax())  # of equals the highest threshold, whatever the last digits
+    return float(balanced_T[best]), float(thresholds_T[1:][best])
 
 
 def negative_log_likelihood(
     labels_N: np.ndarray, scores_N: np.ndarray, *, logits_N: np.ndarray | None = None
 ) -> float:
-    """As `compute_metrics` says. -log sigmoid(x) is log(1 + exp(-x)), which does not overflow as logaddexp."""
+    """Return the NLL as `compute_metrics` describes it.
+
+    -log sigmoid(x) is log(1 + exp(-x)), which does not overflow when it is computed by logaddexp.
+    """
     if logits_N is not None and np.allclose(score_of(logits_N), scores_N, rtol=0, atol=SAME_SCORE):
         return float(np.logaddexp(0, np.where(labels_N == 1, -logits_N, logits_N)).mean())
     return float(log_loss(labels_N, scores_N, labels=[0, 1]))
 
 
 def calibration_error(labels_N: np.ndarray, scores_N: np.ndarray, *, weights_N: np.ndarray | None = None) -> float:
-    """ECE as `Metrics` says; a score of k / 15 is in the bin above. (Naeini et al. 2015, on P(fake).)
+    """Return the ECE that `Metrics` defines (Naeini et al. 2015, on P(fake)).
 
-    weights_N   how much each image counts; default: all alike
+    A score of k / 15 is in the bin above.
+
+    weights_N   how much each image counts; None means all alike
     """
     weights_N = np.ones(len(labels_N)) if weights_N is None else weights_N
     bin_N = np.minimum((scores_N * ECE_BINS).astype(int), ECE_BINS - 1)
@@ -126,10 +141,10 @@ def calibration_error(labels_N: np.ndarray, scores_N: np.ndarray, *, weights_N: 
 
 
 def mean_metrics(parts: Sequence[Metrics]) -> Metrics:
-    """The unweighted mean of each rate over the parts that have both classes, or over all if none has.
+    """Return the unweighted mean of each rate over the parts that have both classes, or over all if none has.
 
-    Counts are summed over all parts; a mean has no threshold. A part with fakes only is a recall: it would flatter
-    a mean accuracy.
+    Counts are summed over all parts; a mean has no threshold. The accuracy of a part with fakes only is a recall,
+    which would flatter the mean.
     """
     averaged = [part for part in parts if part.balanced_accuracy is not None] or parts
     means: dict[str, float | None] = {}

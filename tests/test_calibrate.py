@@ -104,7 +104,7 @@ def test_separable_only_where_a_threshold_makes_no_error() -> None:
 
 def test_smoothed_targets_are_the_maximum_of_platts_likelihood() -> None:
     logit_N, label_N = np.array([-2.0, -1, 1, 2, 3]), np.array([0, 0, 1, 1, 1])
-    a, b = fit(logit_N, label_N, method="platt", weight_N=np.ones(5), smooth=True)
+    a, b = fit(logit_N, label_N, method="platt", weight_N=np.ones(5))
     residual_N = expit(a * logit_N + b) - np.where(label_N == 1, 4 / 5, 1 / 4)
     assert np.abs([residual_N.sum(), (residual_N * logit_N).sum()]).max() < 1e-6
 
@@ -225,11 +225,8 @@ def test_what_cannot_be_calibrated_is_refused(frame: pd.DataFrame, options: dict
 def test_rows_that_are_left_out_are_told() -> None:
     frame = held_out()
     damaged = frame[:3].assign(content_sha256=["1", "2", "3"], logit=np.nan, error="damaged image")
-    found = calibrate(pd.concat([frame, frame[5:7], damaged]), note="photographs of two cameras")
-    assert (
-        found.note
-        == "photographs of two cameras; 3 rows without a score left out; 2 rows that occur again left out"
-    )
+    found = calibrate(pd.concat([frame, frame[5:7], damaged]))
+    assert found.note == "3 rows without a score left out; 2 rows that occur again left out"
     assert replace(found, note="") == calibrate(frame)
 
 

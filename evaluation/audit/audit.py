@@ -95,12 +95,10 @@ def audit_benchmark(
     scores: ScoreTable | None = None,
     model: str | None = None,
     train: pd.DataFrame | None = None,
-    seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Audit:
-    """Audit the benchmark `name`.
+    """Audit the benchmark `name` from the rows of `read_traits`, one for each of its images.
 
-    traits   rows of data.benchmarks.traits.read_traits, one for each of its images
     scores   of these images or of more; images are found by their uri, or else by their content
     model    whose scores; needed when there are several
     train    rows of read_traits of the training images
@@ -109,15 +107,11 @@ def audit_benchmark(
     """
     read = traits[traits["error"] == ""].drop_duplicates("uri").reset_index(drop=True)
     fakes, reals = read[read["label"] == 1], read[read["label"] == 0]
-    if min(len(fakes), len(reals)) < MIN_PER_CLASS:
-        raise ValueError(
-            f"{name}: {len(reals)} real and {len(fakes)} fake images could be read; an audit takes at least "
-            f"{MIN_PER_CLASS} of each"
-        )
+    _require_enough(len(reals), len(fakes), name=name)
     found = None
     if scores is not None:
-        found = audit_detector(read, scores, model=model, name=name, seed=seed, num_resamples=num_resamples)
-    predicted, unit = predict_labels(read, seed=seed, num_resamples=num_resamples)
+        found = audit_detector(read, scores, model=model, name=name, num_resamples=num_resamples)
+    predicted, unit = predict_labels(read, num_resamples=num_resamples)
     audit = Audit(
         name=name,
         n_real=len(reals),
@@ -131,6 +125,14 @@ def audit_benchmark(
         **(vars(found) if found else {}),
     )
     return replace(audit, verdict=tuple(_verdict(audit, read, found)))
+
+
+def _require_enough(n_real: int, n_fake: int, *, name: str) -> None:
+    if min(n_real, n_fake) < MIN_PER_CLASS:
+        raise ValueError(
+            f"{name}: {n_real} real and {n_fake} fake images could be read; "
+            f"an audit takes at least {MIN_PER_CLASS} of each"
+        )
 
 
 def _verdict(audit: Audit, read: pd.DataFrame, found: DetectorAudit | None) -> list[str]:

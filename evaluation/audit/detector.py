@@ -32,7 +32,7 @@ class DetectorAudit:
 
 
 def audit_detector(
-    traits: pd.DataFrame, scores: ScoreTable, *, model: str | None, name: str, seed: int, num_resamples: int
+    traits: pd.DataFrame, scores: ScoreTable, *, model: str | None, name: str, num_resamples: int
 ) -> DetectorAudit:
     """Compare a detector's scores with the traits of the same images.
 
@@ -63,7 +63,7 @@ def audit_detector(
         "n_real": n_real,
         "n_fake": n_fake,
         "without_score": len(traits) - len(clean),
-        **_auroc(clean, threshold=threshold, seed=seed, num_resamples=num_resamples),
+        **_auroc(clean, threshold=threshold, num_resamples=num_resamples),
         "auroc_within": within,
         "paired_share": share,
     }
@@ -96,14 +96,13 @@ def _match(traits: pd.DataFrame, scores: pd.DataFrame) -> dict[str, pd.DataFrame
     return {str(each): part for each, part in joined.groupby("degradation", sort=False)}
 
 
-def _auroc(clean: pd.DataFrame, *, threshold: float, seed: int, num_resamples: int) -> dict[str, float]:
+def _auroc(clean: pd.DataFrame, *, threshold: float, num_resamples: int) -> dict[str, float]:
     resampled = bootstrap(
         clean["label"].to_numpy(int),
         clean["score"].to_numpy(float),
         threshold=threshold,
         sources_N=clean["source"].to_list(),
         uris_N=clean["uri"].to_list(),
-        seed=seed,
         num_resamples=num_resamples,
     )
     low, high = resampled.intervals()["auroc"]
