@@ -129,15 +129,15 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
         check_is_file(file, what=DETECTOR_FILE)
     device = cli.pick_device(args.device)  # before the weights are read: there may be no such device
     precision = resolve_precision(args.precision, device=device)
-    from evaluation.scoring.job import make_job
+    from evaluation.scoring.job import Job, place_images
     from evaluation.scoring.score import ScoredModel
 
     models = []
     for name, path, file in zip(names, args.model_path, files, strict=True):
         print(f"[INFO] Loading model from {path}...", flush=True)
         models.append(ScoredModel.load(name, path, file, allow_tiny=args.allow_tiny))
-    job = make_job(
-        benchmarks,
+    job = Job(
+        images=place_images(benchmarks),
         models={model.name: model.about for model in models},
         degradations=degradations,
         protocol=args.protocol,

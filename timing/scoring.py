@@ -50,7 +50,7 @@ def main() -> None:
 
 def measure_share(args: argparse.Namespace) -> None:
     from data.benchmarks.find import Benchmark, find_benchmarks
-    from evaluation.scoring.job import JobFolder, make_job
+    from evaluation.scoring.job import Job, JobFolder, place_images
     from evaluation.scoring.score import ScoredModel, score_job
     from models.weights.hub import find_model
 
@@ -62,7 +62,7 @@ def measure_share(args: argparse.Namespace) -> None:
     passes: list[float] = []
     model.detector.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter()))
     model.detector.register_forward_hook(lambda *_: passes.append(time.perf_counter() - starts[-1]))
-    job = make_job(found, models={model.name: model.about}, batch_size=args.batch_size)
+    job = Job(place_images(found), {model.name: model.about}, batch_size=args.batch_size)
     with TemporaryDirectory() as folder:
         start = time.perf_counter()
         score_job(JobFolder(Path(folder), job), [model], device="cpu", num_workers=args.num_workers)

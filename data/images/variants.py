@@ -1,4 +1,4 @@
-"""Encoded images -> what detectors are shown of them: each read and decoded once, for all degradations and views.
+"""Turn encoded images into what detectors see of them: each is decoded once for all degradations and views.
 
 Shape suffixes: B images that could be read, C channels, H, W pixels.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.images.degrade import content_seed
-from data.images.views import TensorView
+from data.images.views import eval_tensor_view
 from data.loading.samples import Sample
 from gapl.decode import UnreadableImage, decode_image, to_rgb
+from gapl.pixels import PixelSpec
 
 Degrade = Callable[..., Image.Image]  # (image, seed=...) -> image
 
@@ -38,13 +39,16 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class VariantBatch:
-    """`images` tells of every image; pixels[degradation][view] is (B, C, H, W) of those without an error."""
+    """`images` tells of every image; pixels[degradation][spec] is (B, C, H, W) of those without an error."""
 
     images: list[ImageInfo]
-    pixels: dict[str, list[Tensor]] = field(default_factory=dict)
+    pixels: dict[str, dict[PixelSpec, Tensor]] = field(default_factory=dict)
 
     def pin_memory(self) -> VariantBatch:
-        pinned = {name: [each.pin_memory() for each in views] for name, views in self.pixels.items()}
+        pinned = {
+            name: {spec: pixels_BCHW.pin_memory() for spec, pixels_BCHW in of_spec.items()}
+            for name, of_spec in self.pixels.items()
+        }
         return VariantBatch(self.images, pinned)
 
 
@@ -55,8 +59,9 @@ class VariantDataset(Dataset[Any]):
     views         of the detectors that will look at it
     """
 
-    def __init__(self, degradations: Mapping[str, Degrade | None], views: Sequence[TensorView]) -> None:
-        self.degradations, self.views = degradations, views
+    def __init__(self, degradations: Mapping[str, Degrade | None], specs: Iterable[PixelSpec]) -> None:
+        self.degradations = degradations
+        self.views = {spec: eval_tensor_view(spec) for spec in specs}
 
     def __getitems__(self, samples: Sequence[Sample]) -> VariantBatch:
         opened = [open_image(sample) for sample in samples]
@@ -64,10 +69,10 @@ class VariantDataset(Dataset[Any]):
         readable = [(info, image) for info, image in opened if image is not None]
         if not readable:
             return VariantBatch(infos)
-        pixels: dict[str, list[Tensor]] = {}
+        pixels: dict[str, dict[PixelSpec, Tensor]] = {}
         for name, degrade in self.degradations.items():
             shown = [image if degrade is None else _degraded(image, degrade, info) for info, image in readable]
-            pixels[name] = [torch.stack([view(image) for image in shown]) for view in self.views]
+            pixels[name] = {spec: torch.stack(list(map(view, shown))) for spec, view in self.views.items()}
         return VariantBatch(infos, pixels)
 
 

@@ -57,45 +57,42 @@ class ScoredImage:
 class Job:
     """What is to be scored.
 
-    models   the detectors by name
-    about    goes into the table's metadata as it is, beside what is known of the detectors
+    images      each once, see `place_images`
+    models      the detectors by name
+    precision   of the towers: "fp32", "bf16" or "fp16"
+    details     whether the table has embeddings and attention too
+    about       goes into the table's metadata as it is, beside what is known of the detectors
+
+    Raises ValueError for a batch size below 1.
     """
 
-    images: tuple[ScoredImage, ...]
+    images: Sequence[ScoredImage]
     models: Mapping[str, DetectorEntry]
-    degradations: tuple[str, ...]
-    protocol: str
-    batch_size: int
-    details: bool
-    precision: str = "fp32"  # of the towers
-    about: dict[str, Any] = field(default_factory=dict)
+    degradations: Sequence[str] = (CLEAN,)
+    protocol: str = "all"
+    batch_size: int = 32
+    precision: str = "fp32"
+    details: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"a batch has at least 1 image, not {self.batch_size}")
 
     @property
     def num_batches(self) -> int:
         return math.ceil(len(self.images) / self.batch_size)
 
     def images_of(self, batch: int) -> range:
+        """Return the positions of a batch's images."""
         return range(batch * self.batch_size, min(len(self.images), (batch + 1) * self.batch_size))
 
 
-def make_job(
-    benchmarks: Sequence[Benchmark],
-    *,
-    models: Mapping[str, DetectorEntry],
-    degradations: Sequence[str] = (CLEAN,),
-    protocol: str = "all",
-    batch_size: int = 32,
-    details: bool = False,
-    precision: str = "fp32",
-    about: dict[str, Any] | None = None,
-) -> Job:
-    """Every image once, whatever subsets and benchmarks share it; rows of shards in the order they are read in.
+def place_images(benchmarks: Sequence[Benchmark]) -> list[ScoredImage]:
+    """Return every image once, whatever subsets and benchmarks share it.
 
-    models   the detectors by name
-    details  keep embeddings and attention too
+    They are sorted by benchmark, and in it as they are read fastest.
     """
-    if batch_size < 1:
-        raise ValueError(f"a batch has at least 1 image, not {batch_size}")
     places: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
     records: dict[str, tuple[Record, str]] = {}
     for benchmark in benchmarks:
@@ -107,17 +104,7 @@ def make_job(
         for uri, names in subsets.items():
             places.setdefault(uri, []).append((benchmark.name, tuple(names)))
     images = [ScoredImage(record, tuple(places[uri]), name) for uri, (record, name) in records.items()]
-    images.sort(key=lambda image: (image.places[0][0], *reading_order(image.record)))
-    return Job(
-        tuple(images),
-        dict(models),
-        tuple(degradations),
-        protocol,
-        batch_size,
-        details,
-        precision,
-        about or {},
-    )
+    return sorted(images, key=lambda image: (image.places[0][0], *reading_order(image.record)))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -208,7 +195,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "protocol": job.protocol,
         "details": job.details,
         "precision": job.precision,
-        "about": job.about | {"models": {name: model.to_dict() for name, model in job.models.items()}},
+        "about": {**job.about, "models": {name: model.to_dict() for name, model in job.models.items()}},
     }
 
 

@@ -1,4 +1,4 @@
-"""Detectors and a job -> scores: every image is decoded once for all detectors and all degradations.
+"""Score the images of a job: each is decoded once for all detectors and all degradations.
 
 Shape suffixes: B batch, C channels, H, W pixels.
 """
@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from data.images.degrade import parse_degradation
 from data.images.variants import VariantBatch, VariantDataset
-from data.images.views import TensorView, eval_tensor_view
 from data.loading.lists import read_lists
 from evaluation.scoring.job import CLEAN, Job, JobFolder
 from evaluation.tables.scores import DetectorEntry
@@ -38,7 +37,7 @@ class ScoredModel:
 
     name    of the detector in its rows
     about   what the job and the table say of it
-    view    what the detector sees of an image, made as `pixel` says
+    pixel   how an image becomes the detector's pixels
     notice  what to know of its verdicts, or nothing
     """
 
@@ -46,7 +45,6 @@ class ScoredModel:
     about: DetectorEntry
     detector: TowerHead
     pixel: PixelSpec
-    view: TensorView
     notice: str
 
     @classmethod
@@ -60,8 +58,7 @@ class ScoredModel:
             calibration=checkpoint.calibration,
             prototypes=checkpoint.provenance.get("prototypes", {}),
         )
-        pixel = checkpoint.config.pixel
-        return cls(name, about, checkpoint.detector, pixel, eval_tensor_view(pixel), checkpoint.notice)
+        return cls(name, about, checkpoint.detector, checkpoint.config.pixel, checkpoint.notice)
 
     def place(self, *, device: str, precision: str) -> None:
         """Move the detector to a device, with the tower's frozen weights in the type of the precision."""
@@ -87,7 +84,7 @@ def score_job(
     num_parts: int = 1,
     quiet: bool = False,
 ) -> None:
-    """Scores what is missing of part `part` (from 0) of `num_parts`; each is a stretch of the images."""
+    """Score what is missing of part `part` (from 0) of `num_parts`; a part is a stretch of the images."""
     job = folder.job
     mine = range(job.num_batches * part // num_parts, job.num_batches * (part + 1) // num_parts)
     missing = [number for number in folder.missing() if number in mine]
@@ -114,47 +111,45 @@ def load_batches(
 ) -> Iterator[VariantBatch]:
     """Yield the batches of these ascending numbers, decoded, degraded and viewed in worker processes."""
     degradations = {name: None if name == CLEAN else parse_degradation(name) for name in job.degradations}
-    views = list({model.pixel: model.view for model in models}.values())
+    specs = dict.fromkeys(model.pixel for model in models)
     lists = ([job.images[position].record for position in job.images_of(number)] for number in numbers)
-    return read_lists(lists, VariantDataset(degradations, views), num_workers=num_workers)
+    return read_lists(lists, VariantDataset(degradations, specs), num_workers=num_workers)
 
 
 def score_batch(
     job: Job, number: int, batch: VariantBatch, models: Sequence[ScoredModel], *, device: str
 ) -> list[dict[str, Any]]:
-    """Rows of a batch: image by image, every model and degradation.
+    """Return the rows of a batch: image by image, every detector and degradation.
 
     Raises ValueError when a detector gives no number.
     """
-    position_of_view = {pixel: i for i, pixel in enumerate(dict.fromkeys(model.pixel for model in models))}
-    readable = [i for i, seen in enumerate(batch.images) if not seen.error]
-    computed: dict[tuple[int, str, str], dict[str, Any]] = {}
-    for degradation, pixels in batch.pixels.items():
-        on_device = [view_BCHW.to(device, non_blocking=True) for view_BCHW in pixels]
+    results: dict[tuple[str, str], Iterator[dict[str, Any]]] = {}  # of the images that could be read, in order
+    for degradation, of_spec in batch.pixels.items():
+        on_device = {spec: pixels_BCHW.to(device, non_blocking=True) for spec, pixels_BCHW in of_spec.items()}
         for model in models:
-            pixels_BCHW = on_device[position_of_view[model.pixel]]
-            output = model.run(pixels_BCHW, device=device, precision=job.precision)
-            extra: dict[str, list[list[float]]] = {}
-            if job.details and degradation == CLEAN:
-                extra["embedding"] = output.embedding_BE.float().cpu().tolist()
-                if output.attention_BP is not None:
-                    extra["attention"] = output.attention_BP.float().cpu().tolist()
-            for row, (i, logit) in enumerate(zip(readable, output.logit_B.tolist(), strict=True)):
-                computed[i, model.name, degradation] = {
-                    "logit": logit,
-                    **{name: values[row] for name, values in extra.items()},
-                }
-    nothing = {"logit": math.nan}
+            output = model.run(on_device[model.pixel], device=device, precision=job.precision)
+            results[model.name, degradation] = _results(output, details=job.details and degradation == CLEAN)
     return [
         {
             "batch": number,
             "image": position,
             "model": model.name,
             "degradation": degradation,
-            **asdict(seen),
-            **computed.get((i, model.name, degradation), nothing),
+            **asdict(info),
+            **({"logit": math.nan} if info.error else next(results[model.name, degradation])),
         }
-        for i, (position, seen) in enumerate(zip(job.images_of(number), batch.images, strict=True))
+        for position, info in zip(job.images_of(number), batch.images, strict=True)
         for model in models
         for degradation in job.degradations
     ]
+
+
+def _results(output: Output, *, details: bool) -> Iterator[dict[str, Any]]:
+    """Yield what the row of each image says of it: its logit and, with `details`, its embedding and attention."""
+    columns = {"logit": output.logit_B}
+    if details:
+        columns["embedding"] = output.embedding_BE.float()
+        if output.attention_BP is not None:
+            columns["attention"] = output.attention_BP.float()
+    for values in zip(*(column.tolist() for column in columns.values()), strict=True):
+        yield dict(zip(columns, values, strict=True))
