@@ -89,7 +89,6 @@ def main() -> None:
 def measure(scores: pd.DataFrame) -> Results:
     """Return AUROC, balanced accuracy and resampled AUROC of each row, tower and seed of a table."""
 
-
     results: Results = {}
     for (row, tower, seed), part in scores.groupby(["row", "tower", "seed"]):
         label_N, score_N = part["label"].to_numpy(int), score_of(part["logit"].to_numpy(float))
