@@ -1,4 +1,4 @@
-"""Trains one stage of GAPL.
+"""Train one stage of GAPL.
 
     python train.py --stage 1 --preset small --backbone clip-vit-b16-int8 --data-root DIR --out runs/stage1
     python prototype/dream_prototype.py --stage1 runs/stage1/detector.safetensors --data-root DIR \\
@@ -10,141 +10,124 @@
 Stage 1 fits a projection and a classifier on a frozen CLIP tower. Stage 2 adds LoRA and the attention over
 prototypes. The folder of the run then holds config.json, metrics.jsonl, curves.png and detector.safetensors.
 
-A run that was stopped (Ctrl-C, SIGTERM, kill -9) is continued by the same command, exactly: on a CPU the result is
-the same to the last bit.
+A run that was stopped (Ctrl-C, SIGTERM, kill -9) continues when the same command is given again. On a CPU the
+result is the same to the last bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
 import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import cli
-from data import demo
 from data.holdout import Split, split_images
 from data.records import Images, require_both_classes
 from data.seeds import draw_seed
-from features.store import add_cache_argument
+from files import check_is_file
 from models.precision import resolve_precision
-from models.weights.backbone import fingerprint
-from models.weights.checkpoint import save_checkpoint
-from models.weights.names import BACKBONE_HELP, DETECTOR_NAME, FORMS
-from models.weights.versions import package_versions
-from prototype_dataset import STREAM_FROM_BYTES, add_data_arguments, describe, open_data, open_shards
-from training.interrupt import Interrupted
-from training.loop import Saving
-from training.processes import TRACKERS, keep_freed_memory, start_processes
+from models.weights.hub import find_model
+from models.weights.names import BACKBONE_HELP, BANK_FILE, DEFAULT, DETECTOR_NAME, FORMS
+from prototype_dataset import (
+    STREAM_FROM_BYTES,
+    add_data_arguments,
+    check_data,
+    describe,
+    open_data,
+    open_shards,
+)
 from training.recipe import PRESET_NAMES, Recipe, make_recipe
-from training.runs import Run
-from training.stages import Bench, fit_features, fit_images
-from training.start import dry_detector, print_parameters, start_stage1, start_stage2
 
+# Functions that work with torch import it themselves, so that a wrong option is refused at once.
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from models.detector import TowerHead
+    from models.weights.checkpoint import Checkpoint
+    from training.runs import Run
+    from training.trainer import Fitted
 
 log = logging.getLogger(__name__)
 
 HELD_OUT_SHOWN = 20  # names; config.json has all of them
+TRACKERS = ("tensorboard", "wandb")
 
 
 def main() -> None:
     args = parse_arguments()
     if args.reuse and (args.out / DETECTOR_NAME).exists():
-        return print(f"{args.out / DETECTOR_NAME} is there: reused")
-    recipe = make_recipe(args.preset, stage=args.stage, overrides=recipe_overrides(args))
+        print(f"{args.out / DETECTOR_NAME} is there: reused")
+        return
+    recipe = make_recipe(args.preset, stage=args.stage, overrides=given_fields(args))
+    check_files(args)
     device = cli.pick_device(args.device)
     if args.dry_run:
-        split = split_checked(open_images(args, recipe), args, recipe)
-        print_plan(args, recipe, split)
-        return print_parameters(dry_detector(args, recipe))
+        show_dry_run(args, recipe)
+        return
     if recipe.precision == "fp16" and device == "cpu" and args.precision is None:
-        log.warning("the preset's fp16 needs a GPU; on this CPU: --precision auto")
+        log.warning("the preset's fp16 needs a GPU; on this CPU it is replaced by --precision auto")
         recipe = replace(recipe, precision="auto")
     recipe = replace(recipe, precision=resolve_precision(recipe.precision, device=device))
+
+    from training.interrupt import Interrupted
+    from training.processes import keep_freed_memory, start_processes
+
     if device == "cpu":
         keep_freed_memory()
-    trackers = tuple(args.track.split(",")) if args.track else ()
+    options: dict[str, Any] = {"precision": recipe.precision, "trackers": args.track or (), "folder": args.out}
     try:
-        with start_processes(
-            device=device, precision=recipe.precision, trackers=trackers, folder=args.out
-        ) as accelerator:
+        with start_processes(device=device, **options) as accelerator:
             train(args, recipe, accelerator)
     except Interrupted as stop:
         if os.environ.get("RANK", "0") == "0":  # of torchrun
-            print(f"stopped by {stop}; saved. The same command goes on from there", file=sys.stderr)
+            print(f"stopped by {stop}; saved. The same command continues from there", file=sys.stderr)
         sys.exit(128 + stop.signal_number)
 
 
 def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) -> None:
-    world, is_main = accelerator.num_processes, accelerator.is_main_process
-    if recipe.batch_size % (world * recipe.accumulate):
-        raise ValueError(
-            f"--batch-size {recipe.batch_size} cannot be shared by {world} processes in "
-            f"{recipe.accumulate} pieces each; choose a multiple of {world * recipe.accumulate}"
-        )
-    with accelerator.main_process_first():  # which may make copies of rows of shards for all
-        images = open_images(args, recipe)
-        split = split_checked(images, args, recipe)
-    if is_main:
-        print_plan(args, recipe, split)
-    torch.manual_seed(recipe.seed)
-    start = start_stage1(args, recipe) if args.stage == 1 else start_stage2(args, recipe)
-    if is_main:
-        print_parameters(start.detector)
+    """Open the images, build the detector, fit it, and save it."""
+    import torch
 
-    data = describe_data(args, split)
+    from data import demo
+    from training.context import RunContext, Saving
+    from training.stages import fit_stage
+
+    world_size, rank = accelerator.num_processes, accelerator.process_index
+    check_batch_size(recipe, world_size)
+    with accelerator.main_process_first():  # it may copy rows of shards for all
+        images = open_images(args, recipe)
+        split = split_for(images, args, recipe)
+    if rank == 0:
+        show_plan(args, recipe, split)
+
+    torch.manual_seed(recipe.seed)
+    start = start_detector(args, recipe)
     start.notice = demo.notice_of(images)
-    held_out = [str(source) for source in split.held]
-    start.provenance |= {"preset": args.preset, "recipe": asdict(recipe), "data": data, "held_out": held_out}
-    parts = args.stream_parts or world
-    settings = settings_of(args, recipe, data, fingerprint(start.detector.state_dict()), parts)
-    with accelerator.main_process_first():
-        run = Run(args.out, settings=settings, overwrite=args.overwrite, writes=is_main)
-    if is_main:
-        run.write_config(
-            start.provenance
-            | {"detector": start.config.to_json(), "device": str(accelerator.device), "processes": world}
-            | {"versions": package_versions()}
-            | {"arguments": {name: str(value) for name, value in vars(args).items() if value is not None}}
-        )
-    if run.state is not None and is_main:
-        before = len(run.state.random)
-        print(f"going on from step {run.state.position.step} of {args.out}")
-        if before != world:
-            log.warning("it was %d processes, and is %d: dropout goes on differently", before, world)
+    start.provenance |= provenance(args, recipe, split)
+    if rank == 0:
+        show_parameters(start.detector)
+    else:
+        torch.manual_seed(draw_seed(recipe.seed, rank))  # each process has its own dropout
+
+    context = RunContext(
+        accelerator,
+        open_run(args, recipe, split, start, accelerator),
+        Saving(args.save_minutes, args.save_steps),
+        stream_parts=args.stream_parts or world_size,
+        feature_cache=args.feature_cache,
+        profile=args.profile,
+    )
     if args.track:
         accelerator.init_trackers("gapl", config=dict(asdict(recipe)))
-    if accelerator.process_index:
-        torch.manual_seed(draw_seed(recipe.seed, accelerator.process_index))  # each has its own dropout
+    fitted = fit_stage(start, split, recipe=recipe, context=context)
 
-    bench = Bench(
-        accelerator,
-        run,
-        start.backbone_fingerprint,
-        args.feature_cache,
-        parts,
-        Saving(args.save_minutes, args.save_steps),
-        args.profile,
-    )
-    if recipe.feature_views and start.config.lora:
-        raise ValueError(f"--feature-views needs a frozen tower, and that of {args.init} has LoRA")
-    fit_stage = fit_features if recipe.feature_views else fit_images
-    fitted = fit_stage(start.detector.to(accelerator.device), start.config.pixel, split, recipe, bench)
-
-    if is_main:
-        start.detector.cpu()
-        start.provenance |= asdict(fitted)
-        save_checkpoint(run.detector, replace(start, form=args.form))
-        run.finish()
-        size = f"{run.detector.stat().st_size / 1e6:.1f} MB"
-        print(f"saved {run.detector} ({args.form}, {size}; epoch {fitted.epoch}, {fitted.num_steps} steps)")
+    if rank == 0:
+        save_detector(start, context.run, fitted, form=args.form)
     accelerator.wait_for_everyone()
 
 
@@ -153,7 +136,7 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
 
 
 def open_images(args: argparse.Namespace, recipe: Recipe) -> Images:
-    """Shards are streamed when they are on a server, larger than STREAM_FROM_BYTES, or --stream asks for it."""
+    """Stream shards if they are on a server, larger than STREAM_FROM_BYTES, or --stream asks for it."""
     index = None
     if args.stream != "no":
         index = open_shards(args.data, args.data_root, stage=args.stage, mix=args.mix)
@@ -163,7 +146,7 @@ def open_images(args: argparse.Namespace, recipe: Recipe) -> Images:
         raise ValueError("--stream yes: the images are not in parquet shards")
     if index is not None and recipe.feature_views:
         raise ValueError(
-            "a stream of shards is read anew at every epoch: pass --feature-views 0, or --stream no to copy its "
+            "a stream of shards is read again in every epoch: pass --feature-views 0, or --stream no to copy its "
             "images to the cache of `datasets`"
         )
     refuse_without_effect(args, recipe, streamed=index is not None)
@@ -173,21 +156,24 @@ def open_images(args: argparse.Namespace, recipe: Recipe) -> Images:
 
 
 def refuse_without_effect(args: argparse.Namespace, recipe: Recipe, *, streamed: bool) -> None:
-    """Raises ValueError for an option that the user gave and that this way of training would ignore."""
-    where = {
-        "a stream of shards": not streamed and ("balance", "stream_parts"),
-        "images that are not streamed": streamed and ("sampling",),
-        "--feature-views 0": recipe.feature_views and ("compile", "activation_checkpointing"),
-    }
-    for needed, names in where.items():
-        for name in names or ():
+    """Raise ValueError for an option that the user gave and that this way of training would ignore."""
+    ignored: dict[str, tuple[str, ...]] = {}
+    if streamed:
+        ignored["images that are not streamed"] = ("sampling",)
+    else:
+        ignored["a stream of shards"] = ("balance", "stream_parts")
+    if recipe.feature_views:
+        ignored["--feature-views 0"] = ("compile", "activation_checkpointing")
+    for needed, names in ignored.items():
+        for name in names:
             if getattr(args, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')} is only for {needed}")
 
 
-def split_checked(images: Images, args: argparse.Namespace, recipe: Recipe) -> Split[Any]:
+def split_for(images: Images, args: argparse.Namespace, recipe: Recipe) -> Split[Any]:
+    """Split off the validation sets. Raise ValueError when the recipe selects by one that is empty."""
     require_both_classes(images)
-    parts = split_images(
+    split = split_images(
         images,
         fraction=recipe.val_fraction,
         holdout=recipe.holdout_fraction,
@@ -195,14 +181,135 @@ def split_checked(images: Images, args: argparse.Namespace, recipe: Recipe) -> S
         max_images=recipe.max_val_images,
         seed=recipe.seed,
     )
-    if recipe.select == "heldout" and not parts.held:
+    if recipe.select == "heldout" and not split.held:
         raise ValueError("--select heldout needs --holdout-fraction or --holdout")
-    if recipe.select == "random" and parts.held and not len(parts.random):
+    if recipe.select == "random" and split.held and not len(split.random):
         raise ValueError("--select random needs --val-fraction above 0; pass --select heldout")
-    return parts
+    return split
 
 
-def print_plan(args: argparse.Namespace, recipe: Recipe, split: Split[Any]) -> None:
+def check_batch_size(recipe: Recipe, world_size: int) -> None:
+    """Raise ValueError when the processes and their micro-batches do not divide a batch."""
+    micro_batches = world_size * recipe.accumulate
+    if recipe.batch_size % micro_batches:
+        raise ValueError(
+            f"--batch-size {recipe.batch_size} cannot be shared by {world_size} processes in {recipe.accumulate} "
+            f"micro-batches each; choose a multiple of {micro_batches}"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The detector and its run
+
+
+def start_detector(args: argparse.Namespace, recipe: Recipe) -> Checkpoint:
+    """Build the detector that training starts from."""
+    from models.weights.backbone import load_backbone
+    from prototype.bank import PrototypeBank
+    from training.start import load_init, start_stage1, start_stage2
+
+    if args.stage == 1:
+        return start_stage1(recipe, backbone=load_backbone(args.backbone or DEFAULT))
+    init = load_init(args.init, backbone=args.backbone, form=args.form, asked=given_fields(args))
+    bank = PrototypeBank.load(args.prototypes) if args.prototypes else None
+    start = start_stage2(recipe, init=init, bank=bank)
+    if init.config.stage == 2:
+        start.provenance["init"] = args.init
+    return start
+
+
+def provenance(args: argparse.Namespace, recipe: Recipe, split: Split[Any]) -> dict[str, Any]:
+    """Return what the detector's file tells of its training."""
+    data = {
+        "name": split.training.name,
+        "paths": [str(path) for path in args.data or ()],
+        "root": args.data_root and str(args.data_root),
+        "mix": args.mix,
+        "images": len(split.training),
+        "streamed": split.training.streamed,
+        "file_list_sha256": split.training.file_list_sha256(),
+    }
+    held_out = [str(source) for source in split.held]
+    return {"preset": args.preset, "recipe": asdict(recipe), "data": data, "held_out": held_out}
+
+
+def open_run(
+    args: argparse.Namespace, recipe: Recipe, split: Split[Any], start: Checkpoint, accelerator: Accelerator
+) -> Run:
+    """Open the folder of the run: continue a run that was stopped, or start a new one."""
+    from models.weights.backbone import fingerprint
+    from models.weights.versions import package_versions
+    from training.runs import Run
+
+    world_size, is_main = accelerator.num_processes, accelerator.is_main_process
+    parts = args.stream_parts or world_size
+    start_fingerprint = fingerprint(start.detector.state_dict())
+    settings = settings_of(args, recipe, split, start_fingerprint=start_fingerprint, stream_parts=parts)
+    run = Run(args.out, settings=settings, writes=is_main)
+    with accelerator.main_process_first():
+        if args.overwrite:
+            run.clear()
+        else:
+            run.resume()
+    if is_main:
+        run.write_config(
+            start.provenance
+            | {"detector": start.config.to_json(), "device": str(accelerator.device), "processes": world_size}
+            | {"versions": package_versions()}
+            | {"arguments": {name: str(value) for name, value in vars(args).items() if value is not None}}
+        )
+    if is_main and run.state is not None:
+        print(f"continuing from step {run.state.position.step} of {args.out}")
+        if (before := len(run.state.random)) != world_size:
+            log.warning("the run had %d processes and now has %d: dropout differs", before, world_size)
+    return run
+
+
+def settings_of(
+    args: argparse.Namespace, recipe: Recipe, split: Split[Any], *, start_fingerprint: str, stream_parts: int
+) -> dict[str, Any]:
+    """Return what must be the same for a stopped run to continue: all but what changes only its speed.
+
+    start_fingerprint   of the detector that training starts from: tower, prototypes, what the seed drew
+    """
+    images = split.training
+    return {
+        "stage": args.stage,
+        **{name: value for name, value in asdict(recipe).items() if name != "num_workers"},
+        "images": images.file_list_sha256(),
+        "streamed": images.streamed,
+        "stream_parts": stream_parts if images.streamed else 0,
+        "holdout": sorted(args.holdout or ()),
+        "start": start_fingerprint,
+    }
+
+
+def save_detector(start: Checkpoint, run: Run, fitted: Fitted, *, form: str) -> None:
+    """Write the trained detector, which finishes the run."""
+    from models.weights.checkpoint import save_checkpoint
+
+    start.detector.cpu()
+    start.provenance |= asdict(fitted)
+    save_checkpoint(run.detector, replace(start, form=form))
+    run.finish()
+    size = f"{run.detector.stat().st_size / 1e6:.1f} MB"
+    print(f"saved {run.detector} ({form}, {size}; epoch {fitted.epoch}, {fitted.num_steps} steps)")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What is shown
+
+
+def show_dry_run(args: argparse.Namespace, recipe: Recipe) -> None:
+    """Print the plan and count the parameters, without weights."""
+    from training.start import empty_detector
+
+    show_plan(args, recipe, split_for(open_images(args, recipe), args, recipe))
+    show_parameters(empty_detector(recipe, stage=args.stage, backbone=args.backbone, init=args.init))
+
+
+def show_plan(args: argparse.Namespace, recipe: Recipe, split: Split[Any]) -> None:
+    """Print the recipe and count the images."""
     print(f"stage {args.stage}, preset {args.preset}: " + ", ".join(f"{k} {v}" for k, v in asdict(recipe).items()))
     streamed = ", streamed" if split.training.streamed else ""
     print(f"training on {describe(split.training)}{streamed}; validation on {len(split.random)} images")
@@ -213,34 +320,12 @@ def print_plan(args: argparse.Namespace, recipe: Recipe, split: Split[Any]) -> N
         print(f"held out whole, {len(split.heldout)} images to validate on: {shown}{more}")
 
 
-def describe_data(args: argparse.Namespace, split: Split[Any]) -> dict[str, Any]:
-    return {
-        "name": split.training.name,
-        "paths": [str(path) for path in args.data or ()],
-        "root": args.data_root and str(args.data_root),
-        "mix": args.mix,
-        "images": len(split.training),
-        "streamed": split.training.streamed,
-        "file_list_sha256": split.training.file_list_sha256(),
-    }
+def show_parameters(detector: TowerHead) -> None:
+    """Print the number of parameters."""
+    from models.detector import count_parameters
 
-
-def settings_of(
-    args: argparse.Namespace, recipe: Recipe, data: dict[str, Any], start: str, parts: int
-) -> dict[str, Any]:
-    """What a run must have kept to be gone on with; not what changes only how fast it is.
-
-    start   fingerprint of the detector that training starts from: tower, prototypes, what was drawn with the seed
-    """
-    return {
-        "stage": args.stage,
-        **{name: value for name, value in asdict(recipe).items() if name != "num_workers"},
-        "images": data["file_list_sha256"],
-        "streamed": data["streamed"],
-        "stream_parts": parts if data["streamed"] else 0,
-        "holdout": sorted(args.holdout or ()),
-        "start": start,
-    }
+    every, trainable = count_parameters(detector)
+    print(f"{every:,} parameters, {trainable:,} trainable")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -251,53 +336,47 @@ def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
     parser.add_argument("--preset", default="paper", help=f"{', '.join(PRESET_NAMES)} (default: paper)")
-    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/stage1 or runs/stage2)")
     add_data_arguments(parser)
     parser.add_argument(
-        "--backbone", help=f"{BACKBONE_HELP}; stage 2 has that of stage 1, where the authors' stage1.pt has none"
+        "--holdout",
+        nargs="+",
+        metavar="NAME",
+        help="generators and photo sources to validate on; real:NAME or fake:NAME where both have the name",
+    )
+    add_detector_arguments(parser)
+    add_stream_arguments(parser)
+    add_running_arguments(parser)
+    add_recipe_arguments(parser)
+    args = parser.parse_args()
+    args.out = args.out or Path(f"runs/stage{args.stage}")
+    check_arguments(args)
+    return args
+
+
+def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what training starts from, and in which form its result is saved."""
+    parser.add_argument(
+        "--backbone",
+        help=f"{BACKBONE_HELP}; stage 2 takes that of stage 1, and needs it for the authors' stage1.pt",
     )
     parser.add_argument(
         "--init",
-        help="stage 2: detector file of stage 1 or the authors' stage1.pt; or one of stage 2 or the authors' "
-        "checkpoint.pt, to go on from",
+        help="stage 2: detector file of stage 1, or the authors' stage1.pt; or a detector of stage 2, or the "
+        "authors' checkpoint.pt, to train on",
     )
     parser.add_argument(
         "--prototypes", type=Path, help="stage 2: bank of dream_prototype.py, or the authors' pca_3type_num64.pt"
     )
     parser.add_argument(
-        "--form", choices=FORMS, default="adapter", help="what is saved: what trained, all, or all without LoRA"
+        "--form",
+        choices=FORMS,
+        default="adapter",
+        help="adapter: trained weights only; full: everything; merged: LoRA folded in (default: adapter)",
     )
-    parser.add_argument("--device", choices=cli.DEVICES, default="auto")
-    parser.add_argument(
-        "--holdout",
-        nargs="+",
-        metavar="NAME",
-        help="generators and photo sources to validate on; of a name that both have, real:NAME or fake:NAME",
-    )
-    add_stream_arguments(parser)
-    add_running_arguments(parser)
-    add_cache_argument(parser)
-    finished = parser.add_mutually_exclusive_group()
-    finished.add_argument("--overwrite", action="store_true", help="replace a finished run in --out")
-    finished.add_argument("--reuse", action="store_true", help="keep a finished run in --out and train nothing")
-    parser.add_argument("--dry-run", action="store_true", help="print recipe, parameter and data counts; exit")
-    group = parser.add_argument_group("recipe", "any field of the preset, replaced")
-    for item in fields(Recipe):
-        option = "--" + item.name.replace("_", "-")
-        kind = {"int": int, "float": float, "str": str}[str(item.type)]
-        group.add_argument(option, type=kind, choices=item.metadata["choices"], help=item.metadata["help"])
-    args = parser.parse_args()
-    args.out = args.out or Path(f"runs/stage{args.stage}")
-    if args.save_minutes <= 0 or args.save_steps < 0:
-        raise ValueError("--save-minutes must be positive and --save-steps not negative")
-    if args.stage == 1 and (args.init or args.prototypes):
-        raise ValueError("--init and --prototypes are for stage 2")
-    if args.stage == 2 and not args.dry_run and not args.init:
-        raise ValueError("--stage 2 needs --init (stage 1's detector.safetensors) and --prototypes (a bank)")
-    return args
 
 
 def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add whether and how shards are streamed."""
     group = parser.add_argument_group("stream of shards")
     group.add_argument(
         "--stream",
@@ -307,21 +386,81 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
         f"{STREAM_FROM_BYTES >> 30} GB)",
     )
     group.add_argument(
-        "--stream-parts", type=int, metavar="N", help="of the order of images (default: the number of processes)"
+        "--stream-parts",
+        type=int,
+        metavar="N",
+        help="parts of the stream, on which the order of images depends (default: the number of processes)",
     )
 
 
 def add_running_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where the run goes, and what does not change its result."""
     group = parser.add_argument_group("running")
-    group.add_argument("--save-minutes", type=float, default=5.0, help="between checkpoints (default: 5)")
+    group.add_argument("--out", type=Path, help="folder of the run (default: runs/stage1 or runs/stage2)")
+    finished = group.add_mutually_exclusive_group()
+    finished.add_argument("--overwrite", action="store_true", help="replace a finished run in --out")
+    finished.add_argument("--reuse", action="store_true", help="keep a finished run in --out and train nothing")
+    group.add_argument(
+        "--dry-run", action="store_true", help="print the recipe, count parameters and images, and exit"
+    )
+    group.add_argument("--device", choices=cli.DEVICES, default="auto")
+    group.add_argument("--save-minutes", type=float, default=5.0, help="minutes between checkpoints (default: 5)")
     group.add_argument("--save-steps", type=int, default=0, help="instead: steps between checkpoints")
-    group.add_argument("--track", metavar="NAMES", help=f"also log to {', '.join(TRACKERS)}")
+    group.add_argument(
+        "--feature-cache",
+        type=Path,
+        help="folder of the frozen tower's cached features (default: features in GAPL_CACHE)",
+    )
+    group.add_argument(
+        "--track",
+        type=lambda names: tuple(names.split(",")),
+        metavar="NAMES",
+        help=f"also log to {', '.join(TRACKERS)}",
+    )
     group.add_argument("--profile", action="store_true", help="print where the time of a step goes")
 
 
-def recipe_overrides(args: argparse.Namespace) -> dict[str, Any]:
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each field of the recipe."""
+    group = parser.add_argument_group("recipe", "replace a field of the preset")
+    types = get_type_hints(Recipe)
+    for item in fields(Recipe):
+        group.add_argument(
+            f"--{item.name.replace('_', '-')}",
+            type=types[item.name],
+            choices=item.metadata["choices"] or None,
+            help=item.metadata["help"],
+        )
+
+
+def given_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of the recipe that the user gave."""
     given = {item.name: getattr(args, item.name) for item in fields(Recipe)}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError for options that do not fit together."""
+    if args.save_minutes <= 0 or args.save_steps < 0:
+        raise ValueError("--save-minutes must be positive and --save-steps not negative")
+    if args.stage == 1 and (args.init or args.prototypes):
+        raise ValueError("--init and --prototypes are for stage 2")
+    if args.stage == 2 and not args.dry_run and not args.init:
+        raise ValueError("--stage 2 needs --init (stage 1's detector.safetensors) and --prototypes (a bank)")
+    for name in args.track or ():
+        if name not in TRACKERS:
+            raise ValueError(f"--track {name}: choose from {', '.join(TRACKERS)}")
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"--track {name} needs the package {name}: pip install {name}")
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raise ValueError for a path that does not exist, before anything slow is imported."""
+    check_data(args.data, args.data_root, stage=args.stage, mix=args.mix)
+    if args.init:
+        find_model(args.init)
+    if args.prototypes:
+        check_is_file(args.prototypes, what=BANK_FILE)
 
 
 if __name__ == "__main__":

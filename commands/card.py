@@ -13,26 +13,19 @@ from models.weights.names import DETECTOR_FILE
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tables(parser)
-    parser.add_argument("--model_path", "--model-path", type=Path, required=True, help="detector file")
+    parser.add_argument("--model_path", "--model-path", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="such as README.md")
-    parser.add_argument("--licence", required=True, help="its identifier on the hub, such as mit or cc-by-nc-4.0")
+    parser.add_argument("--licence", required=True, help="identifier of the hub, such as mit or cc-by-nc-4.0")
     parser.add_argument("--licence-link", default="", metavar="URL")
-    parser.add_argument(
-        "--datasets",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="data sets of the training, by their names on the hub",
-    )
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="on the hub, of training")
 
 
 def run(args: argparse.Namespace) -> None:
     require_tables(args.tables)
     check_is_file(args.model_path, what=DETECTOR_FILE)
     from models.weights.checkpoint import read_checkpoint
-    from reporting.card import DetectorFacts, Licence, write_card
+    from reporting.card import DetectorFacts, write_card
 
-    licence = Licence(args.licence, link=args.licence_link)
     scores = read_tables(args.tables)
     name = name_of_file(args.model_path, scores, tables=args.tables)
     stored = read_checkpoint(args.model_path)
@@ -47,5 +40,5 @@ def run(args: argparse.Namespace) -> None:
         notice=stored.notice,
         datasets=args.datasets,
     )
-    write_card(args.out, scores, facts=facts, licence=licence, model=name)
+    write_card(args.out, scores, facts=facts, licence=args.licence, model=name, licence_link=args.licence_link)
     print(f"model card in {args.out}")

@@ -9,15 +9,15 @@ from commands.tables import show_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folders", nargs="+", type=Path, help="what `run --shard` has written")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the table of scores")
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
 
 
 def run(args: argparse.Namespace) -> None:
     for folder in args.folders:
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder; expected one that benchmarks.py run has written")
-    from evaluation.scoring.folder import finish
+    from evaluation.scoring.job import finish
 
     args.out.mkdir(parents=True, exist_ok=True)
     finish(args.out, parts_of=args.folders)

@@ -25,8 +25,7 @@ from models.weights.versions import package_versions
 
 if TYPE_CHECKING:
     from data.benchmarks.benchmark import Absent, Benchmark
-    from evaluation.scoring.folder import JobFolder
-    from evaluation.scoring.job import Job
+    from evaluation.scoring.job import Job, JobFolder
     from evaluation.scoring.score import ScoredModel
 
 DEFAULT_WORKERS = 2  # processes that decode images
@@ -37,25 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_path", "--model-path", nargs="+", required=True, help=MODEL_HELP)
     add_root(parser)
     parser.add_argument("--out", type=Path, help="default: runs/benchmarks/<name of the first detector's folder>")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="all", help="which images count (default: all)")
     parser.add_argument(
-        "--protocol", choices=PROTOCOLS, default="all", help="which images are scored (default: all)"
+        "--degrade", nargs="+", default=[CLEAN], metavar="NAME", help="such as none jpeg:75; or suite, for all"
     )
-    parser.add_argument(
-        "--degrade", nargs="+", default=[CLEAN], metavar="NAME", help="such as none jpeg:75; suite means all"
-    )
-    parser.add_argument("--details", action="store_true", help="store embeddings and attention to prototypes too")
-    parser.add_argument(
-        "--shard", type=_shard, default=WHOLE, metavar="I/N", help="score only the I-th of N parts"
-    )
-    parser.add_argument(
-        "--ray", type=int, metavar="N", help="score on a Ray cluster with N workers (needs ray[data])"
-    )
-    parser.add_argument("--ray-address", metavar="ADDRESS", help="address of the cluster; default: start one here")
-    parser.add_argument("--overwrite", action="store_true", help="replace the scores in --out")
+    parser.add_argument("--details", action="store_true", help="keep embeddings and prototype attention too")
+    parser.add_argument("--shard", type=_shard, default=WHOLE, metavar="I/N", help="only the I-th of N parts")
+    parser.add_argument("--ray", type=int, metavar="N", help="on a Ray cluster, with N workers (needs ray[data])")
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster; default: start one here")
+    parser.add_argument("--overwrite", action="store_true", help="lose the scores that --out holds")
     parser.add_argument("--device", choices=cli.DEVICES, default="auto")
-    text = "precision of the tower (default: fp32, as in verdicts; auto: bf16 where it is fast)"
+    text = "of the tower (default: fp32, as in verdicts; auto: bf16 where it is fast)"
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help=text)
-    parser.add_argument("--batch-size", type=int, default=32, help="images per forward pass")
+    parser.add_argument("--batch-size", type=int, default=32, help="images a forward pass")
     text = f"processes that decode images (default: {DEFAULT_WORKERS}), without --ray"
     parser.add_argument("--num-workers", type=int, help=text)
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
@@ -72,7 +65,7 @@ def _shard(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> None:
     _refuse_without_effect(args)
     job, models = _prepare(args)
-    from evaluation.scoring.folder import JobFolder
+    from evaluation.scoring.job import JobFolder
 
     out = args.out or Path("runs/benchmarks") / models[0].name
     with _processes(args.device) as (rank, world_size, device, wait_for_all):
@@ -185,7 +178,7 @@ def _processes(device: str) -> Iterator[tuple[int, int, str, Callable[[], None]]
 
 
 def _remove_results(out: Path) -> None:
-    from evaluation.scoring.folder import IMAGES, JOB, PARTS, TABLE
+    from evaluation.scoring.job import IMAGES, JOB, PARTS, TABLE
 
     for pattern in (JOB, IMAGES, TABLE, f"{PARTS}/*", "metrics.*", "robustness.csv"):
         for path in out.glob(pattern):
@@ -196,7 +189,7 @@ def _conclude(
     folder: JobFolder, models: Sequence[ScoredModel], *, shard: tuple[int, int], was_complete: bool
 ) -> None:
     """Make the table and show it when all parts are there; else say how to get there."""
-    from evaluation.scoring.folder import TABLE, finish
+    from evaluation.scoring.job import TABLE, finish
 
     out = folder.folder
     if was_complete:

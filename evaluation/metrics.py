@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.metrics import average_precision_score, log_loss, recall_score, roc_auc_score, roc_curve
 
 from gapl.calibration import score_of
-
-if TYPE_CHECKING:
-    from training.predict import ScoreRow
 
 ECE_BINS = 15
 SAME_SCORE = 1e-6  # a logit belongs to a score if its sigmoid is that close
@@ -152,26 +148,3 @@ def mean_metrics(parts: Sequence[Metrics]) -> Metrics:
         values = [value for part in averaged if (value := getattr(part, name)) is not None]
         means[name] = float(np.mean(values)) if values else None
     return Metrics(sum(part.n_real for part in parts), sum(part.n_fake for part in parts), **means)
-
-
-def rates_by_source(rows: Sequence[ScoreRow], *, threshold: float = 0.5) -> dict[str, dict[str, dict[str, float]]]:
-    """ "fake" or "real" -> generator or photo source -> {"images", "accuracy"}: the share of its images that are
-    called what they are."""
-    calls: dict[str, dict[str, list[bool]]] = {"real": {}, "fake": {}}
-    for row in sorted(rows, key=lambda row: row.generator):
-        if not row.error:
-            of_class = calls["fake" if row.label else "real"]
-            of_class.setdefault(row.generator, []).append((row.score >= threshold) == bool(row.label))
-    return {
-        name: {source: {"images": len(right), "accuracy": sum(right) / len(right)} for source, right in of.items()}
-        for name, of in calls.items()
-    }
-
-
-def metrics_of(rows: Sequence[ScoreRow], *, threshold: float = 0.5) -> Metrics:
-    """Metrics of the rows that have a score."""
-    read = [row for row in rows if not row.error]
-    labels_N = np.array([row.label for row in read], dtype=int)
-    scores_N = np.array([row.score for row in read], dtype=float)
-    logits_N = np.array([row.logit for row in read], dtype=float)
-    return compute_metrics(labels_N, scores_N, threshold=threshold, logits_N=logits_N)

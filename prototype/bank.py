@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from files import PickleFile, TensorFile, open_weights, refusal, tensorfile
+from models.weights.names import BANK_FILE
 from models.weights.released import PROTOTYPES, read_official
 
 FORMAT = "gapl-prototypes-1"
-WHAT = "a prototype bank, made by prototype/dream_prototype.py or released by the authors"
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class PrototypeBank:
 
         Raises ValueError when the file is neither or not sound, OSError when it cannot be read.
         """
-        file = open_weights(path, what=WHAT)
+        file = open_weights(path, what=BANK_FILE)
         try:
             return cls._from_official(file) if isinstance(file, PickleFile) else cls._from_ours(file)
         except ValueError as error:
-            raise refusal(path, error, what=WHAT) from error
+            raise refusal(path, error, what=BANK_FILE) from error
 
     @classmethod
     def _from_official(cls, file: PickleFile) -> PrototypeBank:

@@ -1,4 +1,6 @@
-"""Embeddings of a class -> a few unit vectors that stand for it: k-means, PCA, and two baselines.
+"""Reduce the embeddings of a class to a few unit vectors that stand for it: k-means, PCA, and two baselines.
+
+Command lines import the names in METHODS from here, so torch and scikit-learn are imported only when they work.
 
 Shape suffixes: N images, E embedding, K vectors of a class, P prototypes.
 """
@@ -6,21 +8,23 @@ Shape suffixes: N images, E embedding, K vectors of a class, P prototypes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def reduce_embeddings(
     embeddings_NE: Tensor, labels_N: Tensor, *, method: str, num_prototypes: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """(prototypes_PE, labels_P): half of the prototypes for each class, real first (paper; released files).
+    """Return prototypes_PE and labels_P: half of them for each class, real first (paper; released files).
 
     Raises ValueError for an unknown method, an odd number, or a class with too few images.
     """
+    import torch
+
     counts = [int((labels_N == label).sum()) for label in (0, 1)]
     check_counts(method, num_prototypes, n_real=counts[0], n_fake=counts[1])
     reduced = []
@@ -33,7 +37,7 @@ def reduce_embeddings(
 
 
 def check_counts(method: str, num_prototypes: int, *, n_real: int, n_fake: int) -> None:
-    """Raises ValueError when so many images of each class cannot give the prototypes; says how many are needed."""
+    """Raise ValueError when that many images of each class cannot give the prototypes; say how many are needed."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
     if num_prototypes < 2 or num_prototypes % 2:
@@ -50,7 +54,10 @@ def check_counts(method: str, num_prototypes: int, *, n_real: int, n_fake: int) 
 
 
 def kmeans(embeddings_NE: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Centroids by scikit-learn, in order of falling cluster size."""
+    """Return the centroids that scikit-learn finds, the largest cluster first."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
     # One thread: with more, the order in which partial sums are added changes the last bits.
     with threadpool_limits(limits=1):
         fitted = KMeans(count, n_init=10, random_state=seed).fit(embeddings_NE)
@@ -60,10 +67,12 @@ def kmeans(embeddings_NE: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def pca(embeddings_NE: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Leading principal directions of the centred embeddings; the largest coordinate of each is positive.
+    """Return the leading principal directions of the centred embeddings, the largest coordinate of each positive.
 
-    The seed has no effect. At most E directions exist.
+    The seed has no effect. Raises ValueError for more than E directions.
     """
+    from threadpoolctl import threadpool_limits
+
     if count > embeddings_NE.shape[1]:
         raise ValueError(f"{embeddings_NE.shape[1]}-dimensional embeddings have no {count} principal components")
     with threadpool_limits(limits=1):
@@ -74,12 +83,12 @@ def pca(embeddings_NE: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def class_mean(embeddings_NE: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """One vector a class, whatever `count` is: the baseline without inner structure."""
+    """Return one vector, whatever `count` is: the baseline without inner structure."""
     return embeddings_NE.mean(axis=0, keepdims=True)
 
 
 def random_unit(embeddings_NE: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Directions that know nothing of the data: the baseline of the paper's ablation."""
+    """Return random directions that know nothing of the data: the baseline of the paper's ablation."""
     return np.random.default_rng(seed).standard_normal((count, embeddings_NE.shape[1]))
 
 

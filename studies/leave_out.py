@@ -1,12 +1,12 @@
-"""Every source of the training images judged by a detector that has not seen it: folds of whole sources.
+"""Judge every source of the training images by a detector that has not seen it: folds of whole sources.
 
     python studies/leave_out.py --corpus DIR --out runs/leave-out
     python studies/leave_out.py --corpus DIR --out runs/leave-out-lora --lora
 
-Sources whose names begin with the same letters (sdnext_hades, sdnext_xl) are relatives, and are left out together.
-The detectors are a row of studies/ablation.py: heads on the frozen tower, or LoRA from there. Writes
-OUT/scores.parquet and OUT/sources.csv, and prints AUROC and balanced accuracy at .5 of all images, each judged in
-its fold, and the sources that are worst. What is finished is kept: the same command goes on where it stopped.
+Sources whose names begin with the same letters (sdnext_hades, sdnext_xl) are related, and are left out together.
+The detectors are a row of studies/ablation.py: heads on the frozen tower, or LoRA trained from there. Writes
+OUT/scores.parquet and OUT/sources.csv. Prints AUROC and balanced accuracy at .5 of all images, each judged in its
+own fold, and the worst sources. Results are kept, so the same command continues where it stopped.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import cli
 from data.holdout import split_images
 from data.records import Manifest
-from evaluation.intervals import bootstrap
-from evaluation.metrics import compute_metrics
 from gapl.calibration import score_of
-from studies.ablation import HELDOUT, ROWS, add_arguments, open_lab
+from studies.ablation import add_lab_arguments, lab_options
+from studies.rows import HELDOUT, ROWS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN = 25  # sources of a class, the worst ones
 MIN_IMAGES = 10  # of a source that is shown
@@ -34,16 +35,21 @@ MIN_IMAGES = 10  # of a source that is shown
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    add_arguments(parser, out=Path("runs/leave-out"))
+    add_lab_arguments(parser, out=Path("runs/leave-out"))
     parser.add_argument("--folds", type=int, default=8)
     parser.add_argument("--row", choices=tuple(ROWS), metavar="NAME", default="mini", help=", ".join(ROWS))
-    parser.add_argument("--lora", action="store_true", help="go on with LoRA from each head")
+    parser.add_argument("--lora", action="store_true", help="also train LoRA, from each head")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.folds < 2:
         raise ValueError(f"--folds must be at least 2, not {args.folds}")
+
+    import pandas as pd  # this and torch take seconds to import
+
+    from studies.lab import open_lab
+
     parts = []
-    with open_lab(args) as lab:
+    with open_lab(args.corpus, **lab_options(args)) as lab:
         for number, names in enumerate(folds(lab.images, args.folds)):
             split = split_images(lab.images, fraction=0.0, holdout=0.0, names=names, max_images=0, seed=args.seed)
             print(
@@ -58,7 +64,7 @@ def main() -> None:
 
 
 def folds(images: Manifest, count: int) -> list[list[str]]:
-    """The names of all sources in `count` lists; relatives in the same one, and about as many images in each."""
+    """Return the names of all sources in `count` lists, relatives together, with about as many images in each."""
     sizes = Counter(kin(record.generator) for record in images)
     fold_of: dict[str, int] = {}
     filled = [0] * count
@@ -70,12 +76,16 @@ def folds(images: Manifest, count: int) -> list[list[str]]:
 
 
 def kin(source: str) -> str:
-    """The letters that a name begins with, in lower case; a name that begins otherwise is its own kin."""
+    """Return the letters that a name begins with, in lower case; or the name, if it begins with something else."""
     letters = re.match("[a-z]+", source.lower())
     return letters[0] if letters else source
 
 
 def show(scores: pd.DataFrame, path: Path) -> None:
+    """Print the figures of all images, and write and print those of each source."""
+    from evaluation.intervals import bootstrap
+    from evaluation.metrics import compute_metrics
+
     label_N, score_N = scores["label"].to_numpy(int), score_of(scores["logit"].to_numpy(float))
     figures = compute_metrics(label_N, score_N, threshold=0.5)
     drawn = bootstrap(label_N, score_N, threshold=0.5, sources_N=scores["generator"].tolist())

@@ -25,7 +25,7 @@ import cli
 from evaluation.intervals import bootstrap
 from evaluation.metrics import compute_metrics
 from gapl.calibration import score_of
-from studies.ablation import HELDOUT, LORA
+from studies.rows import HELDOUT, LORA
 
 REFERENCE = "mini"
 NUM_RESAMPLES = 300
@@ -88,6 +88,7 @@ def main() -> None:
 
 def measure(scores: pd.DataFrame) -> Results:
     """Return AUROC, balanced accuracy and resampled AUROC of each row, tower and seed of a table."""
+
 
     results: Results = {}
     for (row, tower, seed), part in scores.groupby(["row", "tower", "seed"]):

@@ -12,9 +12,8 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +24,13 @@ from torch import Tensor
 
 from data.images.augment import train_view
 from data.images.views import eval_tensor_view, seeded
-from data.loading.plan import BatchPlan, Rank
+from data.loading.plan import Rank
 from data.records import Manifest, Record
 from data.seeds import draw_seed
 from features import store as features
-from features.store import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
+from features.extractor import FeatureExtractor
+from features.spec import FORMAT, FeatureSpec
+from features.store import FeatureStore, FeatureTable
 from files import TensorFile, tensorfile
 from files.cache import cache_dir
 from gapl.decode import decode_image
@@ -69,7 +70,7 @@ def extract(tmp_path: Path) -> Callable[..., Any]:
 
     def run(manifest: Manifest, *specs: FeatureSpec, **options: Any) -> Any:
         tower = Tower()
-        stores = [FeatureStore(spec, tmp_path / "cache") for spec in specs or (SPEC,)]
+        stores = [FeatureStore.open(spec, tmp_path / "cache") for spec in specs or (SPEC,)]
         extractor = FeatureExtractor(tower, batch_size=4, **{"num_workers": 0} | options)
         tables, read, failures = extractor.tables(manifest, stores, desc="test")
         return tower.num_images, tables, read, failures
@@ -125,17 +126,15 @@ def test_cached_features_of_a_tower_are_its_own_to_the_bit(tmp_path: Path, tiny_
     pixels_NCHW = torch.stack([spec.make_view()(decode_image(path.read_bytes())) for path in paths])
     with torch.inference_mode():
         fresh_ND = torch.cat([tower(part) for part in pixels_NCHW.split(10)])
-    for context in (torch.inference_mode, refuse):
-        extractor = FeatureExtractor(tower, batch_size=10, num_workers=0, context=context)
-        (table,), _, _ = extractor.tables(manifest, [FeatureStore(spec, tmp_path)], desc="test")
+    for feature in (tower, refuse):
+        extractor = FeatureExtractor(feature, batch_size=10, num_workers=0)
+        (table,), _, _ = extractor.tables(manifest, [FeatureStore.open(spec, tmp_path)], desc="test")
         assert torch.equal(whole(table), fresh_ND)
         assert not whole(table).is_inference()
 
 
-@contextmanager
-def refuse() -> Iterator[None]:
+def refuse(_pixels_BCHW: Tensor) -> Tensor:
     raise AssertionError("the tower was called")
-    yield
 
 
 @pytest.mark.parametrize(
@@ -212,7 +211,7 @@ def flip_a_bit(segment: Path) -> None:
 def narrow(segment: Path) -> None:
     _, tensors = TensorFile(segment).read()
     tensors["features_ND"] = tensors["features_ND"][:, :5].clone()
-    tensorfile.write(segment, tensors, format=features.FORMAT, header={})
+    tensorfile.write(segment, tensors, format=FORMAT, header={})
 
 
 def cut(segment: Path) -> None:
@@ -258,7 +257,7 @@ def start_process(images: Manifest, cache: Path, *, dies_at: int = 0) -> multipr
 
         features.SEGMENT_IMAGES = 2
         extractor = FeatureExtractor(tower, batch_size=2, num_workers=0)
-        extractor.tables(images, [FeatureStore(SPEC, cache)], desc="process")
+        extractor.tables(images, [FeatureStore.open(SPEC, cache)], desc="process")
 
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
@@ -342,7 +341,7 @@ def test_ranks_agree_on_what_is_missing(extract: Callable[..., Any], images: Man
 
         if rank == 1:
             is_there.wait(20)
-        store = FeatureStore(spec, cache)
+        store = FeatureStore.open(spec, cache)
         if rank == 0:
             extract(Manifest("some", images.records[:5]), spec)
             is_there.set()
@@ -361,7 +360,7 @@ def test_ranks_with_different_folders_are_told(images: Manifest, tmp_path: Path)
         extractor = FeatureExtractor(
             Tower(), 4, 0, rank=Rank(rank, 2), gather=lambda part: threads.gather(rank, part)
         )
-        store = FeatureStore(replace(SPEC, view="eval"), tmp_path / f"cache{rank}")
+        store = FeatureStore.open(replace(SPEC, view="eval"), tmp_path / f"cache{rank}")
         with pytest.raises(ValueError, match="5 features that another process computed are not there; all proc"):
             extractor.tables(images, [store], desc="test")
 
@@ -369,7 +368,7 @@ def test_ranks_with_different_folders_are_told(images: Manifest, tmp_path: Path)
 
 
 def test_full_disk_is_one_clear_line(tmp_path: Path) -> None:
-    store = FeatureStore(SPEC, tmp_path / "cache")
+    store = FeatureStore.open(SPEC, tmp_path / "cache")
     store.add([bytes(32)], torch.zeros(1, 6))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
@@ -387,53 +386,12 @@ def test_full_disk_is_one_clear_line(tmp_path: Path) -> None:
 def test_cache_that_is_no_folder_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"features cannot be kept in \S+/file/\w{64}: .*--feature-cache moves them"):
-        FeatureStore(SPEC, tmp_path / "file")
+        FeatureStore.open(SPEC, tmp_path / "file")
 
 
 def test_store_is_in_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "cache_dir", cache_dir)  # which the tests' own fixture has replaced
     monkeypatch.setenv("GAPL_CACHE", str(tmp_path))
-    store = FeatureStore(SPEC)
+    store = FeatureStore.open(SPEC)
     assert store.folder.parent == tmp_path / "features"
     assert json.loads((store.folder / "spec.json").read_text())["view"] == "crop"
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Drawing
-
-
-@pytest.mark.parametrize(("world", "micro_batches"), [(1, 1), (1, 3), (2, 1), (2, 2), (3, 2)])
-def test_micro_batches_of_all_ranks_are_the_batches_of_one(world: int, micro_batches: int) -> None:
-    features_ND, labels_N = torch.arange(100.0).view(50, 2), torch.arange(50)
-    order = torch.randperm(50, generator=torch.Generator().manual_seed(1)).tolist()
-    for first_batch in (0, 2):
-        parts = [
-            list(
-                feature_batches(
-                    features_ND,
-                    labels_N,
-                    order,
-                    BatchPlan(12, micro_batches, Rank(rank, world)),
-                    first_batch=first_batch,
-                )
-            )
-            for rank in range(world)
-        ]
-        assert {len(part) for part in parts} == {(4 - first_batch) * micro_batches}
-        for number in range(4 - first_batch):
-            drawn = [
-                pair for part in parts for pair in part[number * micro_batches : (number + 1) * micro_batches]
-            ]
-            start = 12 * (first_batch + number)
-            assert torch.cat([labels_B for _, labels_B in drawn]).tolist() == order[start : start + 12]
-            assert torch.equal(torch.cat([each for each, _ in drawn]), features_ND[order[start : start + 12]])
-
-
-def test_only_batch_is_as_large_as_it_can_be() -> None:
-    features_ND, labels_N, order = torch.arange(10.0).view(10, 1), torch.zeros(10), [9, 2, 4, 0, 1]
-    for world, micro_batches, size in ((1, 1, 5), (2, 1, 2), (2, 2, 1)):
-        plan = BatchPlan(64, micro_batches, Rank(world - 1, world))
-        drawn = list(feature_batches(features_ND, labels_N, order, plan))
-        assert [len(labels_B) for _, labels_B in drawn] == [size] * micro_batches
-    with pytest.raises(ValueError, match="too few for 6 micro-batches"):
-        list(feature_batches(features_ND, labels_N, order, BatchPlan(64, 3, Rank(0, 2))))

@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from features.store import feature_batches
-from training.loop import Fitted, Objective, Piece, fit
+from training.batches import MicroBatch, TrainingBatches
+from training.context import RunContext
+from training.loop import fit
 from training.processes import start_processes
 from training.recipe import Recipe
 from training.runs import Run
+from training.trainer import Fitted, LogitModel
 
 if TYPE_CHECKING:
     pass
@@ -39,22 +41,19 @@ class Trial:
             return {"random": {"accuracy": next(accuracies_left), "auroc": None}}
 
         self.run = Run(folder / "run")
+        self.run.resume()
         with start_processes(device="cpu") as accelerator:
             self.fitted: Fitted = fit(
-                Objective(self.model, lambda feature_BD: self.model(feature_BD).squeeze(-1)),
-                batches=self.batches,
-                num_batches=4,
-                images_a_batch=16,
-                validate=validate if accuracies else None,
+                LogitModel(self.model, lambda feature_BD: self.model(feature_BD).squeeze(-1)),
+                TrainingBatches(self.draw, per_epoch=4, num_images=16),
                 recipe=Recipe(**({"lr": 0.1, "epochs": 6} | fields)),
-                run=self.run,
-                accelerator=accelerator,
+                context=RunContext(accelerator, self.run),
+                validate=validate if accuracies else None,
             )
 
-    def batches(self, epoch: int, first: int) -> Iterator[Piece]:
-        order = torch.randperm(64, generator=torch.Generator().manual_seed(epoch)).tolist()
-        drawn = feature_batches(FEATURES_ND, LABELS_N, order, batch_size=16, first_batch=first)
-        return ((feature_BD, labels_B, []) for feature_BD, labels_B in drawn)
+    def draw(self, epoch: int, first: int) -> Iterator[MicroBatch]:
+        order = torch.randperm(64, generator=torch.Generator().manual_seed(epoch))
+        return (MicroBatch(FEATURES_ND[chosen], LABELS_N[chosen]) for chosen in order.split(16)[first:])
 
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.run.folder / "metrics.jsonl").read_text().splitlines()]
@@ -76,7 +75,7 @@ def test_logged_loss_is_the_binary_cross_entropy_of_the_first_batch(tmp_path: Pa
     trial = Trial(tmp_path, epochs=1)
     torch.manual_seed(0)
     untrained = nn.Linear(4, 1)
-    feature_BD, labels_B, _ = next(trial.batches(0, 0))
+    feature_BD, labels_B, _ = next(trial.draw(0, 0))
     probability_B = untrained(feature_BD).squeeze(-1).sigmoid()
     expected = -(labels_B * probability_B.log() + (1 - labels_B) * (1 - probability_B).log()).mean()
     assert trial.log()[0]["loss"] == pytest.approx(float(expected.detach()), abs=1e-6)
@@ -108,16 +107,16 @@ def test_training_stops_after_the_wanted_steps(tmp_path: Path) -> None:
 
 def test_average_of_the_weights_validates_and_is_kept(tmp_path: Path) -> None:
     """The average begins as the start; after step k it keeps k / (k + 9) of itself, here 0.4 at most."""
-    met: list[Tensor] = []
+    before_step: list[Tensor] = []
 
     class Watched(Trial):
-        def batches(self, epoch: int, first: int) -> Iterator[Piece]:
-            for piece in super().batches(epoch, first):
-                met.append(self.model.weight.detach().clone())
-                yield piece
+        def draw(self, epoch: int, first: int) -> Iterator[MicroBatch]:
+            for micro_batch in super().draw(epoch, first):
+                before_step.append(self.model.weight.detach().clone())
+                yield micro_batch
 
     plain = Watched(tmp_path / "plain", [0.5, 0.6], epochs=2)
-    start, *after_step = [*met, plain.weights[-1]]
+    start, *after_step = [*before_step, plain.weights[-1]]
     expected = [start]
     for k, weight in enumerate(after_step, 1):
         decay = min(0.4, k / (k + 9))
@@ -143,9 +142,9 @@ def test_gradients_are_clipped_before_the_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["training", "validation"])
 def test_nothing_readable_is_told_and_not_waited_for(tmp_path: Path, part: str) -> None:
     class Unreadable(Trial):
-        def batches(self, epoch: int, first: int) -> Iterator[Piece]:
-            empty: Piece = (torch.empty(0), torch.empty(0), [])
-            return iter([empty] * 4) if part == "training" else super().batches(epoch, first)
+        def draw(self, epoch: int, first: int) -> Iterator[MicroBatch]:
+            empty = MicroBatch(torch.empty(0), torch.empty(0))
+            return iter([empty] * 4) if part == "training" else super().draw(epoch, first)
 
     message = {"training": "none of the images of a batch could be read", "validation": "none of the validation"}
     with pytest.raises(ValueError, match=message[part]):
@@ -158,14 +157,13 @@ def test_only_what_requires_a_gradient_changes(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with start_processes(device="cpu") as accelerator:
         fit(
-            Objective(model, lambda feature_BD: model(feature_BD).squeeze(-1)),
-            batches=lambda _epoch, _first: [(FEATURES_ND, LABELS_N, [])],
-            num_batches=1,
-            images_a_batch=64,
-            validate=None,
+            LogitModel(model, lambda feature_BD: model(feature_BD).squeeze(-1)),
+            TrainingBatches(
+                lambda _epoch, _first: [MicroBatch(FEATURES_ND, LABELS_N)], per_epoch=1, num_images=64
+            ),
             recipe=Recipe(epochs=2),
-            run=Run(tmp_path),
-            accelerator=accelerator,
+            context=RunContext(accelerator, Run(tmp_path)),
+            validate=None,
         )
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"1.weight", "1.bias"}

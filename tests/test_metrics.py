@@ -1,4 +1,4 @@
-"""Labels and scores -> figures; predictions."""
+"""Labels and scores -> figures."""
 
 from __future__ import annotations
 
@@ -8,29 +8,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import sklearn.metrics
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from data.loading.batches import Batch, Failure
-from data.records import Record
-from evaluation.metrics import Metrics, calibration_error, compute_metrics, mean_metrics, metrics_of
-from gapl.labels import Label
-from models.detector import Output, Stage1Detector
-from models.weights.backbone import load_backbone
-from models.weights.names import TINY
-from training.predict import ScoreRow, predict
-
-
-def row(uri: str, label: int, score: float, error: str = "") -> ScoreRow:
-    if error:
-        return ScoreRow(uri, label, "generator", math.nan, math.nan, 0, 0, error)
-    return ScoreRow(uri, label, "generator", math.log(score / (1 - score)), score, 64, 48)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Metrics
-
+from evaluation.metrics import Metrics, calibration_error, compute_metrics, mean_metrics
 
 THRESHOLDED = ("accuracy", "real_accuracy", "fake_accuracy", "balanced_accuracy")
 
@@ -177,14 +157,6 @@ def test_scores_that_are_no_numbers_are_refused(score: float) -> None:
         compute_metrics(np.array([0, 1]), np.array([0.5, score]), threshold=0.5)
 
 
-def test_unreadable_images_are_not_counted() -> None:
-    rows = [row("a", 0, 0.2), row("b", 1, 0.7), row("c", 1, 0, "damaged")]
-    found = metrics_of(rows)
-    assert (found.n_real, found.n_fake, found.accuracy) == (1, 1, 1)
-    assert metrics_of(rows, threshold=0.8).accuracy == 0.5
-    assert metrics_of(rows[2:]) == Metrics(0, 0, *[None] * 6)
-
-
 def test_mean_leaves_out_what_has_one_class_only() -> None:
     both = [Metrics(10, 10, a, a, a, a, a, a) for a in (0.5, 0.9)]
     recall_only = Metrics(0, 50, 1.0, None, 1.0, None, None, None)
@@ -204,34 +176,3 @@ def test_mean_of_recalls_is_a_recall() -> None:
     mean = mean_metrics(parts)
     assert mean.fake_accuracy == mean.accuracy == pytest.approx(0.3)
     assert mean.balanced_accuracy is mean.ap is None
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Predictions
-
-
-class Constant(Stage1Detector):
-    """The mean of an image's pixels is its logit."""
-
-    def __init__(self) -> None:
-        super().__init__(load_backbone(TINY).tower)
-        self.unused = nn.Identity()
-
-    def forward(self, pixels_BCHW: Tensor) -> Output:
-        assert not self.training
-        return Output(pixels_BCHW.mean(dim=(1, 2, 3)), torch.empty(0), None)
-
-
-def test_every_image_is_a_row_whether_it_could_be_read_or_not() -> None:
-    records = [Record(str(i), Label(i % 2), f"made by {i}") for i in range(4)]
-    pixels_BCHW = torch.tensor([0.0, 2.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
-    labels_B = torch.tensor([0.0, 1.0])
-    batches = [
-        Batch(pixels_BCHW, labels_B, records[:2], [(5, 6), (7, 8)], [Failure(records[2], "damaged image")]),
-        Batch(torch.empty(0), torch.empty(0), [], [], [Failure(records[3], "empty")]),
-    ]
-    rows = predict(Constant(), batches, device="cpu", total=4)
-    assert rows[0] == ScoreRow("0", 0, "made by 0", 0.0, 0.5, 5, 6)
-    assert rows[1].score == pytest.approx(1 / (1 + math.exp(-2)))
-    assert [(r.uri, r.error) for r in rows[2:]] == [("2", "damaged image"), ("3", "empty")]
-    assert all(math.isnan(r.score) and math.isnan(r.logit) for r in rows[2:])

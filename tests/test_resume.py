@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,16 @@ from torch import Tensor, nn
 import train
 from data.loading.batches import Failure
 from data.records import Record
-from features.store import feature_batches
 from gapl.labels import Label
+from training.batches import MicroBatch, TrainingBatches
+from training.context import RunContext, Saving
 from training.interrupt import Interrupted
-from training.loop import Fitted, Objective, Piece, Saving, fit
+from training.loop import fit
 from training.processes import start_processes
 from training.recipe import Recipe
 from training.runs import Run
 from training.state import Position, TrainingState, read_state, write_state
+from training.trainer import Fitted, LogitModel
 
 if TYPE_CHECKING:
     from tests.conftest import RunCli, TinyRun
@@ -58,32 +61,27 @@ class Attempt:
         self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
         self.signal_at, self.error_at, self.asked = signal_at, error_at, 0
         self.run = Run(folder, settings=settings or {"lr": 0.1})
+        self.run.resume()
         recipe = {"lr": 0.1, "epochs": 6, "schedule": "cosine", "keep": "best", "patience": 5} | fields
         with start_processes(device="cpu") as accelerator:
             self.fitted: Fitted = fit(
-                Objective(self.model, lambda feature_BD: self.model(feature_BD).squeeze(-1)),
-                batches=self.batches,
-                num_batches=4,
-                images_a_batch=16,
-                validate=self.validate,
+                LogitModel(self.model, lambda feature_BD: self.model(feature_BD).squeeze(-1)),
+                TrainingBatches(self.draw, per_epoch=4, num_images=16),
                 recipe=Recipe(**recipe),
-                run=self.run,
-                accelerator=accelerator,
-                saving=saving or Saving(steps=5),
+                context=RunContext(accelerator, self.run, saving or Saving(steps=5)),
+                validate=self.validate,
             )
 
-    def batches(self, epoch: int, first: int) -> Iterator[Piece]:
-        order = torch.randperm(64, generator=torch.Generator().manual_seed(epoch)).tolist()
-        for feature_BD, labels_B in feature_batches(
-            FEATURES_ND, LABELS_N, order, batch_size=16, first_batch=first
-        ):
+    def draw(self, epoch: int, first: int) -> Iterator[MicroBatch]:
+        order = torch.randperm(64, generator=torch.Generator().manual_seed(epoch))
+        for chosen in order.split(16)[first:]:
             step, self.asked = epoch * 4 + first, self.asked + 1
             first += 1
             if step == self.signal_at:
                 os.kill(os.getpid(), signal.SIGTERM)
             if step == self.error_at:
                 raise ConnectionAbortedError("as if killed")
-            yield feature_BD, labels_B, []
+            yield MicroBatch(FEATURES_ND[chosen], LABELS_N[chosen])
 
     def validate(self) -> dict[str, Any]:
         self.model.eval()
@@ -173,7 +171,7 @@ def test_half_written_or_damaged_checkpoint_is_passed_over(
     newest.write_bytes(blob)
     (tmp_path / "checkpoints/.step_00000015.safetensors.123.tmp").write_bytes(blob[:100])
     resumed = Attempt(tmp_path)
-    assert "a checkpoint is passed over" in caplog.text
+    assert "a checkpoint is skipped" in caplog.text
     assert resumed.asked == STEPS - 5
     assert same(resumed, alone)
 
@@ -182,7 +180,7 @@ def test_run_without_a_sound_checkpoint_is_not_thrown_away(tmp_path: Path) -> No
     with pytest.raises(ConnectionAbortedError):
         Attempt(tmp_path, error_at=6)
     (tmp_path / "checkpoints/step_00000005.safetensors").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"none of its checkpoints can be read .* --overwrite to start anew"):
+    with pytest.raises(ValueError, match=r"none of its checkpoints can be read .* --overwrite to start again"):
         Attempt(tmp_path)
     assert (tmp_path / "checkpoints/step_00000005.safetensors").exists()
 
@@ -216,7 +214,7 @@ def test_full_disk_is_told_and_the_last_checkpoint_stays(alone: Attempt, tmp_pat
 def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
     state = TrainingState(
         position=Position(
-            step=3, epoch=1, batch=2, met=48, unreadable=1, value=0.25, best_value=0.5, best_epoch=1
+            step=3, epoch=1, batch=2, seen=48, unreadable=1, value=0.25, best_value=0.5, best_epoch=1
         ),
         model={"weight": torch.randn(2, 3)},
         best={"weight": torch.randn(2, 3)},
@@ -243,19 +241,29 @@ def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
         assert torch.equal(before["cpu"], after["cpu"])
 
 
+def test_checkpoints_of_before_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that were seen were called `met` in them."""
+    state = TrainingState(Position(step=3), {}, {}, {}, optimizer={"state": {}, "param_groups": []}, random=[])
+    stored = asdict(state.position)
+    stored["met"] = stored.pop("seen") + 48
+    monkeypatch.setattr("training.state.asdict", lambda _position: stored)
+    write_state(tmp_path / "state.safetensors", state)
+    assert read_state(tmp_path / "state.safetensors").position == Position(step=3, seen=48)
+
+
 def test_detector_file_is_no_checkpoint(tiny_run: TinyRun) -> None:
-    with pytest.raises(ValueError, match=r"detector\.safetensors: no checkpoint of training"):
+    with pytest.raises(ValueError, match=r"detector\.safetensors: not a checkpoint of training"):
         read_state(tiny_run.stage2)
 
 
 def test_too_many_unreadable_images_stop_a_run(tmp_path: Path) -> None:
     class Broken(Attempt):
-        def batches(self, epoch: int, first: int) -> Iterator[Piece]:
-            for number, (feature_BD, labels_B, _) in enumerate(super().batches(epoch, first)):
+        def draw(self, epoch: int, first: int) -> Iterator[MicroBatch]:
+            for number, micro_batch in enumerate(super().draw(epoch, first)):
                 record = Record(f"{epoch}/{number}.png", Label.REAL, "camera")
-                yield feature_BD, labels_B, [Failure(record, "damaged image")]
+                yield micro_batch._replace(failures=[Failure(record, "damaged image")])
 
-    with pytest.raises(ValueError, match=r"4 of 64 images met could not be read, more than the share of 0\.05"):
+    with pytest.raises(ValueError, match=r"4 of 64 images could not be read, more than the share of 0\.05"):
         Broken(tmp_path / "many")
     named = (tmp_path / "many/unreadable.csv").read_text().splitlines()
     assert named == [f"0/{number}.png,damaged image" for number in range(4)]
@@ -322,23 +330,23 @@ def test_process_that_gets_a_signal_is_continued_by_the_same_command(
     if number == signal.SIGTERM:
         assert process.returncode == 128 + number
         assert "stopped by SIGTERM after step" in err.splitlines()[-1]
-        assert "The same command goes on from there" in err.splitlines()[-1]
+        assert "The same command continues from there" in err.splitlines()[-1]
         assert "Traceback" not in err
     done = run_cli(train.main, *command(tmp_path / "run", *options)[1:])
     assert done.code == 0, done.err
-    assert "going on from step" in done.out
+    assert "continuing from step" in done.out
     assert losses(tmp_path / "run") == losses(tmp_path / "alone")
     assert tensors(tmp_path / "run") == tensors(tmp_path / "alone")
     assert not (tmp_path / "run/checkpoints").exists()
 
 
 def test_two_processes_train_as_one_does(command: Command, run_cli: RunCli, tmp_path: Path) -> None:
-    """The same global batch, also in pieces: losses within 1e-5, and validation is of all images."""
+    """The same global batch, also in micro-batches: losses within 1e-5, and validation is of all images."""
     options = ("--num-workers", 0, "--lora-dropout", 0, "--epochs", 3, "--val-fraction", 0.2)
     assert run_cli(train.main, *command(tmp_path / "one", *options)[1:]).code == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, pieces in (("two", 1), ("pieces", 2)):
-        arguments = command(tmp_path / name, *options, "--accumulate", pieces)
+    for name, micro_batches in (("two", 1), ("micro-batches", 2)):
+        arguments = command(tmp_path / name, *options, "--accumulate", micro_batches)
         done = subprocess.run(
             [*torchrun, *arguments], cwd=PROJECT, env=environment(1), capture_output=True, text=True, check=False
         )
@@ -361,4 +369,4 @@ def validations(out: Path) -> list[dict[str, Any]]:
 
 def test_batch_that_processes_cannot_share_is_refused(command: Command, run_cli: RunCli, tmp_path: Path) -> None:
     done = run_cli(train.main, *command(tmp_path, "--accumulate", 3)[1:])
-    assert "--batch-size 4 cannot be shared by 1 processes in 3 pieces each" in done.only_error()
+    assert "--batch-size 4 cannot be shared by 1 processes in 3 micro-batches each" in done.only_error()

@@ -14,11 +14,7 @@ SLOW = ("torch", "torchvision", "sklearn", "scipy", "pandas")
 # Command lines that are still being rewritten, by how they begin.
 ALLOWED: tuple[str, ...] = (
     "-m models.weights",
-    "prototype/dream_prototype.py",
-    "studies/ablation.py",
-    "studies/leave_out.py",
     "studies/report.py",
-    "train.py",
 )
 
 RUN = f"""

@@ -15,7 +15,8 @@ import cli
 from data.records import Manifest, Record
 from gapl.labels import Label
 from models.precision import resolve_precision
-from studies import ablation, calibration, leave_out, report
+from studies import ablation, calibration, lab, leave_out, report
+from studies import rows as study_rows
 
 if TYPE_CHECKING:
     from tests.conftest import MakeImage, RunCli
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def corpus(tmp_path_factory: pytest.TempPathFactory, make_image: MakeImage) -> Path:
     """A source of each class in each part; fakes are darker."""
     root = tmp_path_factory.mktemp("corpus")
-    for number, part in enumerate(ablation.PARTS):
+    for number, part in enumerate(study_rows.PARTS):
         for kind, levels in (("0_real", 256), ("1_fake", 100)):
             for i in range(6):
                 path = root / part / f"{'abcd'[number]}gan" / kind / f"{i}.png"
@@ -36,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, make_image: MakeImage) -> P
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STAGE1", "HEAD", "LORA"):
-        monkeypatch.setattr(ablation, name, replace(getattr(ablation, name), max_steps=10, num_workers=0))
+        monkeypatch.setattr(study_rows, name, replace(getattr(study_rows, name), max_steps=10, num_workers=0))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_rows_are_trained_gathered_and_shown(
 ) -> None:
     rows = ("mini", "class means", "no prototypes")
     for name in ("mini", "preset release"):
-        monkeypatch.setitem(ablation.ROWS, name, replace(ablation.ROWS[name], num=4))  # of few images
+        monkeypatch.setitem(study_rows.ROWS, name, replace(study_rows.ROWS[name], num=4))  # of few images
     command = (ablation.main, *options, "--out", tmp_path / "out", "--seeds", 2, "--rows")
     done = run_cli(*command, *rows)
     assert done.code == 0, done.err
@@ -92,13 +93,13 @@ def test_a_cell_has_the_mean_and_standard_deviation_over_seeds() -> None:
 
 
 def test_a_preset_has_its_own_numbers_and_as_many_steps_as_mini() -> None:
-    found = ablation.recipes_of(ablation.ROWS["preset release"], seed=3, precision="fp32")
+    found = study_rows.recipes_of(study_rows.ROWS["preset release"], seed=3, precision="fp32")
     assert (found.lora.lora_rank, found.lora.train_view, found.lora.warmup_fraction) == (16, "release", 0.2)
     assert (found.stage1.sampling, found.stage1.train_view, found.head.train_view) == ("shuffle", "eval", "eval")
     for recipe, mini in (
-        (found.stage1, ablation.STAGE1),
-        (found.head, ablation.HEAD),
-        (found.lora, ablation.LORA),
+        (found.stage1, study_rows.STAGE1),
+        (found.head, study_rows.HEAD),
+        (found.lora, study_rows.LORA),
     ):
         assert (recipe.max_steps, recipe.batch_size, recipe.seed) == (mini.max_steps, mini.batch_size, 3)
 
@@ -139,11 +140,11 @@ def test_few_generators_are_nested_and_keep_photographs() -> None:
     records += [Record(f"small/{i}", Label.FAKE, "small") for i in range(5)]
     records += [Record(f"photo/{i}", Label.REAL, "photo") for i in range(10)]
     images = Manifest("all", tuple(records))
-    one, three = (ablation.few_generators(images, count, seed=1) for count in (1, 3))
+    one, three = (lab.few_generators(images, count, seed=1) for count in (1, 3))
     assert (len(one), len(three)) == (1, 3)
     assert one < three < set("abcde")
-    assert ablation.only(images, one).sources()[Label.REAL, "photo"] == 10
-    assert ablation.only(images, ablation.few_generators(images, 0, seed=1)) == images
+    assert lab.only(images, one).sources()[Label.REAL, "photo"] == 10
+    assert lab.only(images, lab.few_generators(images, 0, seed=1)) == images
 
 
 def test_what_is_missing_is_said(run_cli: RunCli, tmp_path: Path) -> None:

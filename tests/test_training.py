@@ -198,13 +198,13 @@ def test_fingerprint_of_a_merged_tower_is_its_own(go_on: Train, tmp_path: Path) 
 
 def test_going_on_as_it_cannot_be_is_refused(go_on: Train, tmp_path: Path) -> None:
     for done, message in (
-        (go_on("merged"), "a merged tower is no backbone that an adapter could name; pass --form full"),
-        (go_on("full", backbone=""), "a tower without a name is no backbone that an adapter could name"),
+        (go_on("merged"), "an adapter cannot name a merged tower as its backbone; pass --form full"),
+        (go_on("full", backbone=""), "an adapter cannot name a tower without a name as its backbone"),
         (go_on("full", "--backbone", "tiny"), "--backbone tiny: .* has tiny"),
         (go_on("adapter", "--backbone", "other"), "backbone 'other' cannot be loaded"),
         (
             go_on("full", "--lora-rank", 4),
-            "--lora-rank 4: .* has LoRA of rank 16, alpha 32 and dropout 0.1, and it is kept",
+            "--lora-rank 4: .* has LoRA of rank 16, alpha 32 and dropout 0.1, which is kept",
         ),
         (go_on("full", "--normalisation", "imagenet"), "was trained with another"),
     ):
@@ -295,7 +295,7 @@ def test_stream_that_cannot_be_is_refused(stage1: Train, run_cli: RunCli, shards
     assert "--stream yes: the images are not in parquet shards" in stage1(tmp_path, "--stream", "yes").only_error()
     first = ("--stage", 1, "--preset", "small", "--backbone", "tiny", "--out", tmp_path / "run")
     done = run_cli(train.main, *first, "--data", shards, "--stream", "yes")
-    assert "read anew at every epoch: pass --feature-views 0, or --stream no" in done.only_error()
+    assert "read again in every epoch: pass --feature-views 0, or --stream no" in done.only_error()
 
 
 @pytest.mark.parametrize(
@@ -415,14 +415,14 @@ def test_stages_that_do_not_fit_together_are_refused(stage2: Train, tiny_run: Ti
     for done, message in (
         (
             stage2(out, "--lora-dropout", 0.2, init=tiny_run.stage2),
-            "--lora-dropout 0.2: .* dropout 0.1, and it is kept",
+            "--lora-dropout 0.2: .* dropout 0.1, which is kept",
         ),
         (stage2(out, init=tiny_run.bank), "of the format 'gapl-prototypes-1'; expected a detector"),
         (stage2(out, init=tmp_path / "gone"), "no such file; expected a detector"),
-        (stage2(out, bank=None), "is stage 1's: --prototypes .* is needed too"),
+        (stage2(out, bank=None), "--init is a stage-1 detector: it also needs --prototypes"),
         (stage2(out, bank=narrow), "vectors of 64 dimensions, but the embeddings of"),
         (stage2(out, bank=tiny_run.stage1), "of the format 'gapl-detector-1'; expected a prototype bank"),
-        (stage2(out, "--normalisation", "imagenet"), "stage 1 in .* was trained with another"),
+        (stage2(out, "--normalisation", "imagenet"), "the detector of --init was trained with another"),
     ):
         assert re.search(message, done.only_error())
         assert not out.exists()

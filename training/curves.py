@@ -1,4 +1,4 @@
-"""The metrics.jsonl of a run -> a picture of its curves.
+"""Draw the learning curves of a run from its metrics.jsonl.
 
 Shape suffixes: N steps, V validations.
 """
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 WORST_SOURCES = 8
 SIZE_INCHES = (15, 8)
 DOTS_PER_INCH = 100
-# Set by hand: to lay it out by what is in it takes matplotlib longer than to draw it.
+# Set by hand: matplotlib's own layout takes longer than the drawing.
 MARGINS = {"left": 0.06, "right": 0.81, "bottom": 0.07, "top": 0.91, "wspace": 0.17, "hspace": 0.17}
 MAX_CHARACTERS = 38  # of a name in a legend
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """Draws loss, learning rate and validation against steps, as PNG; replaces `picture` when it is complete.
+    """Draw loss, learning rate and validation against steps as a PNG. It replaces `picture` once it is complete.
 
-    Raises ValueError when a line is no JSON object with a step, or there is none.
+    Raises ValueError when a line is not a JSON object with a step, or when there is no line.
     """
     figure = make_figure(read_metrics(metrics), title=metrics.absolute().parent.name)
     with replacing(picture) as scratch:
@@ -37,14 +37,14 @@ def draw_curves(metrics: Path, picture: Path) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """A record for each line."""
+    """Read metrics.jsonl: one dictionary per line."""
     records = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: no JSON ({error})") from error
+                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
             if not isinstance(record, dict) or "step" not in record:
                 raise ValueError(f"{path}, line {number}: expected an object with a step")
             records.append(record)
@@ -54,6 +54,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def make_figure(records: Sequence[dict[str, Any]], *, title: str = "") -> Figure:
+    """Return a figure of four panels."""
     from matplotlib.figure import Figure  # a second to import
 
     steps = [record for record in records if "loss" in record]
@@ -77,7 +78,7 @@ def make_figure(records: Sequence[dict[str, Any]], *, title: str = "") -> Figure
 
 
 def running_mean(value_N: np.ndarray, window: int) -> np.ndarray:
-    """Of each value and those before it, `window` of them, or as many as there are."""
+    """Average each value with those before it, over `window` values or as many as there are."""
     total_N = np.concatenate([[0.0], np.cumsum(value_N)])
     end_N = np.arange(1, len(value_N) + 1)
     start_N = np.maximum(end_N - window, 0)
@@ -106,7 +107,7 @@ def _draw_rate(axes: Axes, steps: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw_parts(axes: Axes, validations: Sequence[dict[str, Any]]) -> None:
-    """Accuracy whole and balanced accuracy dashed, a colour for each part."""
+    """Draw accuracy as a line and balanced accuracy dashed, in one colour for each validation set."""
     axes.set_title("Validation" if validations else "Validation: none yet")
     axes.set_ylabel("accuracy (share of images)")
     parts = dict.fromkeys(part for record in validations for part in record["validation"])
@@ -118,7 +119,7 @@ def _draw_parts(axes: Axes, validations: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw_sources(axes: Axes, validations: Sequence[dict[str, Any]]) -> None:
-    """Those that are lowest in the last validation."""
+    """Draw the accuracy of the sources that are lowest in the last validation."""
     axes.set_title("Validation: the lowest generators and photo sources")
     axes.set_ylabel("accuracy (share of the source's images)")
     curves: dict[str, list[tuple[int, float]]] = {}
@@ -132,7 +133,7 @@ def _draw_sources(axes: Axes, validations: Sequence[dict[str, Any]]) -> None:
 
 
 def _accuracies(validation: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """("part: class name", accuracy) of each generator and photo source."""
+    """Yield ("set: class name", accuracy) for each generator and photo source."""
     for part, metrics in validation.items():
         for kind, sources in metrics.get("sources", {}).items():
             for source, rates in sources.items():
@@ -140,10 +141,10 @@ def _accuracies(validation: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _columns(points: Sequence[tuple[int, float | None]]) -> tuple[list[int], list[float]]:
-    """Steps and values; None becomes a gap in the line."""
+    """Return steps and values; None becomes a gap in the line."""
     return [step for step, _ in points], [np.nan if value is None else value for _, value in points]
 
 
 def _marker(points: Sequence[int]) -> str:
-    """A line through one point is not to be seen."""
+    """Mark a single point, since a line through it would be invisible."""
     return "o" if len(points) == 1 else ""

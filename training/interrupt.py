@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during training: remembered, so that the loop can save and end between two steps."""
+"""Remember SIGTERM and Ctrl-C during training, so that the loop can save and end between two steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
-    """A signal ended training between two steps; what was reached is on disk."""
+    """A signal ended training between two steps; the run is saved."""
 
     def __init__(self, signal_number: int, step: int) -> None:
         super().__init__(f"{signal.Signals(signal_number).name} after step {step}")
@@ -17,7 +17,7 @@ class Interrupted(Exception):
 
 
 class SignalWatch:
-    """While entered, the first SIGTERM or SIGINT is only remembered; a second one acts as ever."""
+    """Inside the `with` block, the first SIGTERM or SIGINT is only remembered; a second one acts as usual."""
 
     def __init__(self) -> None:
         self.received: int | None = None

@@ -1,4 +1,4 @@
-"""AdamW and its schedule for what trains in a detector."""
+"""AdamW and its schedule for the weights of a detector that train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.recipe import Recipe
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
-    """AdamW over the trainable parameters: those of the tower (LoRA) at lr, the head at lr x head_lr_factor."""
+    """Make AdamW for the parameters that train: LoRA in the tower at lr, the head at lr x head_lr_factor."""
     tower: list[nn.Parameter] = []
     head: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -24,8 +24,10 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
 
 
 class Schedule:
-    """Sets every group's learning rate for a step: linear warm-up, then constant or a cosine down to
-    final_lr_fraction. It has no state, so a run that goes on needs none of it."""
+    """Sets the learning rate of every group for a step: linear warm-up, then constant, or a cosine.
+
+    It has no state that a checkpoint would have to keep.
+    """
 
     def __init__(self, optimizer: Optimizer, recipe: Recipe, *, num_steps: int) -> None:
         self._optimizer = optimizer
@@ -33,12 +35,13 @@ class Schedule:
         self._factor = lr_factor(recipe, num_steps=num_steps)
 
     def set(self, step: int) -> None:
+        """Set the learning rates for a step, counted from 0."""
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * self._factor(step)
 
 
 def lr_factor(recipe: Recipe, *, num_steps: int) -> Callable[[int], float]:
-    """Step (from 0) -> factor of the peak learning rate."""
+    """Return the function from a step (from 0) to the factor of the peak learning rate."""
     warmup_steps = round(recipe.warmup_fraction * num_steps)
 
     def factor(step: int) -> float:
@@ -54,7 +57,7 @@ def lr_factor(recipe: Recipe, *, num_steps: int) -> Callable[[int], float]:
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> float:
-    """The norm of all gradients before clipping; max_norm 0 does not clip."""
+    """Clip the gradients in place, unless max_norm is 0. Return the norm of all gradients before that."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     norm = torch.nn.utils.clip_grad_norm_(trainable, max_norm if max_norm > 0 else math.inf)
     return float(norm)

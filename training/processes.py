@@ -1,20 +1,20 @@
-"""The processes that train together, started by torchrun, or this one alone: an Accelerator for them."""
+"""The processes that train together, started by torchrun, or this process alone: an Accelerator for them."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from data.loading.plan import Rank
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-TRACKERS = ("tensorboard", "wandb")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -22,19 +22,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 def start_processes(
     *, device: str, precision: str = "fp32", trackers: tuple[str, ...] = (), folder: Path | None = None
 ) -> Iterator[Accelerator]:
-    """Joins the other processes (gloo between CPUs, nccl between GPUs); alone without torchrun.
+    """Join the other processes (gloo between CPUs, nccl between GPUs); without torchrun there are none.
 
-    precision   fp32, bf16 or fp16, which brings a gradient scaler
-    trackers    of TRACKERS; they write to `folder`
-
-    Raises ValueError for a tracker that is unknown or not installed.
+    precision   "fp32", "bf16" or "fp16", which brings a gradient scaler
+    trackers    names of accelerate's trackers; they write to `folder`
     """
-    for name in trackers:
-        if name not in TRACKERS:
-            raise ValueError(f"--track {name}: choose from {', '.join(TRACKERS)}")
-        if importlib.util.find_spec(name) is None:
-            raise ValueError(f"--track {name} needs the package {name}: pip install {name}")
-    # Slow to import, and not needed to read a command line.
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedDataParallelKwargs
@@ -67,6 +59,13 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def sum_over_processes(accelerator: Accelerator, *values: float) -> list[float]:
+    """Sum each of the values over all processes, in every process."""
+    own = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    total: list[float] = accelerator.reduce(own, reduction="sum").tolist()
+    return total
 
 
 def rank_of(accelerator: Accelerator) -> Rank:

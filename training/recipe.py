@@ -1,8 +1,12 @@
-"""How a stage is trained, as data: the Recipe and the presets of the paper and of the released code."""
+"""How a stage is trained, as data: the Recipe, and the presets of the paper, of the released code and of ours.
+
+Command lines import this module to parse their options, so it imports nothing that is slow.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -13,110 +17,105 @@ SCHEDULES = ("constant", "cosine")
 KEEPS = ("best", "last")
 SELECTS = ("random", "heldout")
 NORMALISATIONS = ("backbone", "imagenet")
-UNIT_FIELDS = (
-    "warmup_fraction",
-    "val_fraction",
-    "holdout_fraction",
-    "max_unreadable",
-    "ema_decay",
-    "lora_dropout",
-    "patch_dropout",
-)
 
 
-def _option(default: Any, help: str, choices: tuple[Any, ...] | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
+def _option(
+    default: Any,
+    help: str,
+    choices: tuple[Any, ...] = (),
+    *,
+    minimum: float = -math.inf,
+    below: float = math.inf,
+) -> Any:
+    """Make a field with its help text and the values that it may have: `choices`, or minimum <= value < below."""
+    allowed = {"help": help, "choices": choices, "minimum": minimum, "below": below}
+    return field(default=default, metadata=allowed)
+
+
+def _fraction(default: float, help: str) -> Any:
+    return _option(default, help, minimum=0, below=1)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number of a training run. The defaults are what paper and release have in common."""
+    """Every number of a training run. The defaults are what the paper and the release have in common.
 
-    epochs: int = _option(20, "passes over the training images")
-    max_steps: int = _option(0, "stop after this many optimiser steps; 0: no limit")
-    batch_size: int = _option(32, "images a step, of all processes together")
-    accumulate: int = _option(1, "pieces that a process takes its part of a batch in, to save memory")
+    Raises ValueError for a value that its field does not allow.
+    """
+
+    epochs: int = _option(20, "passes over the training images", minimum=1)
+    max_steps: int = _option(0, "stop after this many optimiser steps; 0: no limit", minimum=0)
+    batch_size: int = _option(32, "images a step, of all processes together", minimum=1)
+    accumulate: int = _option(1, "gradient accumulation steps, to save memory", minimum=1)
     lr: float = _option(1e-4, "peak learning rate of AdamW")
-    head_lr_factor: float = _option(1.0, "learning rate of the layers that start untrained, relative to lr")
-    weight_decay: float = _option(0.01, "of AdamW")
-    schedule: str = _option("constant", "of the learning rate", SCHEDULES)
-    final_lr_fraction: float = _option(0.001, "of lr, where the cosine ends")
-    warmup_fraction: float = _option(0.0, "of all steps, linear from 0")
-    max_grad_norm: float = _option(0.0, "gradients are clipped to this norm; 0: not clipped")
-    val_fraction: float = _option(0.05, "of each class, held out at random for validation")
-    holdout_fraction: float = _option(0.0, "of the generators and of the photo sources, held out whole")
-    max_val_images: int = _option(0, "images of either validation part at most; 0: all of them")
-    select: str = _option("random", "the validation part whose accuracy picks the epoch and stops", SELECTS)
+    head_lr_factor: float = _option(
+        1.0, "learning rate of the layers that start untrained, relative to lr", minimum=0
+    )
+    weight_decay: float = _option(0.01, "weight decay of AdamW", minimum=0)
+    schedule: str = _option("constant", "how the learning rate changes", SCHEDULES)
+    final_lr_fraction: float = _option(0.001, "fraction of lr at which the cosine ends", minimum=0)
+    warmup_fraction: float = _fraction(0.0, "fraction of all steps in which the learning rate rises from 0")
+    max_grad_norm: float = _option(0.0, "clip gradients to this norm; 0: no clipping", minimum=0)
+    val_fraction: float = _fraction(0.05, "fraction of each class that is drawn for validation")
+    holdout_fraction: float = _fraction(
+        0.0, "fraction of the generators and of the photo sources to hold out whole"
+    )
+    max_val_images: int = _option(0, "most images of either validation set; 0: all of them", minimum=0)
+    select: str = _option("random", "validation set whose accuracy picks the epoch and ends training", SELECTS)
     stop_accuracy: float = _option(1.0, "validation accuracy that ends training; 1: never")
-    patience: int = _option(0, "epochs without gain in validation accuracy that end training; 0: never")
-    keep: str = _option("last", "the epoch whose weights are saved", KEEPS)
-    ema_decay: float = _option(
-        0.0,
-        "the weights that validate and are saved are a moving average that keeps this share a step; 0: the last",
+    patience: int = _option(0, "epochs without gain in validation accuracy that end training; 0: never", minimum=0)
+    keep: str = _option("last", "epoch whose weights are saved", KEEPS)
+    ema_decay: float = _fraction(
+        0.0, "validate and save a moving average of the weights that keeps this share at each step; 0: no average"
     )
-    max_unreadable: float = _option(0.05, "share of the images met that may be unreadable before training stops")
-    train_view: str = _option("crop", "random view, see data/images/augment.py", TRAIN_VIEWS)
-    feature_views: int = _option(
-        0, "while the tower is frozen: views an image, passed through it once; 0: every epoch anew"
-    )
+    max_unreadable: float = _fraction(0.05, "share of the images seen that may be unreadable; more end training")
+    train_view: str = _option("crop", "random view of training images, see data/images/augment.py", TRAIN_VIEWS)
+    feature_views: int = _option(0, "cached random views per image; 0 disables the feature cache", minimum=0)
     feature_layers: str = _option(
-        "", "stage 1: layers of the tower whose class tokens are read, such as 6,9,12; empty: the last alone"
+        "", "stage 1: layers of the tower whose class tokens are read, such as 6,9,12; empty: only the last"
     )
-    val_resize_px: int = _option(0, "short side before the centre crop in validation; 0: no resizing")
+    val_resize_px: int = _option(0, "short side before the centre crop in validation; 0: no resizing", minimum=0)
     normalisation: str = _option("backbone", "mean and standard deviation of pixels", NORMALISATIONS)
     sampling: str = _option("shuffle", "order of an epoch, see data/loading/batches.py", SAMPLINGS)
     balance: str = _option("class", "what a stream of shards draws equally, see data/shards/stream.py", BALANCES)
     precision: str = _option(
-        "fp32", "of the tower (auto: bf16 where it is fast, else fp32); the head computes in fp32", PRECISIONS
+        "fp32",
+        "of the tower (auto: bf16 where it is fast, else fp32); the head always computes in fp32",
+        PRECISIONS,
     )
-    lora_rank: int = _option(16, "stage 2: rank of the updates; 0: none, the tower stays as it is")
+    lora_rank: int = _option(16, "stage 2: rank of the updates; 0: none, the tower stays frozen", minimum=0)
     lora_alpha: int = _option(32, "stage 2: the updates are scaled by alpha / rank")
-    lora_dropout: float = _option(0.1, "stage 2: dropout before the updates")
-    patch_dropout: float = _option(0.0, "stage 2: share of an image's patches that a step leaves out")
+    lora_dropout: float = _fraction(0.1, "stage 2: dropout before the updates")
+    patch_dropout: float = _fraction(0.0, "stage 2: share of an image's patches that a step leaves out")
     activation_checkpointing: int = _option(0, "1: compute activations twice, to save memory", (0, 1))
     compile: int = _option(0, "1: compile the tower (torch.compile)", (0, 1))
-    num_workers: int = _option(2, "processes that decode images, of each training process")
-    seed: int = _option(0, "of everything random but the views of --feature-views, which all seeds share")
+    num_workers: int = _option(2, "processes that decode images, per training process", minimum=0)
+    seed: int = _option(0, "seed of everything random, except --feature-views, which all seeds share", minimum=0)
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            choices, value = item.metadata["choices"], getattr(self, item.name)
-            if choices and value not in choices:
-                raise ValueError(f"{item.name} is one of {', '.join(map(str, choices))}, not {value!r}")
-        for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in (
-            "max_steps",
-            "max_val_images",
-            "patience",
-            "feature_views",
-            "num_workers",
-            "val_resize_px",
-            "seed",
-            "weight_decay",
-            "max_grad_norm",
-            "head_lr_factor",
-            "final_lr_fraction",
-            "lora_rank",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+            _check(item.name, getattr(self, item.name), **{k: v for k, v in item.metadata.items() if k != "help"})
         self.layers()
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive, not {self.lr}")
         if self.train_view == EVAL and self.feature_views > 1:
             raise ValueError(f"the view {EVAL} is always the same: feature_views is 1, not {self.feature_views}")
-        for name in UNIT_FIELDS:
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
 
     def layers(self) -> tuple[int, ...]:
-        """The numbers in feature_layers."""
+        """Return the numbers in feature_layers."""
         names = [name.strip() for name in self.feature_layers.split(",") if name.strip()]
         if not all(name.isdecimal() for name in names):
             raise ValueError(f"feature_layers are numbers with commas between, not {self.feature_layers!r}")
         return tuple(map(int, names))
+
+
+def _check(name: str, value: Any, *, choices: tuple[Any, ...], minimum: float, below: float) -> None:
+    """Raise ValueError when a field does not allow the value."""
+    if choices and value not in choices:
+        raise ValueError(f"{name} is one of {', '.join(map(str, choices))}, not {value!r}")
+    if (minimum > -math.inf or below < math.inf) and not minimum <= value < below:
+        limit = f" and below {below}" if below < math.inf else ""
+        raise ValueError(f"{name} must be at least {minimum}{limit}, not {value}")
 
 
 PAPER = Recipe(keep="best")
@@ -129,8 +128,8 @@ RELEASE = Recipe(
     val_resize_px=256,
 )
 
-# A few thousand images and no GPU: views of the frozen tower are computed once, classes and sources are
-# balanced, the tower runs in bf16 where the processor is fast at it.
+# For a few thousand images and no GPU: features of the frozen tower are computed once, classes and sources are
+# balanced, and the tower runs in bf16 where the CPU is fast at it.
 SMALL_1 = Recipe(
     epochs=10, lr=1e-3, schedule="cosine", feature_views=2, sampling="class", precision="auto", val_fraction=0.05
 )
@@ -138,7 +137,7 @@ SMALL_2 = Recipe(
     epochs=1,
     batch_size=16,
     lr=2e-4,
-    head_lr_factor=15.0,  # the attention starts uniform, and at lr alone stays so for long
+    head_lr_factor=15.0,  # the attention starts uniform, and would stay so for long at lr
     lora_dropout=0.0,
     schedule="cosine",
     warmup_fraction=0.1,
@@ -149,8 +148,8 @@ SMALL_2 = Recipe(
     val_fraction=0.02,
 )
 
-# The detector that ships: several layers are read; a head is fitted to the frozen tower until it has converged,
-# and only then goes the tower along (Kumar et al. 2022, arXiv 2202.10054); sources are held out to judge it by.
+# The detector that ships. Several layers are read. A head is fitted to the frozen tower until it has converged;
+# only then does the tower train too (Kumar et al. 2022, arXiv 2202.10054). Sources are held out to judge it by.
 MINI_1 = Recipe(
     epochs=30,
     batch_size=128,
@@ -203,28 +202,26 @@ PRESETS: dict[tuple[int, str], Recipe] = {
     (2, "demo"): replace(SMALL_2, epochs=2, batch_size=8, max_steps=40, val_fraction=0.05),
 }
 PRESET_NAMES = tuple(dict.fromkeys(name for _, name in PRESETS))
+OTHER_STAGE = {  # fields that a stage does not use
+    1: ("lora_rank", "lora_alpha", "lora_dropout", "patch_dropout"),
+    2: ("feature_layers",),
+}
 
 
-def make_recipe(preset: str, *, stage: int, overrides: dict[str, Any]) -> Recipe:
-    """The preset with some fields replaced. Raises ValueError for an unknown preset or a bad value."""
+def make_recipe(preset: str, *, stage: int, overrides: Mapping[str, Any]) -> Recipe:
+    """Return the preset with some fields replaced. Raise ValueError for an unknown preset or a bad value."""
     if (stage, preset) not in PRESETS:
         of_stage = [name for each, name in PRESETS if each == stage]
         raise ValueError(f"unknown preset {preset!r} for stage {stage}; choose from {', '.join(of_stage)}")
-    other_stage = {
-        1: ("lora_rank", "lora_alpha", "lora_dropout", "patch_dropout"),
-        2: ("feature_layers",),
-    }[stage]
-    if misplaced := [name for name in other_stage if name in overrides]:
-        raise ValueError(f"{misplaced[0]} has no effect in stage {stage}")
+    for name in OTHER_STAGE[stage]:
+        if name in overrides:
+            raise ValueError(f"{name} has no effect in stage {stage}")
     recipe = replace(PRESETS[stage, preset], **overrides)
     if stage == 2 and recipe.feature_views and recipe.lora_rank:
-        raise ValueError("feature_views has no effect in stage 2 but with --lora-rank 0")
+        raise ValueError("feature_views has no effect in stage 2, except with --lora-rank 0")
     if recipe.feature_views and recipe.patch_dropout:
         raise ValueError("patch_dropout has no effect with --feature-views: features are of whole images")
-    if (
-        stage == 2
-        and not recipe.lora_rank
-        and (idle := [n for n in ("lora_alpha", "lora_dropout") if n in overrides])
-    ):
-        raise ValueError(f"{idle[0]} has no effect with --lora-rank 0")
+    for name in ("lora_alpha", "lora_dropout"):
+        if name in overrides and not recipe.lora_rank:
+            raise ValueError(f"{name} has no effect with --lora-rank 0")
     return recipe

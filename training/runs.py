@@ -1,7 +1,13 @@
-"""A run's folder: config.json, metrics.jsonl, validation.csv, scores_*.csv of the images that validated,
-curves.png, checkpoints, and the detector file.
+"""The folder of a run.
 
-unreadable.csv is there when images could not be read.
+config.json     the recipe, the data, and everything else that the run started from
+metrics.jsonl   a line for each step and each validation
+validation.csv  the last validation: accuracy of each generator and photo source
+scores_*.csv    the last validation: the score of each image, for each validation set
+curves.png      learning curves
+unreadable.csv  the images that could not be read, if there were any
+checkpoints     the newest checkpoints, while the run is not finished
+detector.safetensors   the detector, when the run is finished
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +34,17 @@ CHECKPOINT_NAME = re.compile(r"step_(\d{8})\.safetensors")
 
 
 class Run:
-    """One training run on disk. Metrics are appended as they come, so that a stopped run keeps them.
+    """One training run on disk. Before it trains, `resume` continues what the folder holds or `clear` removes it.
 
-    Of several processes one writes (`writes`); the others read the same folder.
+    settings   what must be the same for a stopped run to continue
+    writes     whether this process writes; of several processes one does, and the others read the same folder
+    state      the checkpoint that training continues from, after `resume`
     """
 
-    def __init__(
-        self, folder: Path, *, settings: dict[str, Any] | None = None, overwrite: bool = False, writes: bool = True
-    ) -> None:
-        """Makes the folder, or opens that of a run that was stopped, which must have had the same `settings`.
-
-        Raises ValueError when it holds a finished run, or one of other settings, and `overwrite` is not set.
-        """
+    def __init__(self, folder: Path, *, settings: Mapping[str, Any] | None = None, writes: bool = True) -> None:
         self.folder, self.writes = folder, writes
         self.settings = json.loads(json.dumps(settings or {}))  # as they come back from a file
+        self.state: TrainingState | None = None
         self.detector = folder / DETECTOR_NAME
         self.curves = folder / "curves.png"
         self.validation = folder / "validation.csv"
@@ -48,30 +52,60 @@ class Run:
         self._unreadable = folder / "unreadable.csv"
         self._checkpoints = folder / CHECKPOINTS
         self._named: set[str] = set()
-        if self.detector.exists() and not overwrite and writes:
+
+    def resume(self) -> None:
+        """Continue a run that was stopped, or start one in a new folder.
+
+        Whatever a stopped run wrote after its last checkpoint is removed; without a checkpoint, all of it.
+        Raises ValueError when the folder holds a finished run, or one of other settings.
+        """
+        if self.writes and self.detector.exists():
             raise ValueError(
-                f"{folder} holds a finished run; name another --out, or pass --overwrite to replace it"
+                f"{self.folder} holds a finished run; name another --out, or pass --overwrite to replace it"
             )
-        self.state = None if overwrite else self._last_state()
-        if self.state is not None:
-            self._require_same_settings(self.state)
-        if writes:
-            self._clean_up()
+        self.state = self._last_state()
+        if self.state is None:
+            self.clear()
+            return
+        self._require_same_settings(self.state)
+        self._rewind(self.state)
+
+    def clear(self) -> None:
+        """Remove whatever an earlier run left in the folder, and make the folder."""
+        if not self.writes:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        scores = self.folder.glob("scores_*.csv")
+        for path in (self.detector, self.metrics, self._unreadable, self.validation, self.curves, *scores):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self._checkpoints, ignore_errors=True)
+
+    def _rewind(self, state: TrainingState) -> None:
+        """Cut the text files to their sizes at a checkpoint, and remove what a process was saving when it died."""
+        if self.writes:
+            for half_written in self._checkpoints.glob(".*.tmp"):
+                half_written.unlink()
+            for path in (self.metrics, self._unreadable):
+                if path.exists() and path.stat().st_size > state.sizes[path.name]:
+                    os.truncate(path, state.sizes[path.name])
+        if self._unreadable.exists():
+            with self._unreadable.open(encoding="utf-8", newline="") as file:
+                self._named = {row[0] for row in csv.reader(file)}
 
     def _last_state(self) -> TrainingState | None:
-        """The newest checkpoint that can be read."""
+        """Read the newest checkpoint that is sound."""
         reason = None
         for path in reversed(self._checkpoint_files()):
             try:
                 state = read_state(path)
             except (ValueError, OSError) as error:
                 reason = error
-                log.warning("a checkpoint is passed over: %s", error)
+                log.warning("a checkpoint is skipped: %s", error)
             else:
                 return state
         if reason is not None:
             raise ValueError(
-                f"{self.folder}: none of its checkpoints can be read ({reason}); pass --overwrite to start anew"
+                f"{self.folder}: none of its checkpoints can be read ({reason}); pass --overwrite to start again"
             )
         return None
 
@@ -82,31 +116,12 @@ class Run:
             name = different[0]
             raise ValueError(
                 f"{self.folder} holds a run that was stopped at step {state.position.step} and had {name} "
-                f"{before.get(name)!r}, not {now.get(name)!r}; give the same command to go on, name another "
-                "--out, or pass --overwrite to start anew"
+                f"{before.get(name)!r}, not {now.get(name)!r}; give the same command to continue, name another "
+                "--out, or pass --overwrite to start again"
             )
 
-    def _clean_up(self) -> None:
-        """What a run without a checkpoint left is removed; what one wrote after its last checkpoint is cut off."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for half_written in self._checkpoints.glob(".*.tmp"):  # a process was killed while it saved
-            half_written.unlink()
-        if self.state is None:
-            scores = self.folder.glob("scores_*.csv")
-            for path in (self.detector, self.metrics, self._unreadable, self.validation, self.curves, *scores):
-                path.unlink(missing_ok=True)
-            shutil.rmtree(self._checkpoints, ignore_errors=True)
-            return
-        for path in (self.metrics, self._unreadable):
-            size = self.state.sizes[path.name]
-            if path.exists() and path.stat().st_size > size:
-                os.truncate(path, size)
-        if self._unreadable.exists():
-            with self._unreadable.open(encoding="utf-8", newline="") as file:
-                self._named = {row[0] for row in csv.reader(file)}
-
     def save(self, state: TrainingState) -> Path:
-        """Writes a checkpoint, then removes all but the newest ones."""
+        """Write a checkpoint, then remove all but the newest ones."""
         texts = (self.metrics, self._unreadable)
         state.sizes = {path.name: path.stat().st_size if path.exists() else 0 for path in texts}
         state.settings = self.settings
@@ -117,35 +132,37 @@ class Run:
         return path
 
     def _checkpoint_files(self) -> list[Path]:
-        """Oldest first."""
+        """Return the checkpoints, oldest first."""
         return sorted(path for path in self._checkpoints.glob("*") if CHECKPOINT_NAME.fullmatch(path.name))
 
     def finish(self) -> None:
-        """The detector is saved: checkpoints have served."""
+        """Remove the checkpoints, which nobody needs once the detector is saved."""
         shutil.rmtree(self._checkpoints, ignore_errors=True)
 
-    def write_config(self, config: dict[str, Any]) -> None:
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.json."""
         (self.folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def log(self, **values: Any) -> None:
+        """Append a line to metrics.jsonl, so that a run that is stopped keeps it."""
         if self.writes:
             with self.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
 
-    def write_validation(self, parts: dict[str, Any]) -> None:
-        """The last validation as a table: a row for each generator and photo source of each part."""
+    def write_validation(self, metrics: Mapping[str, Any]) -> None:
+        """Write the last validation as a table: a row for each generator and photo source of each set."""
         if not self.writes:
             return
         with replacing(self.validation) as scratch, scratch.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["part", "class", "source", "images", "accuracy"])
-            for part, metrics in parts.items():
-                for kind, sources in metrics.get("sources", {}).items():
+            for part, of_part in metrics.items():
+                for kind, sources in of_part.get("sources", {}).items():
                     for source, row in sources.items():
                         writer.writerow([part, kind, source, row["images"], f"{row['accuracy']:.4f}"])
 
     def write_scores(self, part: str, rows: list[dict[str, Any]]) -> None:
-        """The last validation's scores of a part, an image a row: a table that benchmarks.py reads."""
+        """Write the last validation's scores of a validation set, a row for each image: benchmarks.py reads it."""
         if not self.writes or not rows:
             return
         path = self.folder / f"scores_{part}.csv"
@@ -155,7 +172,7 @@ class Run:
             writer.writerows(rows)
 
     def log_unreadable(self, uri: str, reason: str) -> bool:
-        """Names an image once, however many epochs meet it; False when it was named before."""
+        """Name an image in unreadable.csv, once; return False when it was named before."""
         if uri in self._named or not self.writes:
             return False
         self._named.add(uri)

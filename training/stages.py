@@ -1,289 +1,155 @@
-"""How a stage is fitted: on images, anew at every epoch, or, in stage 1, on features of the frozen tower.
+"""How a stage is fitted: on new views of the images in every epoch, or on cached features of a frozen tower.
 
-Shape suffixes: B batch, C channels, H, W pixels, D tower width, N images.
+Shape suffixes: B batch, C channels, H, W pixels, D tower width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
-from tqdm import tqdm
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
 
 from data.holdout import Split
 from data.images.augment import train_view
-from data.images.views import TensorView, eval_tensor_view
-from data.loading.batches import Batch
-from data.loading.epochs import batches_per_epoch, epoch_order, ordered_batches, train_batches
-from data.loading.plan import BatchPlan
-from data.records import Manifest, require_both_classes
-from data.seeds import draw_seed
-from data.shards.index import ShardIndex
-from data.shards.order import Order
-from data.shards.stream import stream_batches
-from evaluation.metrics import metrics_of, rates_by_source
-from features.store import FeatureExtractor, FeatureSpec, FeatureStore, FeatureTable, feature_batches
-from gapl.pixels import PixelSpec
+from data.records import Images, Manifest, require_both_classes
+from features.extractor import FeatureExtractor
+from features.spec import FeatureSpec
+from features.store import FeatureStore, FeatureTable
 from models.casting import frozen_linears_in
 from models.detector import TowerHead
-from models.precision import autocast, dtype_of
-from training.loop import Fitted, Objective, Piece, Saving, check_unreadable, fit
-from training.predict import ScoreRow, predict
+from models.precision import dtype_of
+from models.tower import VisionTower
+from models.weights.checkpoint import Checkpoint
+from training.batches import feature_batches, image_batches
+from training.context import RunContext
+from training.loop import fit
+from training.monitor import check_unreadable
 from training.processes import rank_of
 from training.recipe import Recipe
-from training.runs import Run
+from training.trainer import Fitted, LogitModel
+from training.validation import (
+    judge,
+    name_unreadable,
+    score_features,
+    score_images,
+    validation_pixels,
+    validation_sets,
+)
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
+def fit_stage(start: Checkpoint, split: Split[Any], *, recipe: Recipe, context: RunContext) -> Fitted:
+    """Train the detector of `start` in place, on features if the recipe has feature_views.
 
-@dataclass(frozen=True)
-class Bench:
-    """Where a detector is fitted: the processes, the folder, and what does not change the result.
-
-    backbone   fingerprint of the tower, for the cache of features
-    parts      of the stream of shards; the order of its images depends on it
+    Raises ValueError for features of a tower that trains, and as training.loop.fit does.
     """
+    if recipe.feature_views and start.config.lora:
+        raise ValueError("--feature-views needs a frozen tower, and the tower of --init has LoRA")
+    start.detector.to(context.accelerator.device)
+    with context.accelerator.main_process_first():  # it copies rows of shards
+        sets = validation_sets(split)
+    fit_on = _fit_features if recipe.feature_views else _fit_images
+    return fit_on(start, split.training, sets, recipe=recipe, context=context)
 
-    accelerator: Accelerator
-    run: Run
-    backbone: str
-    feature_cache: Path
-    parts: int
-    saving: Saving
-    profile: bool = False
 
-
-def fit_images(detector: TowerHead, pixel: PixelSpec, split: Split[Any], recipe: Recipe, bench: Bench) -> Fitted:
-    """Every epoch draws new random views and takes them through the tower: the recipe as published."""
-    view = train_view(recipe.train_view, size_px=pixel.size_px, mean=pixel.mean, std=pixel.std)
-    with bench.accelerator.main_process_first():  # which makes the copies
-        parts = {name: local_copy(images) for name, images in validation_parts(split).items()}
+def _fit_images(
+    start: Checkpoint, images: Images, sets: dict[str, Manifest], *, recipe: Recipe, context: RunContext
+) -> Fitted:
+    """Draw new random views in every epoch and take them through the tower: the recipe as published."""
+    detector, pixel = start.detector, start.config.pixel
 
     def validate() -> dict[str, Any]:
-        scored = {name: _score(detector, part, pixel, recipe, bench) for name, part in parts.items()}
-        return judge(scored, bench.run)
+        scored = {
+            name: score_images(detector, images, pixel=pixel, recipe=recipe, context=context)
+            for name, images in sets.items()
+        }
+        return judge(scored, context.run)
 
-    num_batches = batches_per_epoch(len(split.training), recipe.batch_size)
-    batches = image_pieces(split.training, view, recipe, bench, num_batches=num_batches)
-    objective = Objective(detector, lambda pixels_BCHW: detector(pixels_BCHW).logit_B)
-    with ExitStack() as stack:
-        if recipe.precision != "fp32":
-            stack.enter_context(frozen_linears_in(detector.tower, dtype_of(recipe.precision)))
-        stack.enter_context(
-            detector.tower.training_options(
-                patch_dropout=recipe.patch_dropout,
-                activation_checkpointing=bool(recipe.activation_checkpointing),
-                compile=bool(recipe.compile),
-            )
-        )
-        return _fit(objective, batches, len(split.training), validate if parts else None, recipe, bench)
+    view = train_view(recipe.train_view, size_px=pixel.size_px, mean=pixel.mean, std=pixel.std)
+    rank, parts = rank_of(context.accelerator), context.stream_parts
+    batches = image_batches(images, view, recipe, rank, stream_parts=parts)
+    model = LogitModel(detector, lambda pixels_BCHW: detector(pixels_BCHW).logit_B)
+    with _training_tower(detector.tower, recipe):
+        return fit(model, batches, recipe=recipe, context=context, validate=validate if sets else None)
 
 
-def image_pieces(
-    images: Manifest | ShardIndex, view: TensorView, recipe: Recipe, bench: Bench, *, num_batches: int
-) -> Callable[[int, int], Iterable[Piece]]:
-    """(epoch, first batch) -> this process's pieces of the batches from there to the end of the epoch."""
-    plan = batch_plan(recipe, bench)
-    if isinstance(images, Manifest):
-        return lambda epoch, first: map(
-            _piece,
-            train_batches(images, view, plan, sampling=recipe.sampling, epoch=epoch, first_batch=first),
-        )
-    stream: Iterator[Batch] = iter(())
-    position = -1
-
-    def streamed(epoch: int, first: int) -> Iterator[Piece]:
-        """The stream runs on from one epoch to the next: to open it anew is to read up to where it was."""
-        nonlocal stream, position
-        step = epoch * num_batches + first
-        if step != position:
-            stream = stream_batches(images, view, plan, Order(recipe.balance, bench.parts), first_step=step)
-        position = (epoch + 1) * num_batches
-        return map(_piece, islice(stream, (num_batches - first) * recipe.accumulate))
-
-    return streamed
+@contextmanager
+def _training_tower(tower: VisionTower, recipe: Recipe) -> Iterator[None]:
+    """Run the tower as the recipe wants it inside the `with` block."""
+    dtype = dtype_of(recipe.precision)
+    cast = nullcontext() if recipe.precision == "fp32" else frozen_linears_in(tower, dtype)
+    options = tower.training_options(
+        patch_dropout=recipe.patch_dropout,
+        activation_checkpointing=bool(recipe.activation_checkpointing),
+        compile=bool(recipe.compile),
+    )
+    with cast, options:
+        yield
 
 
-def batch_plan(recipe: Recipe, bench: Bench) -> BatchPlan:
-    """Return how this rank takes its part of the recipe's batches."""
-    return BatchPlan(
-        recipe.batch_size,
-        micro_batches=recipe.accumulate,
-        rank=rank_of(bench.accelerator),
-        seed=recipe.seed,
-        num_workers=recipe.num_workers,
+def _fit_features(
+    start: Checkpoint, images: Manifest, sets: dict[str, Manifest], *, recipe: Recipe, context: RunContext
+) -> Fitted:
+    """Fit the head alone: `feature_views` random views of each image go through the frozen tower just once."""
+    detector = start.detector
+    spec = feature_spec(start, recipe)
+    in_training = [replace(spec, view=recipe.train_view, number=number) for number in range(recipe.feature_views)]
+    in_validation = replace(spec, pixel=validation_pixels(spec.pixel, recipe))
+    views, training = load_features(detector, images, in_training, recipe=recipe, context=context)
+    require_both_classes(training)
+    tables = {
+        name: load_features(detector, each, [in_validation], recipe=recipe, context=context)
+        for name, each in sets.items()
+    }
+
+    def validate() -> dict[str, Any]:
+        scored = {
+            name: score_features(detector, table, read, context) for name, ((table,), read) in tables.items()
+        }
+        return judge(scored, context.run)
+
+    batches = feature_batches(views, training, recipe, rank_of(context.accelerator))
+    model = LogitModel(detector, lambda feature_BD: detector.head(feature_BD).logit_B)
+    return fit(model, batches, recipe=recipe, context=context, validate=validate if sets else None)
+
+
+def feature_spec(start: Checkpoint, recipe: Recipe) -> FeatureSpec:
+    """Return what determines a feature of the detector's tower in the evaluation view."""
+    config = start.config
+    return FeatureSpec(
+        backbone=start.backbone_fingerprint,
+        width=config.feature_width,
+        pixel=config.pixel,
+        precision=recipe.precision,
+        layers=config.feature_layers,
     )
 
 
-def _piece(batch: Batch) -> Piece:
-    return batch.pixels_BCHW, batch.labels_B, batch.failures
-
-
-def fit_features(
-    detector: TowerHead, pixel: PixelSpec, split: Split[Manifest], recipe: Recipe, bench: Bench
-) -> Fitted:
-    """Stage 1 on features: the tower is frozen, so `feature_views` random views go through it just once."""
-    accelerator = bench.accelerator
-    common: dict[str, Any] = {
-        "backbone": bench.backbone,
-        "width": detector.feature_width,
-        "layers": detector.feature_layers,
-        "precision": recipe.precision,
-    }
-    in_training = [
-        FeatureSpec(pixel=pixel, view=recipe.train_view, number=number, **common)
-        for number in range(recipe.feature_views)
-    ]
-    in_validation = FeatureSpec(pixel=validation_pixel(pixel, recipe), **common)
-    views, training = compute(detector, split.training, in_training, recipe, bench, desc="features")
-    require_both_classes(training)
-    labels_N = torch.tensor([float(record.label) for record in training])
-    parts = {}
-    for name, part in validation_parts(split).items():
-        tables, read = compute(
-            detector, part, [in_validation], recipe, bench, desc=f"features, validation, {name}"
-        )
-        parts[name] = (tables[0], read)
-
-    def batches(epoch: int, first: int) -> Iterator[Piece]:
-        order = epoch_order(training, sampling=recipe.sampling, seed=draw_seed(recipe.seed, epoch))
-        pieces = feature_batches(
-            views[epoch % recipe.feature_views],
-            labels_N,
-            order,
-            batch_plan(recipe, bench),
-            first_batch=first,
-        )
-        for feature_BD, labels_B in pieces:
-            yield feature_BD, labels_B, []
-
-    def validate() -> dict[str, Any]:
-        scored = {name: score_features(detector, *part, accelerator) for name, part in parts.items()}
-        return judge(scored, bench.run)
-
-    objective = Objective(detector, lambda feature_BD: detector.head(feature_BD).logit_B)
-    return _fit(objective, batches, len(training), validate if parts else None, recipe, bench)
-
-
-def compute(
-    detector: TowerHead, manifest: Manifest, specs: list[FeatureSpec], recipe: Recipe, bench: Bench, *, desc: str
+def load_features(
+    detector: TowerHead,
+    images: Manifest,
+    specs: list[FeatureSpec],
+    *,
+    recipe: Recipe,
+    context: RunContext,
 ) -> tuple[list[FeatureTable], Manifest]:
-    """A table of features for each spec, and the images that are their rows; unreadable ones are named."""
+    """Return a table of features for each spec, and the images that are its rows; unreadable ones are named.
+
+    What is not in the cache yet goes through the tower. Raises ValueError when too many images are unreadable.
+    """
     from accelerate.utils import gather_object
 
-    device = bench.accelerator.device
     extractor = FeatureExtractor(
         detector.eval().feature,
-        batch_size=max(1, recipe.batch_size // bench.accelerator.num_processes),
+        batch_size=max(1, recipe.batch_size // context.accelerator.num_processes),
         num_workers=recipe.num_workers,
-        device=str(device),
-        context=lambda: autocast(device.type, recipe.precision),
-        rank=rank_of(bench.accelerator),
+        device=str(context.accelerator.device),
+        rank=rank_of(context.accelerator),
         gather=gather_object,
     )
-    stores = [FeatureStore(spec, bench.feature_cache) for spec in specs]
-    tables, read, failures = extractor.tables(manifest, stores, desc=desc)
+    stores = [FeatureStore.open(spec, context.feature_cache) for spec in specs]
+    tables, read, failures = extractor.tables(images, stores, desc="features")
     for failure in failures:
-        name_unreadable(failure.record.uri, failure.reason, bench.run)
-    check_unreadable(len(failures), met=len(manifest), recipe=recipe, run=bench.run)
+        name_unreadable(failure.record.uri, failure.reason, context.run)
+    check_unreadable(len(failures), seen=len(images), recipe=recipe, run=context.run)
     return tables, read
-
-
-@torch.inference_mode()
-def score_features(
-    detector: TowerHead, table: FeatureTable, manifest: Manifest, accelerator: Accelerator
-) -> list[ScoreRow]:
-    """Rows of all images, in every process: the head takes no time."""
-    detector.eval()
-    feature_ND = table[torch.arange(len(manifest))]
-    logit_N = detector.head(feature_ND.to(accelerator.device)).logit_B.double().cpu()
-    scored = zip(manifest, logit_N.tolist(), logit_N.sigmoid().tolist(), strict=True)
-    return [ScoreRow(r.uri, int(r.label), r.generator, logit, score, 0, 0) for r, logit, score in scored]
-
-
-def _fit(
-    objective: Objective,
-    batches: Callable[[int, int], Iterable[Piece]],
-    num_images: int,
-    validate: Callable[[], dict[str, Any]] | None,
-    recipe: Recipe,
-    bench: Bench,
-) -> Fitted:
-    processes = bench.accelerator.num_processes * recipe.accumulate
-    return fit(
-        objective,
-        batches=batches,
-        num_batches=batches_per_epoch(num_images, recipe.batch_size),
-        images_a_batch=min(recipe.batch_size, num_images) // processes * processes,
-        validate=validate,
-        recipe=recipe,
-        run=bench.run,
-        accelerator=bench.accelerator,
-        saving=bench.saving,
-        profile=bench.profile,
-    )
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Validation
-
-
-def validation_parts(split: Split[Any]) -> dict[str, Any]:
-    """Those that have images."""
-    return {name: part for name, part in (("random", split.random), ("heldout", split.heldout)) if len(part)}
-
-
-def local_copy(images: Manifest | ShardIndex) -> Manifest:
-    """Of rows in shards, which validation reads again and again."""
-    return images.local()
-
-
-def validation_pixel(pixel: PixelSpec, recipe: Recipe) -> PixelSpec:
-    return replace(pixel, resize_px=recipe.val_resize_px or pixel.resize_px)
-
-
-def _score(detector: TowerHead, part: Manifest, pixel: PixelSpec, recipe: Recipe, bench: Bench) -> list[ScoreRow]:
-    """Rows of all images, in every process."""
-    from accelerate.utils import gather_object
-
-    accelerator = bench.accelerator
-    batches = ordered_batches(
-        part,
-        eval_tensor_view(validation_pixel(pixel, recipe)),
-        batch_size=max(1, recipe.batch_size // (accelerator.num_processes * recipe.accumulate)),
-        num_workers=recipe.num_workers,
-        rank=rank_of(accelerator),
-    )
-    with autocast(accelerator.device.type, recipe.precision):
-        rows = predict(
-            detector,
-            batches,
-            device=str(accelerator.device),
-            total=-(-len(part) // accelerator.num_processes),
-            desc="validate",
-            gather=gather_object,
-            quiet=not accelerator.is_main_process,
-        )
-    for row in rows:
-        if row.error:
-            name_unreadable(row.uri, row.error, bench.run)
-    return rows
-
-
-def judge(scored: dict[str, list[ScoreRow]], run: Run) -> dict[str, Any]:
-    """Metrics of each part, with the accuracy of each generator and photo source in it. The scores are kept."""
-    for name, rows in scored.items():
-        run.write_scores(name, [asdict(row) for row in rows])
-    return {name: asdict(metrics_of(rows)) | {"sources": rates_by_source(rows)} for name, rows in scored.items()}
-
-
-def name_unreadable(uri: str, reason: str, run: Run) -> None:
-    """Once each, in the run's unreadable.csv and on the terminal."""
-    if run.log_unreadable(uri, reason):
-        tqdm.write(f"unreadable, left out: {uri}: {reason}")

@@ -1,7 +1,7 @@
-"""What a training run needs to go on as if it had not stopped, in one file: written whole, read strictly.
+"""A checkpoint of training: everything that a run needs to continue as if it had not stopped, in one file.
 
-The file is of the project's own format: what trains, the optimiser's averages, the random states of every
-process and the best weights so far are tensors; the rest is its header.
+The weights that train, the best ones so far, the optimiser's averages and the random states of every process are
+tensors of the file; the rest is in its header.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ FORMAT = "gapl-training-1"
 class Position:
     """How far a run has come.
 
-    step, epoch, batch   optimiser steps; whole epochs, validation included; batches of the epoch under way
-    met, unreadable      images that were drawn, and those among them that could not be read
-    value                what the last validation gave for the figure that selects
-    best_value, best_epoch, best_step   of the best epoch (from 1)
-    finished             nothing is left to train
+    step        optimiser steps taken
+    epoch       whole epochs, including their validation
+    batch       batches of the epoch under way
+    seen        images drawn so far
+    unreadable  those among them that could not be read
+    value       accuracy of the last validation, on the set that selects
+    best_value, best_epoch, best_step   of the best epoch so far (from 1)
+    finished    nothing is left to train
     """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
-    met: int = 0
+    seen: int = 0
     unreadable: int = 0
     value: float | None = None
     best_value: float | None = None
@@ -46,13 +49,14 @@ class Position:
 class TrainingState:
     """One moment of a run, between two steps.
 
-    model, best   name -> tensor of what trains, now and at the best epoch
-    average       the moving average of it, empty without one
-    optimizer     state_dict of the optimiser
-    random        the random state of each process: "cpu" and, on a GPU, "cuda"
-    scaler        state_dict of the gradient scaler, empty without one
-    settings      what must be the same for the run to go on
-    sizes         bytes of the run's text files at that moment
+    model      name -> tensor of the weights that train
+    best       the same at the best epoch; empty before the first validation
+    average    the moving average of the weights; empty without one
+    optimizer  state_dict of the optimiser
+    random     the random state of each process: "cpu" and, on a GPU, "cuda"
+    scaler     state_dict of the gradient scaler; empty without one
+    settings   what must be the same for the run to continue
+    sizes      bytes of the run's text files
     """
 
     position: Position
@@ -67,7 +71,7 @@ class TrainingState:
 
 
 def write_state(path: Path, state: TrainingState) -> None:
-    """Replaces `path` only when all is on disk. Raises OSError that says what to do when it cannot be written."""
+    """Write a checkpoint whole or not at all. Raise OSError that says what to do when it cannot be written."""
     tensors = _prefixed("model", state.model) | _prefixed("best", state.best)
     tensors |= _prefixed("average", state.average)
     for number, values in state.optimizer["state"].items():
@@ -86,20 +90,20 @@ def write_state(path: Path, state: TrainingState) -> None:
         tensorfile.write(path, tensors, format=FORMAT, header=header)
     except OSError as error:
         raise OSError(
-            f"{path}: this checkpoint could not be written ({error}); those before it are as they were. "
-            "Make room, and the same command goes on from the last one"
+            f"{path}: this checkpoint could not be written ({error}); earlier ones are untouched. "
+            "Make room, and the same command continues from the last one"
         ) from error
 
 
 def read_state(path: Path) -> TrainingState:
-    """Raises ValueError, with the path, when the file is damaged or is something else."""
+    """Read a checkpoint. Raise ValueError, with the path, when the file is damaged or is something else."""
     try:
         file = tensorfile.TensorFile(path)
         if file.format != FORMAT:
-            raise ValueError(f"no checkpoint of training (its format is {file.format or 'unknown'})")
+            raise ValueError(f"not a checkpoint of training (its format is {file.format or 'unknown'})")
         header, tensors = file.read()
         return TrainingState(
-            position=Position(**{each.name: header["position"][each.name] for each in fields(Position)}),
+            position=_position(header["position"]),
             model=_without_prefix("model", tensors),
             best=_without_prefix("best", tensors),
             average=_without_prefix("average", tensors),
@@ -111,6 +115,12 @@ def read_state(path: Path) -> TrainingState:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _position(stored: Mapping[str, Any]) -> Position:
+    if "met" in stored:  # what `seen` was called before
+        stored = {**stored, "seen": stored["met"]}
+    return Position(**{each.name: stored[each.name] for each in fields(Position)})
 
 
 def _optimizer_state(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
@@ -130,6 +140,6 @@ def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies: a mapped file must not be the memory that training writes to."""
+    """Copy the tensors: training must not write to the memory of a mapped file."""
     start = f"{prefix}."
     return {name.removeprefix(start): value.clone() for name, value in tensors.items() if name.startswith(start)}

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, by section, for --profile."""
+"""Measure where the time of a training step goes, by section, for --profile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 class Stopwatch:
-    """Seconds of each section. Off, it costs nothing; on, it waits for a GPU at every section's end."""
+    """Counts the seconds of each section. While it runs, it waits for the GPU at the end of every section."""
 
     def __init__(self, *, running: bool) -> None:
         self.running = running
@@ -31,7 +31,7 @@ class Stopwatch:
             self.seconds[name] += time.perf_counter() - start
 
     def table(self, *, num_steps: int) -> str:
-        """A line a section: seconds a step, share of all sections."""
+        """Return a line for each section: seconds per step, and the share of all sections."""
         total = sum(self.seconds.values())
         lines = [
             f"  {name:10s} {seconds / max(1, num_steps):9.4f} s/step {seconds / total:6.1%}"

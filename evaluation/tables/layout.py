@@ -1,4 +1,4 @@
-"""A table of metrics -> text for a terminal, Markdown or LaTeX, with the columns that a reader compares."""
+"""The rows of a report -> text for a terminal, Markdown, LaTeX: the columns that a reader compares."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 MAX_NAME = 24  # characters of a name on a terminal
-MAX_NOTE = 18  # characters of a note in its row; longer ones are below the table
-WIDTH = 140  # characters of a line of these notes
+MAX_NOTE = 18  # of a note that stands in its row
+WIDTH = 140  # of the notes below
 COUNTS = ("n_real", "n_fake", "unreadable")
 # Column of a report -> its heading. Others are in the CSV.
 HEADINGS = {
@@ -37,10 +37,8 @@ _LATEX |= {char: f"\\{char}" for char in "%_&#${}"}
 
 
 def to_text(table: pd.DataFrame) -> str:
-    """Return the table for a terminal: fractions with three digits, blank where a figure is not defined.
-
-    bal_acc is at the model's threshold; at_0.5 and oracle are balanced accuracies too. Long notes are below it.
-    """
+    """For a terminal: fractions with three digits, blanks where a figure is not defined. bal_acc is at the model's
+    threshold, at_0.5 and oracle are balanced accuracies too. Long notes stand below."""
     shown = _shown(table)
     notes: dict[str, int] = {}
     columns: list[list[str]] = []
@@ -59,7 +57,7 @@ def to_text(table: pd.DataFrame) -> str:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """Return the table in GitHub's Markdown."""
+    """A table of GitHub's Markdown."""
     shown = _shown(table)
     rule = ["---" if _is_text(name) else "---:" for name in shown.columns]
     lines = [list(shown.columns), rule, *_cells(shown, lambda cell: cell.replace("|", "\\|"))]
@@ -67,7 +65,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def to_latex(table: pd.DataFrame) -> str:
-    r"""Return a tabular that needs \usepackage{booktabs}."""
+    r"""A tabular that needs \usepackage{booktabs}."""
     shown = _shown(table)
     columns = "".join("l" if _is_text(name) else "r" for name in shown.columns)
     lines = [[escape_latex(name) for name in shown.columns], *_cells(shown, escape_latex)]
@@ -77,16 +75,13 @@ def to_latex(table: pd.DataFrame) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Escape the characters that LaTeX takes for commands."""
+    """The characters that mean something else to LaTeX."""
     return "".join(_LATEX.get(char, char) for char in text)
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns as text under their headings, without those that say nothing.
-
-    Left out are blank columns, the name of a single model, a column of no unreadable images, and the figures at
-    0.5 where that is the threshold anyway.
-    """
+    """Headed columns of text, without those that say nothing: blank, a single model, no unreadable image, figures
+    at a threshold of 0.5 twice."""
     table = table.copy()
     if "auroc_low" in table:
         ends = zip(table["auroc_low"], table["auroc_high"], strict=True)

@@ -27,23 +27,8 @@ TEXT = ("uri", "content_sha256", "generator", "source", "benchmark", "protocol",
 NUMBERS = ("logit", "score")
 COUNTS = ("width", "height", "num_bytes")
 COLUMNS = (
-    "uri",
-    "content_sha256",
-    "label",
-    "generator",
-    "source",
-    "benchmark",
-    "subsets",
-    "protocol",
-    "model",
-    "degradation",
-    "logit",
-    "score",
-    "width",
-    "height",
-    "format",
-    "num_bytes",
-    "error",
+    *("uri", "content_sha256", "label", "generator", "source", "benchmark", "subsets", "protocol", "model"),
+    *("degradation", "logit", "score", "width", "height", "format", "num_bytes", "error"),
 )
 DETAILS = ("embedding", "attention")  # of `benchmarks.py run --details`
 # What other detectors call their columns, the usual one first; compared in lower case.
@@ -111,12 +96,6 @@ class ScoreTable:
         known = self.detectors.get(model)
         return DEFAULT_THRESHOLD if known is None else known.threshold
 
-    def readable(self, model: str, *, benchmark: str | None = None) -> pd.DataFrame:
-        """Return a model's clean images that have a score: of one benchmark, or of all, each once."""
-        frame = self.frame
-        rows = frame[(frame["model"] == model) & (frame["degradation"] == CLEAN) & (frame["error"] == "")]
-        return rows.drop_duplicates("uri") if benchmark is None else rows[rows["benchmark"] == benchmark]
-
     def calibration(self, model: str) -> Calibration | None:
         """Return the calibration of a detector's file; None where it has none or is not known."""
         known = self.detectors.get(model)
@@ -126,17 +105,17 @@ class ScoreTable:
 def read_scores(
     path: str | Path, *, columns: Mapping[str, str] | None = None, model: str | None = None
 ) -> ScoreTable:
-    """Read our scores.parquet, or a CSV, TSV or parquet table of another detector.
+    """Our scores.parquet, or a CSV, TSV or parquet table of another detector.
 
-    columns   our name of a column -> its name in the file. Other columns are found by our own names and by the
-              usual ones of other detectors (USUAL_NAMES)
-    model     the detector's name where the file has none; None means the file's name
+    columns   our name of a column -> its name in the file. Without it our own names count and the usual ones of
+              other detectors (USUAL_NAMES)
+    model     the detector's name where the file has none; None: it is the file's
 
-    A score or a logit is enough: the one is the sigmoid of the other. Other missing columns are filled: the
-    benchmark has the file's name, the subset of a fake is its generator, and those of a photograph are all
-    generators of its benchmark.
+    Of score and logit one is enough: a score is the sigmoid of its logit. What else is missing is filled: the
+    benchmark is named as the file; the subset of a fake is its generator, those of a photograph
+    are all generators of its benchmark.
 
-    Raises ValueError, one line, when the file or a column is missing or a row makes no sense.
+    Raises ValueError, one line, when the file or a column is missing or a row cannot be meant.
     """
     path = Path(path)
     check_is_file(path, what="a table of scores")
@@ -157,7 +136,7 @@ def read_scores(
 
 
 def join_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
-    """Return all rows in one table. A benchmark is absent if it is absent in every table that knows of it.
+    """All rows. A benchmark counts as absent if it is in every table that knows of it.
 
     Raises ValueError when two tables hold the same row, or different detectors under one name.
     """
@@ -195,7 +174,7 @@ def _join_benchmark(known: dict[str, Any] | None, other: dict[str, Any]) -> dict
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the table as it is, a CSV as text, and what its metadata says of it."""
+    """The table as it is, text columns of a CSV unread, and what its metadata says of it."""
     with path.open("rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     try:
@@ -223,7 +202,7 @@ def _about(metadata: Mapping[bytes, bytes], path: Path) -> dict[str, Any]:
 
 
 def _rename(found: pd.DataFrame, columns: Mapping[str, str], *, where: str) -> pd.DataFrame:
-    """Return the columns that mean something here under our names, the label as 0 or 1."""
+    """The columns that have a meaning here, under our names, the label as 0 or 1."""
     listed = ", ".join(map(repr, found.columns))
     for ours, theirs in columns.items():
         if ours not in COLUMNS:
@@ -272,10 +251,7 @@ def _fill_text(frame: pd.DataFrame, *, benchmark: str, model: str) -> pd.DataFra
 
 
 def _subsets(frame: pd.DataFrame) -> pd.Series:
-    """Return the subsets of each row: as given (a text is split at semicolons), or by generator.
-
-    Without a column of subsets, photographs belong to all generators of their benchmark.
-    """
+    """As given, a text divided at semicolons. Otherwise photographs belong to all generators of the benchmark."""
     if "subsets" in frame:
         given = (each.split(";") if isinstance(each, str) else each for each in frame["subsets"])
         named = [tuple(name for name in (() if each is None else each) if name) for each in given]
@@ -340,6 +316,6 @@ def _check_doubles(frame: pd.DataFrame, where: str) -> None:
     if len(doubled):
         uri, model, degradation, benchmark = doubled[list(ROW_KEY)].iloc[0]
         raise ValueError(
-            f"{where}: {len(doubled)} rows are there twice, the first of them {uri!r} "
+            f"{where}: {len(doubled)} rows stand twice, the first of them {uri!r} "
             f"(model {model!r}, degradation {degradation!r}, benchmark {benchmark!r}); expected one row for each"
         )

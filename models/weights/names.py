@@ -25,6 +25,7 @@ DETECTOR_NAME = "detector.safetensors"  # what train.py calls the file in a run'
 FORMS = ("adapter", "full", "merged")
 DTYPES = ("float32", "bfloat16", "float16")  # of the tower of a merged file
 DETECTOR_FILE = "a detector, made by train.py or released by the authors"  # what messages say was expected
+BANK_FILE = "a prototype bank, made by prototype/dream_prototype.py or released by the authors"  # likewise
 
 BACKBONE_HELP = (
     f"vision tower: a Hugging Face name (default {DEFAULT}), a local transformers folder, "

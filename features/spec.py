@@ -1,0 +1,59 @@
+"""What determines a feature of a frozen tower, apart from the image itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from data.choices import EVAL
+from data.images.views import TensorView, eval_tensor_view
+from data.seeds import draw_seed
+from gapl.pixels import PixelSpec
+
+FORMAT = "gapl-features-1"  # change the number when a view of the same name changes
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What determines an image's feature, apart from its bytes.
+
+    backbone   fingerprint of the tower's weights
+    width      D of a feature
+    pixel      how pixels are made; a random view takes only size, mean and standard deviation from it
+    precision  of the tower: "fp32", "bf16" or "fp16"
+    view       "eval", or the name of a random view of data/images/augment.py
+    number     of the random view. Together with the image's sha256 it decides the view: an image has the same one
+               in any set of images and in runs of any seed, so that they share the pass through the tower
+    layers     of the tower that the feature is read from; empty: the last
+    """
+
+    backbone: str
+    width: int
+    pixel: PixelSpec
+    precision: str
+    view: str = EVAL
+    number: int = 0
+    layers: tuple[int, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """Return as JSON what tells this store from others."""
+        facts = {"format": FORMAT} | asdict(self)
+        if self.view == EVAL:
+            del facts["number"]
+        if not self.layers:
+            del facts["layers"]
+        return facts
+
+    def make_view(self) -> TensorView:
+        """Return the view that the tower sees of an image."""
+        if self.view == EVAL:
+            return eval_tensor_view(self.pixel)
+        from data.images.augment import train_view  # torchvision is slow to import
+
+        return train_view(self.view, size_px=self.pixel.size_px, mean=self.pixel.mean, std=self.pixel.std)
+
+    def view_seed(self, sha256: bytes) -> int | None:
+        """Return the seed of an image's random view, or None for the evaluation view."""
+        if self.view == EVAL:
+            return None
+        return draw_seed(0, self.number, int.from_bytes(sha256, "big"))
