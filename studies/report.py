@@ -15,17 +15,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import cli
-from evaluation.intervals import bootstrap
-from evaluation.metrics import compute_metrics
 from gapl.calibration import score_of
 from studies.rows import HELDOUT, LORA
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REFERENCE = "mini"
 NUM_RESAMPLES = 300
@@ -88,7 +89,8 @@ def main() -> None:
 
 def measure(scores: pd.DataFrame) -> Results:
     """Return AUROC, balanced accuracy and resampled AUROC of each row, tower and seed of a table."""
-
+    from evaluation.intervals import bootstrap
+    from evaluation.metrics import compute_metrics
 
     results: Results = {}
     for (row, tower, seed), part in scores.groupby(["row", "tower", "seed"]):
