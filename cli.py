@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 DEVICES = ("auto", "cpu", "cuda")
-# Ours, whose messages are for the user.
+# Our folders, whose log messages are for the user.
 FOLDERS = (
     "commands",
     "data",
@@ -26,7 +26,7 @@ FOLDERS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows the module's docstring as it is; a wrong option is one line on stderr and exit code 2."""
+    """Show a description as it is written; report a wrong option in one line on stderr, with exit code 2."""
 
     def __init__(self, description: str | None = None, *, prog: str | None = None, **options: str) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command. A user's mistake or a system's refusal is one line on stderr and exit code 2."""
+    """Run a command. A user's mistake, or a refusal of the system, is one line on stderr and exit code 2."""
     logging.basicConfig(format="[%(levelname)s] %(message)s", level=logging.WARNING, stream=sys.stderr)
     for name in (*FOLDERS, "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
@@ -56,7 +56,10 @@ def run(main: Callable[[], None]) -> None:
 
 
 def pick_device(name: str) -> str:
-    """`auto` is cuda where there is a usable GPU. Asking for cuda without one is a ValueError."""
+    """Return "cpu" or "cuda"; `auto` means cuda if there is a usable GPU.
+
+    Raises ValueError for an unknown name, and for cuda without a usable GPU.
+    """
     import torch
 
     available = torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""Perceptual hashes and checksums of two lists of images -> which of the first are in the second, or nearly so.
+"""Perceptual hashes and checksums of two lists of images -> which of the first have a near copy in the second.
 
 Shape suffixes: A images of the one list, B of the other.
 """
@@ -8,22 +8,22 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-# Of 64. Saving 218 pictures of 256 px again as JPEG of quality 30 changed 6 bits at most, mostly none or 2;
-# unrelated pictures differ in 32 on average, with a deviation of 4.
+# Of 64 bits. Saving 218 pictures of 256 px again as JPEG of quality 30 changed at most 6 bits, mostly none or 2.
+# Unrelated pictures differ in 32 bits on average, with a standard deviation of 4.
 MAX_BITS = 6
 COLUMNS = ("uri", "source", "partner", "partner_source", "bits", "same_file")
 BLOCK = 1 << 22  # pairs compared at once
-# The hashes of a picture of one colour: all of them look alike, and are no duplicates for that.
+# The hashes of pictures of one colour: these look alike, but are not duplicates.
 FLAT = frozenset({"0000000000000000", "8000000000000000", "ffffffffffffffff"})
 
 
 def find_duplicates(images: pd.DataFrame, others: pd.DataFrame, *, max_bits: int = MAX_BITS) -> pd.DataFrame:
-    """Images with a partner among the others: the same file, or else the one with the nearest hash.
+    """Return the images that have a partner among the others: the same file, or the one with the nearest hash.
 
     images, others   rows of data.benchmarks.traits.read_traits without an error
     max_bits         the largest Hamming distance of two hashes that counts
 
-    A row for each such image; the columns are COLUMNS. Raises ValueError when max_bits is no number of bits.
+    There is a row for each such image; the columns are COLUMNS. Raises ValueError when max_bits is not 0 to 31.
     """
     if not 0 <= max_bits < 32:
         raise ValueError(f"a distance of {max_bits} bits; expected 0 to 31: unrelated pictures differ in about 32")
@@ -46,7 +46,7 @@ def find_duplicates(images: pd.DataFrame, others: pd.DataFrame, *, max_bits: int
 
 
 def _nearest(images: pd.DataFrame, others: pd.DataFrame) -> tuple[pd.Series, np.ndarray]:
-    """(uri of the nearest other, its distance in bits, 64 where there is none), for each image."""
+    """Return for each image the uri of the nearest other, and its distance in bits: 64 where there is none."""
     first, second = (frame[~frame["perceptual_hash"].isin(FLAT)] for frame in (images, others))
     uris = pd.Series("", index=images.index, dtype=object)
     bits = pd.Series(64, index=images.index)

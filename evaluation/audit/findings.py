@@ -1,4 +1,4 @@
-"""The tables of an audit -> what they say, in plain sentences."""
+"""The tables of an audit -> what they mean, in plain sentences."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pandas as pd
 from evaluation.audit.shortcuts import ALL, TRAITS
 from evaluation.intervals import MIN_SOURCES
 
-# What the words mean. An AUROC counts as above chance when its interval is above 0.5.
-TELLS_AUROC = 0.75  # from here on a trait tells real from fake
-HINTS_AUROC = 0.60  # from here on it does so in part; below it does not
-SEEN_FALL = 0.02  # of an AUROC, from which it is called a fall or a rise
-FALL_AUROC = 0.05  # a detector's AUROC that falls by as much leaned on what was taken away
-CORRELATED = 0.5  # a rank correlation as large as this, either way, is named
-MIN_IMAGES = 10  # photographs of a source whose rate of false positives is named
-MIN_PAIRED_SHARE = 0.01  # with fewer pairs of one format and size, their AUROC is not trusted
+# From which values on the words are used. An AUROC is above chance when its interval is above 0.5.
+TELLS_AUROC = 0.75  # a trait tells real from fake
+HINTS_AUROC = 0.60  # a trait does so in part; below this it does not
+SEEN_FALL = 0.02  # an AUROC falls or rises
+FALL_AUROC = 0.05  # a detector relied on what was taken away
+CORRELATED = 0.5  # a rank correlation is named, whatever its sign
+MIN_IMAGES = 10  # the rate of a source with that many images is named
+MIN_PAIRED_SHARE = 0.01  # the AUROC of pairs of one format and size is trusted
 CALLED = {
     "format": "the file format",
     "size": "the image size",
@@ -32,7 +32,12 @@ CALLED = {
 def about_traits(
     predicted: pd.DataFrame, traits: pd.DataFrame, *, detector: Mapping[str, Any] | None
 ) -> list[str]:
-    """predicted: of predict_labels. detector: with "model" and "auroc", if there is one."""
+    """Say which traits give the label away.
+
+    predicted   the table of predict_labels
+    traits      the images that it was made of
+    detector    "model" and "auroc", if there is one
+    """
     told: dict[str, list[str]] = {"tells": [], "hints": [], "open": [], "clean": []}
     for row in predicted[predicted["trait"] != ALL].to_dict("records"):
         told[_how(row)].append(row["trait"])
@@ -44,8 +49,8 @@ def about_traits(
         if detector is None:
             sentences.append(f"{_upper(CALLED[trait])} alone tells real from fake: AUROC {figure}{known}")
         else:
-            begin = f"Of the AUROC of {short(detector['auroc'])} of {detector['model']}"
-            sentences.append(f"{begin}, {CALLED[trait]} alone explains {figure}{known}")
+            other = f"where {detector['model']} reaches {short(detector['auroc'])}"
+            sentences.append(f"{_upper(CALLED[trait])} alone reaches AUROC {figure}, {other}{known}")
     for trait in told["hints"]:
         figure = _with_interval(by_trait[trait])
         sentences.append(
@@ -66,27 +71,27 @@ def about_traits(
 
 
 def about_detector(detector: Mapping[str, Any], re_encoded: pd.DataFrame, correlated: pd.DataFrame) -> list[str]:
-    """Sentences on what is left of a detector's AUROC where the traits are equal."""
+    """Say what is left of a detector's AUROC where the traits are equal."""
     sentences = []
     share, within = detector["paired_share"], detector["auroc_within"]
     of_pairs = f"{share:.0%} of all pairs" if share >= 0.01 or share == 0 else "under 1% of all pairs"
     if share < MIN_PAIRED_SHARE:
         sentences.append(
-            f"Hardly a fake has a photograph of its format and size bin beside it ({of_pairs}): what "
-            f"{detector['model']} sees beyond them cannot be told from these images."
+            f"Hardly any fake has the format and size bin of a photograph ({of_pairs}), so that these images "
+            f"cannot say what {detector['model']} sees beyond format and size."
         )
     else:
         falls = detector["auroc"] - within >= FALL_AUROC
         sentences.append(
-            f"Among real and fake images of one format and size bin ({of_pairs}) the AUROC of {detector['model']} "
-            f"{'is only' if falls else 'is'} {short(within)}, over all it is {short(detector['auroc'])}."
+            f"Among real and fake images of the same format and size bin ({of_pairs}), the AUROC of "
+            f"{detector['model']} {'is only' if falls else 'is'} {short(within)}; over all images it is "
+            f"{short(detector['auroc'])}."
         )
     for row in re_encoded.to_dict("records"):
-        verb = "falls" if row["fall"] >= SEEN_FALL else "stays" if row["fall"] > -SEEN_FALL else "rises"
-        before = short(row["auroc"] + row["fall"])
+        verb = "falls" if row["fall"] >= SEEN_FALL else "rises" if row["fall"] <= -SEEN_FALL else "hardly changes,"
+        before, after = short(row["auroc"] + row["fall"]), short(row["auroc"])
         sentences.append(
-            f"With both classes encoded alike ({row['degradation']}) the AUROC {verb}: {short(row['auroc'])} "
-            f"after {before}."
+            f"With both classes encoded alike ({row['degradation']}), the AUROC {verb} from {before} to {after}."
         )
     for row in correlated[correlated["spearman"].abs() >= CORRELATED].to_dict("records"):
         sentences.append(
@@ -97,10 +102,10 @@ def about_detector(detector: Mapping[str, Any], re_encoded: pd.DataFrame, correl
 
 
 def about_false_positives(table: pd.DataFrame) -> list[str]:
-    """table: of evaluation.audit.shortcuts.false_positives."""
+    """Say which photo source has the highest rate in the table of shortcuts.false_positives."""
     sources = table[(table["by"] == "source") & (table["n"] >= MIN_IMAGES)]
     if sources.empty:
-        return [f"No photo source has the {MIN_IMAGES} scored images that a rate of false positives takes."]
+        return [f"No photo source has the {MIN_IMAGES} scored images that a rate of false positives needs."]
     worst = sources.loc[sources["rate"].idxmax()]
     if not worst["false_positives"]:
         return [f"No photograph of a source with {MIN_IMAGES} images or more is called fake."]
@@ -120,7 +125,7 @@ def about_duplicates(
     num_images: int,
     max_bits: int,
 ) -> list[str]:
-    """Tables of evaluation.audit.duplicates: fakes like a photograph, and images like one of the training."""
+    """Say how many fakes look like a photograph, and how many images like one of the training."""
     meaning = f"perceptual hashes within {max_bits} of 64 bits, or the same file"
     pairs = [(across_classes, f"of {num_fakes} fakes", "a photograph of this benchmark")]
     if with_train is not None:
@@ -139,15 +144,15 @@ def about_duplicates(
 
 
 def about_method(traits: pd.DataFrame, *, by_source: bool, unreadable: int, without_score: int) -> list[str]:
-    """What a reader must know of how the figures were made."""
+    """Say what a reader must know about how the figures were made."""
     counts = traits.groupby("label")["source"].nunique()
     sources = f"sources of photographs ({counts[0]}) and of fakes ({counts[1]})"
     if by_source:
-        sentences = [f"Labels were predicted for sources held out, among the {sources}."]
+        sentences = [f"Labels were predicted for held-out sources, among the {sources}."]
     else:
         sentences = [
-            f"There are too few {sources} to hold some out, {MIN_SOURCES} of each are needed: labels were "
-            "predicted for images held out, so that what tells one source from another counts too."
+            f"There are too few {sources} to hold some out ({MIN_SOURCES} of each are needed). Labels were "
+            "predicted for held-out images instead, so that differences between sources count too."
         ]
     if unreadable:
         sentences.append(f"{unreadable} images could not be read and are in no figure.")
@@ -157,7 +162,7 @@ def about_method(traits: pd.DataFrame, *, by_source: bool, unreadable: int, with
 
 
 def short(value: float) -> str:
-    """A fraction with two digits: ".95"."""
+    """Write a fraction with two digits: ".95"."""
     return f"{value:.2f}".removeprefix("0")
 
 
@@ -174,7 +179,7 @@ def _with_interval(row: Mapping[str, Any]) -> str:
 
 
 def _contrast(traits: pd.DataFrame, trait: str) -> str:
-    """What differs most between the classes, such as ": PNG are 98% of the fakes and 3% of the photographs"."""
+    """Say what differs most between the classes: ": PNG are 98% of the fakes and 3% of the photographs"."""
     columns = list(TRAITS[trait])
     reals, fakes = (traits[traits["label"] == label] for label in (0, 1))
     if trait in ("bytes per pixel", "JPEG quality"):
@@ -198,7 +203,7 @@ def _contrast(traits: pd.DataFrame, trait: str) -> str:
 
 
 def _middle(numbers: pd.Series) -> str:
-    """The range of the middle half."""
+    """Write the range of the middle half."""
     low, high = numbers.quantile(0.25), numbers.quantile(0.75)
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 

@@ -1,4 +1,4 @@
-"""Traits of image files, and a detector's scores -> how much of the label, and of the scores, the traits explain.
+"""Traits of image files, and a detector's scores -> how well the traits explain the label and the scores.
 
 Shape suffixes: N images.
 """
@@ -19,9 +19,9 @@ from evaluation.intervals import MIN_SOURCES, NUM_RESAMPLES, bootstrap, wilson
 from gapl.labels import Label
 
 NUM_FOLDS = 5
-MAX_PER_CLASS = 20_000  # images that a model of traits is made of; of more, so many are drawn
-# What is named alone -> its columns. A JPEG quality is missing where the file is no JPEG, which the model sees;
-# how many bytes a pixel takes is in part a matter of content: smooth pictures take few.
+MAX_PER_CLASS = 20_000  # images that a model of traits is fitted to; a sample of more
+# Trait -> its columns. The JPEG quality is missing where a file is not JPEG, and the model sees that. The number
+# of bytes per pixel depends in part on the content: smooth pictures take few.
 TRAITS = {
     "format": ("format",),
     "size": ("width", "height"),
@@ -36,18 +36,19 @@ NUMBERS = ("width", "height", "bytes_per_pixel", "jpeg_quality", "is_jpeg", "has
 
 
 def is_by_source(traits: pd.DataFrame) -> bool:
-    """Whether each class has the sources (MIN_SOURCES) that it takes to hold some of them out."""
+    """Return whether each class has enough sources (MIN_SOURCES) to hold some of them out."""
     return bool((traits.groupby("label")["source"].nunique() >= MIN_SOURCES).all())
 
 
 def predict_labels(
     traits: pd.DataFrame, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> tuple[pd.DataFrame, str]:
-    """(a row for each trait and for all: trait, auroc, low, high; what the intervals were drawn from).
+    """Return how well each trait, and all together, predict the label; and what the intervals were drawn from.
 
-    A boosted forest sees nothing but the trait, and predicts the images of NUM_FOLDS folds, each after fitting to
-    the others. If `is_by_source`, a source is in one fold as a whole: what is found then holds for other sources;
-    otherwise images are dealt at random. 0.5 is chance. Intervals are evaluation.intervals', of the predictions.
+    There is a row for each: trait, auroc, low, high; 0.5 is chance. A boosted forest sees only the trait, and
+    predicts the images of NUM_FOLDS folds, each after it was fitted to the other folds. If `is_by_source`, all
+    images of a source are in the same fold, so that the result holds for other sources; otherwise images are dealt
+    at random. The intervals are those of evaluation.intervals, of the predictions.
     """
     drawn = pd.concat(
         part.sample(min(len(part), MAX_PER_CLASS), random_state=seed).sort_index()
@@ -85,7 +86,7 @@ def _folds(traits: pd.DataFrame, *, seed: int) -> Iterator[tuple[np.ndarray, np.
 def _out_of_fold(
     columns: pd.DataFrame, label_N: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]], *, seed: int
 ) -> np.ndarray:
-    """P(fake) of each image by the model of the other folds, the classes weighted alike."""
+    """Return P(fake) of each image by the model of the other folds, with both classes weighted alike."""
     score_N = np.full(len(label_N), 0.5)
     if (columns.nunique(dropna=False) == 1).all():
         return score_N
@@ -100,13 +101,13 @@ def _out_of_fold(
         early_stopping=False,
         random_state=seed,
     )
-    # Threads that wait for each other on a busy machine cost more than they save on so few numbers.
+    # On so few numbers, threads that wait for each other cost more than they save.
     with threadpool_limits(1, user_api="openmp"):
         for train, test in folds:
             if len(np.unique(label_N[train])) == 2:
                 model.fit(encoded.iloc[train], label_N[train])
                 score_N[test] = model.predict_proba(encoded.iloc[test])[:, 1]
-    # A trait that all images share must give ties; models of two folds differ in the last bits.
+    # Images with the same trait must tie, but models of two folds differ in the last bits.
     return score_N.round(6)
 
 
@@ -115,7 +116,7 @@ def _out_of_fold(
 
 
 def size_bins(traits: pd.DataFrame) -> pd.Series:
-    """ "256-362 px": the side of a square of as many pixels, in steps of half an octave."""
+    """Return the size of each image as "256-362 px": the side of a square of as many pixels, in half octaves."""
     side = np.sqrt(traits["width"].to_numpy(float) * traits["height"].to_numpy(float))
     step = np.floor(2 * np.log2(np.maximum(side, 1)) + 1e-9)
     return pd.Series(
@@ -124,16 +125,16 @@ def size_bins(traits: pd.DataFrame) -> pd.Series:
 
 
 def auroc_of(scored: pd.DataFrame) -> float:
-    """NaN without one of the classes."""
+    """Return the AUROC of the scores; NaN where a class is missing."""
     label_N = scored["label"].to_numpy(int)
     both = 0 < label_N.sum() < len(label_N)
     return float(roc_auc_score(label_N, scored["score"])) if both else float("nan")
 
 
 def auroc_within(scored: pd.DataFrame) -> tuple[float, float]:
-    """(AUROC among the pairs of a real and a fake image of one format and size bin, their share of all pairs).
+    """Return the AUROC among pairs of a real and a fake image of one format and size bin, and their share of all.
 
-    The AUROC is that of each stratum, weighted by its pairs; NaN when there are none.
+    It is the mean over formats and size bins, weighted by their pairs; NaN when there are no such pairs.
     """
     total, outranked = 0, 0.0
     for _, stratum in scored.groupby(["format", size_bins(scored)]):
@@ -147,9 +148,10 @@ def auroc_within(scored: pd.DataFrame) -> tuple[float, float]:
 
 
 def correlations(scored: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's rank correlation of the score with each number, inside each class: trait, class, n, spearman.
+    """Return Spearman's rank correlation of the score with each number, within each class.
 
-    It is NaN where the trait is the same for all; a JPEG quality counts for JPEG only.
+    Columns: trait, class, n, spearman. It is NaN where all images have the same trait; the JPEG quality is that of
+    JPEG files only.
     """
     numbers = scored.assign(is_jpeg=scored["format"] == "JPEG")
     rows = []
@@ -163,9 +165,9 @@ def correlations(scored: pd.DataFrame) -> pd.DataFrame:
 
 
 def false_positives(scored: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
-    """Photographs called fake, their score at least `threshold`, by source, camera, format and size bin.
+    """Count the photographs with a score of `threshold` or more, by source, camera, format and size bin.
 
-    Columns: by, value, n, false_positives, rate, low, high (Wilson's interval of 95 %), the highest rate first.
+    Columns: by, value, n, false_positives, rate, low, high (95 % Wilson interval). The highest rate comes first.
     """
     reals = scored[scored["label"] == 0].assign(size=size_bins)
     called = reals["score"] >= threshold
