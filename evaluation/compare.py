@@ -20,9 +20,22 @@ from evaluation.tables.scores import CLEAN, ScoreTable
 OVERALL = "ALL"
 COMPARED = ("auroc", "balanced_accuracy")
 COLUMNS = (
-    *("benchmark", "model_a", "model_b", "n_shared", "n_only_a", "n_only_b", "unreadable", "n_real", "n_fake"),
+    "benchmark",
+    "model_a",
+    "model_b",
+    "n_shared",
+    "n_only_a",
+    "n_only_b",
+    "unreadable",
+    "n_real",
+    "n_fake",
     *(f"{name}_{part}" for name in COMPARED for part in ("a", "b", "difference", "low", "high", "p")),
-    *("auroc_p_delong", "only_a_right", "only_b_right", "p_mcnemar", "interval_of", "note"),
+    "auroc_p_delong",
+    "only_a_right",
+    "only_b_right",
+    "p_mcnemar",
+    "interval_of",
+    "note",
 )
 
 

@@ -16,9 +16,16 @@ MEAN = "mean"
 FIGURES = ("auroc", "balanced_accuracy")
 GROUP = ["model", "benchmark"]
 COLUMNS = (
-    *(*GROUP, "degradation", "n_real", "n_fake", "unreadable"),
+    *GROUP,
+    "degradation",
+    "n_real",
+    "n_fake",
+    "unreadable",
     *(name for figure in FIGURES for name in (figure, f"{figure}_fall")),
-    *("n_paired", "flips", "real_to_fake", "fake_to_real"),
+    "n_paired",
+    "flips",
+    "real_to_fake",
+    "fake_to_real",
 )
 
 

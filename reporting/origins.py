@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,6 +15,41 @@ if TYPE_CHECKING:
     from evaluation.audit.audit import Audit
 
 SHOWN_ERRORS = 20
+ENDS = {"low": "from", "high": "to"}
+# Caption, name of the table in an Audit, and its columns with their headings.
+AUDIT_TABLES: tuple[tuple[str, str, dict[str, str]], ...] = (
+    (
+        "Label predicted from traits of the files, AUROC",
+        "traits",
+        {"trait": "trait", "auroc": "AUROC", **ENDS},
+    ),
+    (
+        "Scores after both classes were encoded alike",
+        "re_encoded",
+        {"degradation": "degradation", "n": "images", "auroc": "AUROC", "fall": "fall"},
+    ),
+    (
+        "Rank correlation of scores with traits",
+        "correlations",
+        {"trait": "trait", "class": "class", "n": "images", "spearman": "Spearman"},
+    ),
+    (
+        "Photographs called fake",
+        "false_positives",
+        {"by": "by", "value": "value", "n": "images", "false_positives": "called fake", "rate": "rate", **ENDS},
+    ),
+    (
+        "Fakes that look like a photograph",
+        "across_classes",
+        {"uri": "image", "partner": "looks like", "bits": "bits apart"},
+    ),
+    (
+        "Images that look like a training image",
+        "with_train",
+        {"uri": "image", "partner": "looks like"},
+    ),
+)
+TEXTS = ("trait", "degradation", "class", "by", "value", "uri", "partner")  # columns of words
 
 
 def absences(scores: ScoreTable) -> list[str]:
@@ -47,55 +82,18 @@ def audited(audits: Mapping[str, Audit]) -> Section:
 
 
 def _audit_tables(audit: Audit) -> list[Block]:
-    ends = {"low": "from", "high": "to"}
-    interval = {"auroc": "AUROC", **ends}
-    tables: list[tuple[str, pd.DataFrame | None, dict[str, str]]] = [
-        ("Label predicted from traits of the files, AUROC", audit.traits, {"trait": "trait", **interval}),
-        (
-            "Scores after both classes were encoded alike",
-            audit.re_encoded,
-            {"degradation": "degradation", "n": "images", "auroc": "AUROC", "fall": "fall"},
-        ),
-        (
-            "Rank correlation of scores with traits",
-            audit.correlations,
-            {"trait": "trait", "class": "class", "n": "images", "spearman": "Spearman"},
-        ),
-        (
-            "Photographs called fake",
-            audit.false_positives,
-            {
-                "by": "by",
-                "value": "value",
-                "n": "images",
-                "false_positives": "called fake",
-                "rate": "rate",
-                **ends,
-            },
-        ),
-        (
-            "Fakes that look like a photograph",
-            audit.across_classes,
-            {"uri": "image", "partner": "looks like", "bits": "bits apart"},
-        ),
-        ("Images that look like one of the training", audit.with_train, {"uri": "image", "partner": "looks like"}),
-    ]
-    texts = ["trait", "degradation", "class", "by", "value", "uri", "partner"]
     return [
-        to_table(
-            table,
-            caption=title,
-            headings=headings,
-            texts=texts,
-            writers={
-                "trait": _spaced,
-                **(dict.fromkeys(("rate", "low", "high"), percent) if "rate" in table else {}),
-            },
-            folded=FOLDED_ROWS,
-        )
-        for title, table, headings in tables
-        if table is not None and len(table)
+        _audit_table(table, title, headings)
+        for title, name, headings in AUDIT_TABLES
+        if (table := getattr(audit, name)) is not None and len(table)
     ]
+
+
+def _audit_table(table: pd.DataFrame, title: str, headings: dict[str, str]) -> Block:
+    writers: dict[str, Callable[[Any], str]] = {"trait": _spaced}
+    if "rate" in table:
+        writers |= dict.fromkeys(("rate", "low", "high"), percent)
+    return to_table(table, caption=title, headings=headings, texts=TEXTS, writers=writers, folded=FOLDED_ROWS)
 
 
 def _spaced(name: str) -> str:

@@ -12,10 +12,7 @@ from timing.startup import PROJECT, help_lines, refused_lines
 SLOW = ("torch", "torchvision", "sklearn", "scipy", "pandas")
 
 # Command lines that are still being rewritten, by how they begin.
-ALLOWED: tuple[str, ...] = (
-    "-m models.weights",
-    "studies/report.py",
-)
+ALLOWED: tuple[str, ...] = ("-m models.weights",)
 
 RUN = f"""
 import runpy, sys

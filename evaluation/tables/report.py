@@ -31,10 +31,21 @@ __all__ = ["make_table", "to_latex", "to_markdown", "to_text", "write_tables"]
 
 AT_HALF = ("accuracy_at_0.5", "balanced_accuracy_at_0.5")
 COLUMNS = (
-    *("model", "benchmark", "subset", "protocol", "n_real", "n_fake", "unreadable", "threshold"),
-    *(*RATES, *AT_HALF, "threshold_oracle"),
+    "model",
+    "benchmark",
+    "subset",
+    "protocol",
+    "n_real",
+    "n_fake",
+    "unreadable",
+    "threshold",
+    *RATES,
+    *AT_HALF,
+    "threshold_oracle",
     *(f"{name}_{end}" for name in FIGURES for end in ("low", "high")),
-    *("interval_of", *PUBLISHED_COLUMNS, "note"),
+    "interval_of",
+    *PUBLISHED_COLUMNS,
+    "note",
 )
 
 
