@@ -88,7 +88,19 @@ def test_commands_refuse(run_cli: RunCli, tmp_path: Path) -> None:
         assert "give --data-root" in run_cli(benchmarks.main, command).only_error()
         assert "does not exist" in run_cli(benchmarks.main, command, "--data-root", tmp_path / "gone").only_error()
     assert "no benchmark found" in run_cli(benchmarks.main, "verify", "--data-root", tmp_path).only_error()
-    assert "no such file" in run_cli(benchmarks.main, "report", tmp_path / "gone.parquet").only_error()
+    gone = tmp_path / "gone"
+    table = tmp_path / "table.csv"
+    table.write_text("filename,label,score\na.png,0,0.5\n")
+    for options, message in (
+        (("report", gone), "no such file; expected a table of scores"),
+        (("compare", table, gone), "no such file; expected a table of scores"),
+        (("audit", "--data-root", tmp_path, "--scores", gone), "no such file; expected a table of scores"),
+        (("card", table, "--model_path", gone, "--licence", "mit", "--out", "x"), "expected a detector"),
+        (("calibrate", table, "--model_path", gone, "--out", tmp_path / "out"), "expected a detector"),
+        (("merge", gone, "--out", tmp_path / "out"), "gone: no such folder; expected one that benchmarks.py run"),
+    ):
+        assert message in run_cli(benchmarks.main, *options).only_error()
+    assert not (tmp_path / "out").exists()
     for options, message in (
         (("run", "--model_path", "m", "--ray-address", "auto"), "--ray-address needs --ray"),
         (("run", "--model_path", "m", "--ray", 2, "--num-workers", 1), "--ray and --num-workers exclude"),

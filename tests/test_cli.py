@@ -44,14 +44,12 @@ def run_file(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def scored(tiny_run: TinyRun, run_cli: RunCli, tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Path]:
-    """(what benchmarks.py wrote to the terminal, the folder of its results)."""
+    """Return what benchmarks.py wrote to the terminal, and the folder of its results."""
     out = tmp_path_factory.mktemp("scored") / "benchmarks"
+    options = ("--allow-tiny", "--num-workers", 0, "--batch-size", 4, "--out", out)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAPL_DATA_ROOT", str(tiny_run.root))
-        done = run_cli(
-            *(benchmarks.main, "--model_path", tiny_run.stage2, "--allow-tiny"),
-            *("--num-workers", 0, "--batch-size", 4, "--out", out),
-        )
+        done = run_cli(benchmarks.main, "--model_path", tiny_run.stage2, *options)
     assert done.code == 0, done.err
     return done, out
 
@@ -93,18 +91,16 @@ def test_detector_has_learnt_to_tell_bright_from_dark(scored: tuple[Finished, Pa
 
 
 def test_only_the_benchmarks_that_are_named(tiny_run: TinyRun, run_cli: RunCli, tmp_path: Path) -> None:
-    done = run_cli(
-        *(benchmarks.main, "--model_path", tiny_run.stage2, "--allow-tiny", "--data-root", tiny_run.root),
-        *("--benchmarks", "genimage", "--num-workers", 0, "--out", tmp_path),
-    )
+    where = ("--data-root", tiny_run.root, "--benchmarks", "genimage", "--out", tmp_path)
+    options = ("--allow-tiny", "--num-workers", 0, *where)
+    done = run_cli(benchmarks.main, "--model_path", tiny_run.stage2, *options)
     assert done.code == 0, done.err
     assert pd.read_csv(tmp_path / "metrics.csv")["benchmark"].tolist() == ["GenImage"]
 
 
 def judge(run_cli: RunCli, tiny_run: TinyRun, path: Path, *arguments: object) -> Any:
-    return run_cli(
-        *(inference.main, "--model_path", tiny_run.stage2, "--image_path", path, "--allow-tiny"), *arguments
-    )
+    given = ("--model_path", tiny_run.stage2, "--image_path", path, "--allow-tiny")
+    return run_cli(inference.main, *given, *arguments)
 
 
 def test_inference_agrees_with_the_benchmark(
@@ -245,10 +241,8 @@ def test_list_of_the_training_images(run_cli: RunCli, tiny_run: TinyRun, tmp_pat
 
 def test_command_as_a_file_from_another_folder(tiny_run: TinyRun, tiny_root: Path, tmp_path: Path) -> None:
     image = tiny_root / "bench/CNNDetection/test/progan/0_real/0.png"
-    done = run_file(
-        *(PROJECT / "inference.py", "--model_path", tiny_run.stage2, "--image_path", image, "--allow-tiny"),
-        cwd=tmp_path,
-    )
+    given = ("--model_path", tiny_run.stage2, "--image_path", image, "--allow-tiny")
+    done = run_file(PROJECT / "inference.py", *given, cwd=tmp_path)
     described = f"[INFO] {tiny_run.stage2}: adapter file of a stage-2 detector on tiny\n"
     assert (done.returncode, done.stderr) == (0, described)
     assert "  -> Prediction: Real" in done.stdout.splitlines()
@@ -447,11 +441,8 @@ def test_list_of_images_refuses(run_cli: RunCli, tiny_root: Path, bad: Path) -> 
 
 
 def test_refusal_as_a_file_is_one_line_after_the_log(tiny_run: TinyRun, bad: Path) -> None:
-    done = run_file(
-        *(PROJECT / "inference.py", "--model_path", tiny_run.stage2, "--image_path", bad / "text.png"),
-        "--allow-tiny",
-        cwd=bad,
-    )
+    given = ("--model_path", tiny_run.stage2, "--image_path", bad / "text.png", "--allow-tiny")
+    done = run_file(PROJECT / "inference.py", *given, cwd=bad)
     assert done.returncode == 2
     message = "not an image, or of a format that Pillow does not know"
     described = f"[INFO] {tiny_run.stage2}: adapter file of a stage-2 detector on tiny\n"
