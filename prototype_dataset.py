@@ -1,7 +1,9 @@
-"""Which images feed a stage: named mixes of sources below a data root -> Manifest.
+"""Choose the images that feed a stage: named mixes of data sets below a data root.
 
-python prototype_dataset.py --data-root DIR                     what `auto` finds there, counted
-python prototype_dataset.py --data-root DIR --mix release --out stage1.csv
+    python prototype_dataset.py --data-root DIR                     what `auto` finds there, counted
+    python prototype_dataset.py --data-root DIR --mix release --out stage1.csv
+
+Expected output: a line with the counts of both classes, then a line for each source with its images.
 """
 
 from __future__ import annotations
@@ -12,21 +14,23 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cli
 from data.folders import title
 from data.records import Images, Manifest, Record, join
-from data.shards.files import as_url
-from data.shards.index import ShardIndex, join_indexes
-from data.sources import open_index, open_source
-from gapl.labels import Label
+from data.shards.urls import require_place
+from gapl.labels import Label, Source
+
+if TYPE_CHECKING:
+    from data.shards.index import ShardIndex
 
 STREAM_FROM_BYTES = 8 << 30  # smaller sets of shards are copied to a cache, from where any image is read at once
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images of one source.
+    """Images of one data set.
 
     folders   where it is found below the data root; the first that exists counts
     label     only this class
@@ -42,7 +46,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Mix:
-    """Parts for a stage. When `any_part` is set, those that are not there are left out."""
+    """The data sets that a stage trains on.
+
+    any_part  parts that are not there are left out; else the mix needs all of them
+    """
 
     stages: tuple[int, ...]
     parts: tuple[Part, ...]
@@ -103,7 +110,7 @@ MIXES: dict[str, Mix] = {
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that open_data takes."""
+    """Add the options that open_data takes."""
     root = os.environ.get("GAPL_DATA_ROOT") or None
     parser.add_argument("--data-root", type=Path, default=root, help="folder of the data sets (GAPL_DATA_ROOT)")
     parser.add_argument(
@@ -120,8 +127,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def check_data(paths: list[str] | None, root: Path | None, *, stage: int, mix: str) -> None:
     """Raise ValueError when the images that open_data would open are not there. Nothing is opened."""
     for path in paths or ():
-        if not as_url(path) and not Path(path).exists():
-            raise ValueError(f"{path} does not exist; expected a folder of images, a manifest or shards")
+        require_place(path)
     if not paths and root is None:
         raise ValueError("no images to train on: give --data-root (or GAPL_DATA_ROOT), or --data")
     if not paths and root is not None:
@@ -137,27 +143,34 @@ def open_data(paths: list[str] | None, root: Path | None, *, stage: int, mix: st
     if not paths:
         assert root is not None
         return open_mix(root, stage=stage, mix=mix, seed=seed)
-    return join(
-        " + ".join(title(Path(path)) for path in paths), [open_source(path, split="train") for path in paths]
-    )
+    from data.sources import open_source
+
+    name = " + ".join(title(Path(path)) for path in paths)
+    return join(name, [open_source(path, split="train") for path in paths])
 
 
 def open_shards(paths: list[str] | None, root: Path | None, *, stage: int, mix: str) -> ShardIndex | None:
-    """The rows of all the shards that open_data would take the images from; None when it takes others too."""
+    """Index all the shards that open_data would take the images from; None when it takes others too.
+
+    Raises ValueError as check_data does, and for shards that cannot be read.
+    """
+    check_data(paths, root, stage=stage, mix=mix)
     if not paths:
-        if root is None or not root.is_dir():
-            return None
+        assert root is not None
         parts = MIXES[_pick_mix(root, stage=stage, mix=mix)].parts
         if any(part != Part(part.folders) for part in parts):
             return None  # a part that is capped or of one class
         paths = [str(folder) for part in parts if (folder := _locate(root, part))]
+    from data.shards.index import join_indexes
+    from data.sources import open_index
+
     indexes = [open_index(path) for path in paths]
     found = [index for index in indexes if index is not None]
     return join_indexes(" + ".join(index.name for index in found), found) if len(found) == len(indexes) else None
 
 
 def open_mix(root: Path, *, stage: int, mix: str = "auto", seed: int = 0) -> Manifest:
-    """The training images of a mix; `auto` takes the first mix of MIXES that is there.
+    """Open the training images of a mix; `auto` takes the first mix of MIXES that is there.
 
     Raises ValueError that names the folders that were looked for.
     """
@@ -184,16 +197,18 @@ def _pick_mix(root: Path, *, stage: int, mix: str) -> str:
 
 
 def _open_part(root: Path, part: Part, *, seed: int) -> Manifest:
+    from data.sources import open_source  # pyarrow is slow to import
+
     folder = _locate(root, part)
     assert folder is not None
     manifest = open_source(folder, split="train")
     if part.label is not None:
         manifest = manifest.where(lambda record: record.label == part.label)
     if part.cap_each is not None:
-        by_generator: dict[tuple[Label, str], list[Record]] = defaultdict(list)
+        by_source: dict[Source, list[Record]] = defaultdict(list)
         for record in manifest:
-            by_generator[record.label, record.generator].append(record)
-        groups = [Manifest(manifest.name, tuple(records)) for records in by_generator.values()]
+            by_source[record.source].append(record)
+        groups = [Manifest(manifest.name, tuple(records)) for records in by_source.values()]
         manifest = join(manifest.name, [group.draw(part.cap_each, seed=seed) for group in groups])
     return manifest if part.cap is None else manifest.draw(part.cap, seed=seed)
 
@@ -215,7 +230,7 @@ def _folders(mix: Mix) -> str:
 def describe(images: Images) -> str:
     """Tell in one line the counts by class, and how many sources each has."""
     sources = images.sources()
-    n_real = sum(label == Label.REAL for label, _ in sources)
+    n_real = sum(source.label is Label.REAL for source in sources)
     return (
         f"{images.name}: {images.count(Label.REAL)} real images of {n_real} sources, "
         f"{images.count(Label.FAKE)} fakes of {len(sources) - n_real} generators"
@@ -232,16 +247,16 @@ def main() -> None:
     args = parser.parse_args()
     manifest = open_mix(args.data_root, stage=args.stage, mix=args.mix, seed=args.seed)
     print(describe(manifest))
-    for (label, generator), count in sorted(manifest.sources().items()):
-        print(f"  {label.name.lower()}  {generator:40s} {count:7d}")
+    for source, count in sorted(manifest.sources().items()):
+        print(f"  {source.label.word}  {source.name:40s} {count:7d}")
     if args.out:
         _write_csv(args.out, manifest)
 
 
 def _write_csv(path: Path, manifest: Manifest) -> None:
-    inside_tables = sum(not record.is_file for record in manifest)
-    if inside_tables:
-        raise ValueError(f"--out lists image files; {inside_tables} of these images are rows of parquet shards")
+    num_rows = sum(not record.is_file for record in manifest)
+    if num_rows:
+        raise ValueError(f"--out lists image files; {num_rows} of these images are rows of parquet shards")
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["filename", "label", "generator"])

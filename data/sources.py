@@ -6,10 +6,10 @@ from pathlib import Path
 
 from data.folders import scan_folder
 from data.records import Manifest
-from data.shards.files import as_url
 from data.shards.index import ShardIndex
-from data.shards.plan import read_plan
+from data.shards.plan_file import read_plan
 from data.shards.scan import holds_images, read_index
+from data.shards.urls import as_url
 from data.tables import read_manifest
 
 

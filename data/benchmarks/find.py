@@ -15,10 +15,11 @@ from data.benchmarks.benchmark import Absent, Benchmark, Subset, apply_protocol
 from data.benchmarks.specs import BenchmarkSpec, SubsetSpec, folder_names, read_catalog
 from data.folders import SPLITS, ImageFolder, find_image_folders, normalise, title
 from data.records import Manifest, Record
-from data.shards.files import as_url, find_shards, name_of
+from data.shards.files import find_shards
 from data.shards.index import ShardIndex
 from data.shards.rows import reading_order
 from data.shards.scan import has_images, index_files
+from data.shards.urls import as_url, name_of
 from data.sources import open_index, open_source
 from gapl.labels import Label
 

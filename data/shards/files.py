@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -12,19 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.folders import title
 from data.shards.pages import PIECE_BYTES
+from data.shards.urls import as_url
 
 _REQUEST_BYTES = 16 << 20  # asked of a server at a time while images are read
-_URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+]+):/+(?P<path>.*)", re.DOTALL)
-
-
-def as_url(root: str | Path) -> str | None:
-    """`root` as a URL of fsspec, also when a Path has eaten one of its slashes; None when it is a local path."""
-    match = _URL.fullmatch(str(root))
-    if not match:
-        return None
-    return str(root) if "://" in str(root) else f"{match['protocol']}://{match['path']}"
 
 
 def find_shards(root: str | Path, *, folders: Sequence[str] = ("data",)) -> list[str]:
@@ -52,12 +42,6 @@ def _list_remote(url: str, wanted: Sequence[str]) -> list[str]:
         if folder.rstrip("/").rpartition("/")[2] in wanted:
             entries += filesystem.ls(folder, detail=True)
     return [filesystem.unstrip_protocol(entry["name"]) for entry in entries if entry["type"] == "file"]
-
-
-def name_of(root: str | Path) -> str:
-    """What shards at this path or URL are called."""
-    path = Path(_URL.sub(r"\g<path>", str(root)))
-    return title(path.with_suffix("") if path.suffix.lower() == ".parquet" and not path.is_dir() else path)
 
 
 @contextmanager

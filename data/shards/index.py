@@ -14,8 +14,8 @@ import numpy as np
 
 from data.records import Manifest, Record, list_sha256
 from data.shards.arrow_cache import CachedRow, copy_rows
-from data.shards.files import as_url
 from data.shards.rows import Shard, ShardRow
+from data.shards.urls import as_url
 from gapl.labels import Label, Source
 
 

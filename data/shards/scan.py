@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.shards.columns import LABEL_COLUMN, Columns, columns_of, image_leaf
-from data.shards.files import find_shards, name_of, open_shard
+from data.shards.files import find_shards, open_shard
 from data.shards.index import ShardIndex, join_indexes
 from data.shards.rows import chunk_of, describe
+from data.shards.urls import name_of
 from gapl.labels import LABELS_EXPECTED, Label, parse_label
 
 _THREADS = 16  # that wait for a disk or a server
