@@ -24,8 +24,9 @@ def run(args: argparse.Namespace) -> None:
     require_tables(args.tables)
     check_is_file(args.model_path, what=DETECTOR_FILE)
     from models.weights.checkpoint import read_checkpoint
-    from reporting.card import DetectorFacts, write_card
+    from reporting.card import DetectorFacts, Licence, write_card
 
+    licence = Licence(args.licence, link=args.licence_link)
     scores = read_tables(args.tables)
     name = name_of_file(args.model_path, scores, tables=args.tables)
     stored = read_checkpoint(args.model_path)
@@ -40,5 +41,5 @@ def run(args: argparse.Namespace) -> None:
         notice=stored.notice,
         datasets=args.datasets,
     )
-    write_card(args.out, scores, facts=facts, licence=args.licence, model=name, licence_link=args.licence_link)
+    write_card(args.out, scores, facts=facts, licence=licence, model=name)
     print(f"model card in {args.out}")

@@ -1,6 +1,6 @@
-"""A table of scores of clean and degraded images -> what each degradation costs: figures, falls, flipped verdicts.
+"""Scores of clean and degraded images -> what each degradation costs: figures, falls, flipped verdicts.
 
-All images of a benchmark count once, whichever subsets share them; images without a score are counted apart.
+Every image of a benchmark counts once, whichever subsets share it; images without a score are counted apart.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import pandas as pd
 
 from data.images.degrade import CLEAN, FAMILIES, split_name
 from evaluation.metrics import compute_metrics
+from evaluation.tables.rows import MEAN
 
-MEAN = "mean"
 FIGURES = ("auroc", "balanced_accuracy")
 GROUP = ["model", "benchmark"]
 COLUMNS = (
@@ -30,13 +30,13 @@ COLUMNS = (
 
 
 def robustness_table(frame: pd.DataFrame, *, thresholds: Mapping[str, float] | float) -> pd.DataFrame:
-    """One row for each model, benchmark and degradation, clean first; the columns are COLUMNS.
+    """Return a row for each model, benchmark and degradation, clean first; the columns are COLUMNS.
 
     frame       a row for each image x model x degradation: uri, label, benchmark, model, degradation, score, error
     thresholds  of each model, or one for all; an image is called fake from it on
 
     auroc, balanced_accuracy   in [0, 1]; NaN when a class is missing
-    ..._fall    the clean figure, of the very images that this degradation has a score for, minus this figure
+    ..._fall    the clean figure, of the images that have a score for this degradation, minus this figure
     flips       share of the images with both scores (n_paired) whose verdict differs from the clean one; it is
                 the sum of real_to_fake (called real when clean, fake now) and fake_to_real
 
@@ -100,7 +100,7 @@ def _threshold(thresholds: Mapping[str, float] | float, model: str) -> float:
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """Family by family, as data.images.degrade lists them, by strength; unknown names come last."""
+    """Sort by family, as data.images.degrade lists them, then by strength; unknown names come last."""
     families = list(FAMILIES)
 
     def place(name: str) -> tuple[int, float, str]:
@@ -111,9 +111,9 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 
 def matrix(table: pd.DataFrame, *, model: str, figure: str) -> pd.DataFrame:
-    """Benchmark x degradation of one figure of `robustness_table`.
+    """Return benchmark x degradation of one figure of `robustness_table`.
 
-    Several benchmarks get a last row, their unweighted mean, over those that have the figure for everything.
+    Several benchmarks get a last row: the unweighted mean over those that have the figure for all degradations.
     """
     wanted = table[table["model"] == model]
     if wanted.empty:
@@ -130,10 +130,10 @@ def matrix(table: pd.DataFrame, *, model: str, figure: str) -> pd.DataFrame:
 
 
 def worst_cases(table: pd.DataFrame) -> pd.DataFrame:
-    """For each model, benchmark and figure: the degradation that leaves least of it.
+    """Return for each model, benchmark and figure the degradation that leaves least of it.
 
-    Columns: model, benchmark, figure, clean, worst, fall, degradation. The first of the table wins a tie, and a
-    figure that is not defined has no row.
+    Columns: model, benchmark, figure, clean, worst, fall, degradation. The first of the table wins a tie; a figure
+    that is not defined has no row.
     """
     rows = []
     for (model, benchmark), group in table.groupby(GROUP, sort=False):
@@ -158,9 +158,10 @@ def worst_cases(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
-    """The points of all curves by strength: model, benchmark, family, unit, strength, figure, value, clean.
+    """Return the points of all curves by strength.
 
-    Families without a strength, and names that data.images.degrade does not know, have no curve.
+    Columns: model, benchmark, family, unit, strength, figure, value, clean. Families without a strength, and names
+    that data.images.degrade does not know, have no curve.
     """
     clean = table[table["degradation"] == CLEAN].set_index(GROUP)
     rows = []
@@ -187,7 +188,7 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def to_text(table: pd.DataFrame) -> str:
-    """For a terminal: a line for each degradation, then the worst cases."""
+    """Return a line for each degradation, then the worst cases, for a terminal."""
     figures = ["degradation", *FIGURES, "flips", "real_to_fake", "fake_to_real"]
     lines = [
         table[[*GROUP, *figures]].to_string(index=False, na_rep="", float_format=lambda value: f"{value:.3f}")

@@ -1,4 +1,4 @@
-"""What a report consists of: sections of sentences, tables, pictures and galleries, for a template to lay out."""
+"""The parts of a report: sections of sentences, tables, pictures and galleries, for a template to lay out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class Cell:
-    """Text of a table. Fractions in [0, 1] beside it are drawn: `at` between `low` and `high`, or a `heat`."""
+    """The text of a table's cell, and fractions in [0, 1] to draw: `at` between `low` and `high`, or a `heat`."""
 
     text: str
     low: float | None = None
@@ -23,7 +23,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, and whether numbers or texts stand below it."""
+    """A heading, and whether numbers or texts are below it."""
 
     heading: str
     is_number: bool = True
@@ -31,8 +31,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """The first `num_heads` columns head their row. `emphasised` are numbers of rows; of those from `folded` on a
-    reader sees a line to open."""
+    """A table of a report.
+
+    num_heads    the first columns, which are the headings of their rows
+    emphasised   numbers of rows to print in bold
+    folded       how many rows are shown; a click shows the others. None shows all
+    """
 
     caption: str
     columns: Sequence[Column]
@@ -45,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An inline SVG. `label` says in words what it shows, for those who cannot see it; `caption` is for all."""
+    """An inline SVG. `label` describes it for those who cannot see it; `caption` is for all."""
 
     svg: Markup
     label: str
@@ -56,7 +60,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Side by side where there is room."""
+    """Pictures side by side, where there is room."""
 
     pictures: Sequence[Picture]
     kind: ClassVar[str] = "pictures"
@@ -64,7 +68,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Words:
-    """A paragraph, or a list of sentences; a `heading` above them is of the third rank."""
+    """A paragraph, or a list of sentences, with or without a heading of the third rank."""
 
     sentences: Sequence[str] = ()
     heading: str = ""
@@ -74,7 +78,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image of a gallery; without a `source`, which is a data URI, its name stands alone."""
+    """An image of a gallery. `source` is a data URI; without it only the name is shown."""
 
     name: str
     score: str
@@ -86,6 +90,8 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Gallery:
+    """Small images under one caption."""
+
     caption: str
     items: Sequence[Thumbnail]
     kind: ClassVar[str] = "gallery"
@@ -104,7 +110,7 @@ Block = Table | Picture | Pictures | Words | Gallery | Facts
 
 @dataclass(frozen=True)
 class Section:
-    """`anchor` is its address in the page, `meaning` a sentence or two for who has to decide something."""
+    """A section of the page at the address `anchor`; `meaning` is a sentence or two for those who decide."""
 
     anchor: str
     title: str
@@ -112,25 +118,37 @@ class Section:
     blocks: Sequence[Block] = field(default=())
 
 
+# What figures are called in captions and headings.
+FIGURES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "ap": "average precision",
+    "flips": "verdicts that flip",
+}
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Cells
 
 
 def fraction(value: Any) -> str:
-    """Three digits; empty where a figure is not defined."""
+    """Write three digits; nothing where a figure is not defined."""
     return "" if pd.isna(value) else f"{value:.3f}"
 
 
 def percent(value: Any) -> str:
+    """Write a fraction as a percentage with one digit."""
     return "" if pd.isna(value) else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def count(value: Any) -> str:
+    """Write a whole number."""
     return "" if pd.isna(value) else f"{int(value):,}"
 
 
 def ranged(value: Any, low: Any, high: Any, *, write: Callable[[Any], str] = fraction) -> Cell:
-    """A figure, its interval in brackets, and both drawn."""
+    """Return a cell with a figure and its interval in brackets, both drawn below."""
     if pd.isna(value):
         return Cell("")
     if pd.isna(low):
@@ -140,7 +158,7 @@ def ranged(value: Any, low: Any, high: Any, *, write: Callable[[Any], str] = fra
 
 
 def shorten(name: str, *, limit: int = 48) -> str:
-    """The middle is left out; what cannot be printed becomes a question mark."""
+    """Leave out the middle of a long name; what cannot be printed becomes a question mark."""
     name = "".join(char if char.isprintable() else "?" for char in name)
     if len(name) <= limit:
         return name
@@ -158,8 +176,11 @@ def to_table(
     num_heads: int = 1,
     folded: int | None = None,
 ) -> Table:
-    """The columns that `headings` names, in its order. `texts` are left-aligned; of the others a whole number is a
-    count and the rest a fraction, unless `writers` has a way to write it."""
+    """Return the columns of a frame that `headings` names, in its order.
+
+    texts     columns of text, aligned to the left; in other columns, whole numbers are counts, the rest fractions
+    writers   column -> how to write its values instead
+    """
     left, known = set(texts), dict(writers or {})
 
     def cell(name: str, value: Any) -> Cell:

@@ -1,11 +1,11 @@
-"""Tables of scores, and what a detector file says of itself -> a model card in the form of the Hugging Face hub.
+"""Tables of scores, and what a detector file says of itself -> a model card for the Hugging Face hub.
 
-Every figure is read from the tables; what they do not tell is said to be unknown.
+Every figure is read from the tables; the card says what they do not state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,49 +13,51 @@ from typing import Any
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from evaluation.audit.findings import MIN_IMAGES
 from evaluation.audit.shortcuts import false_positives
-from evaluation.tables.published import ALL_IMAGES, MEAN, NO_SUBSET, OVERALL
-from evaluation.tables.report import make_table
-from evaluation.tables.scores import ScoreTable
+from evaluation.tables.report import headlines, make_table
+from evaluation.tables.rows import NOT_SUBSETS, OVERALL
+from evaluation.tables.scores import CLEAN, ScoreTable
 from files.atomic import replacing
 from gapl.calibration import Calibration
 from gapl.verdict import decision_rule
+from reporting.blocks import FIGURES
 from reporting.markdown import code, plain, share, to_table, with_interval
-from reporting.results import headlines, readable
 
 TASK = "image-classification"
 TAGS = ("ai-generated-image-detection", "image-forensics", "deepfake-detection")
-# Column of a report -> the hub's name of the metric, and ours.
+# Column of a table of metrics -> the hub's name of the metric.
 METRICS = {
-    "accuracy": ("accuracy", "accuracy"),
-    "balanced_accuracy": ("balanced_accuracy", "balanced accuracy"),
-    "auroc": ("roc_auc", "AUROC"),
-    "ap": ("average_precision", "average precision"),
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced_accuracy",
+    "auroc": "roc_auc",
+    "ap": "average_precision",
 }
 SHOWN_SOURCES = 15
 SHOWN_SUBSETS = 8
-MIN_IMAGES = 10  # of a class, for a rate or a subset to be named
 
 INTENDED = """\
-A second opinion on whether a picture is a photograph or was made by an image generator: to sort what people then
-look at, to measure, and to compare detectors. The answer is a score from 0 (photograph) to 1 (generated)."""
+A second opinion on whether a picture is a photograph or was made by an image generator: to sort pictures that
+people then look at, to measure, and to compare detectors. The answer is a score from 0 (photograph) to 1
+(generated)."""
 FORBIDDEN = """\
-- As the only ground for an accusation, a takedown, a ban or a judgement about a person: it errs, see below.
-- As proof that a picture is authentic. A low score says that nothing was found, not that nothing is there.
-- For pictures of a kind that the tables below do not cover, such as drawings, scans, screenshots, or photographs
-  in which a part was replaced, without measuring it on them first.
-- To tell which generator made a picture, or who did."""
+- As the only reason for an accusation, a takedown, a ban or a judgement about a person: it makes mistakes, see
+  below.
+- As proof that a picture is authentic. A low score means that nothing was found, not that nothing is there.
+- For kinds of pictures that the tables below do not cover, such as drawings, scans, screenshots, or photographs in
+  which a part was replaced, unless you measure it on such pictures first.
+- To find out which generator made a picture, or who used it."""
 
 
 @dataclass(frozen=True)
 class DetectorFacts:
-    """What the file of a detector says of itself. Empty: the card says that it is not stated.
+    """What the file of a detector says of itself. For an empty field the card says that it is not stated.
 
     form          adapter, full, merged, official or projection
     backbone      name of the tower, such as clip-vit-l14
     base_model    its repository on the hub
     provenance    prototypes, recipe, training data, seed
-    notice        what a user must know of its verdicts
+    notice        what to know before relying on its verdicts
     datasets      repositories on the hub that it was trained on
     """
 
@@ -70,86 +72,76 @@ class DetectorFacts:
     datasets: Sequence[str] = ()
 
 
-def write_card(
-    path: Path,
-    scores: ScoreTable,
-    *,
-    facts: DetectorFacts,
-    licence: str,
-    model: str | None = None,
-    licence_name: str = "",
-    licence_link: str = "",
-    seed: int = 0,
-) -> None:
-    """Writes README.md whole or not at all.
+@dataclass(frozen=True)
+class Licence:
+    """The hub's identifier of a licence, such as "mit"; "other" needs a name, and may have a link."""
 
-    licence      the hub's identifier, such as "mit"; "other" needs a `licence_name`
-    model        whose scores; needed when the table has several
+    identifier: str
+    name: str = ""
+    link: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.identifier or (self.identifier == "other" and not self.name):
+            raise ValueError(
+                f"licence {self.identifier!r}; expected the hub's identifier, such as mit, or other with its name"
+            )
+
+
+def write_card(
+    path: Path, scores: ScoreTable, *, facts: DetectorFacts, licence: Licence, model: str | None = None
+) -> None:
+    """Write README.md whole or not at all.
+
+    model   whose scores; needed when the table has several
+
+    Raises ValueError when the table has no such model, or several and none is named.
     """
-    if not licence or (licence == "other" and not licence_name):
-        raise ValueError(
-            f"licence {licence!r}; expected the hub's identifier, such as mit, or other with its name"
-        )
-    card = make_card(
-        scores, facts=facts, licence=licence, model=model, names=(licence_name, licence_link), seed=seed
-    )
+    model = _choose(scores, model)
+    scores = replace(scores, frame=scores.frame[scores.frame["model"] == model])
+    table = make_table(scores)
+    front = _front_matter(_results(scores, table), facts=facts, licence=licence)
+    body = "\n\n".join(_body(scores, table, facts=facts, model=model))
+    card = ModelCard(f"---\n{front.to_yaml()}\n---\n\n{body}\n")
     with replacing(path) as scratch:
         scratch.write_text(str(card), encoding="utf-8", errors="replace")
 
 
-def make_card(
-    scores: ScoreTable,
-    *,
-    facts: DetectorFacts,
-    licence: str,
-    model: str | None = None,
-    names: tuple[str, str] = ("", ""),
-    seed: int = 0,
-) -> ModelCard:
-    """names   of the licence and where it is, if it is "other"."""
-    model = _choose(scores, model)
-    frame = scores.frame[scores.frame["model"] == model]
-    scores = replace(scores, frame=frame)
-    table = make_table(scores, seed=seed)
-    results = _results(scores, table)
-    data = ModelCardData(
-        license=licence,
-        license_name=names[0] or None,
-        license_link=names[1] or None,
+def _front_matter(results: list[EvalResult], *, facts: DetectorFacts, licence: Licence) -> ModelCardData:
+    """Return what the hub reads; it shows no results without a name of the model and its metrics."""
+    return ModelCardData(
+        license=licence.identifier,
+        license_name=licence.name or None,
+        license_link=licence.link or None,
         pipeline_tag=TASK,
         tags=list(TAGS),
         base_model=facts.base_model or None,
         datasets=list(facts.datasets) or None,
         model_name=facts.name if results else None,
         eval_results=results or None,
-        metrics=[hub for hub, _ in METRICS.values()] if results else None,
+        metrics=list(METRICS.values()) if results else None,
     )
+
+
+def _body(scores: ScoreTable, table: pd.DataFrame, *, facts: DetectorFacts, model: str) -> Iterator[str]:
+    """Yield the title, what is said at the top, and each section."""
     calibration = facts.calibration or scores.calibration(model)
-    parts = [
-        f"# {plain(facts.name)}",
-        *([f"> **{plain(facts.notice)}**"] if facts.notice else []),
-        "A detector of AI-generated images by generator-aware prototypes (GAPL, arXiv:2512.12982).",
-        "## What it is for",
-        INTENDED,
-        "## What it must not be used for",
-        FORBIDDEN,
-        "## The detector",
-        _facts(facts, scores, model),
-        "## Results",
-        _benchmarks(table),
-        "## Known failures",
-        _failures(table),
-        "## False positives by photo source",
-        _false_positives(scores, model),
-        "## Calibration and operating points",
-        _calibration(calibration, threshold=scores.threshold(model)),
-        "## Limits",
-        _limits(scores, calibration),
-        "## How the figures were made",
-        _made(scores),
-    ]
-    body = "\n\n".join(parts)
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
+    yield f"# {plain(facts.name)}"
+    if facts.notice:
+        yield f"> **{plain(facts.notice)}**"
+    yield "A detector of AI-generated images by generator-aware prototypes (GAPL, arXiv:2512.12982)."
+    sections = {
+        "What it is for": INTENDED,
+        "What it must not be used for": FORBIDDEN,
+        "The detector": _facts(facts, scores, model),
+        "Results": _benchmarks(table),
+        "Known failures": _failures(table),
+        "False positives by photo source": _false_positives(scores, model),
+        "Calibration and operating points": _calibration(calibration, threshold=scores.threshold(model)),
+        "Limits": _limits(scores, calibration),
+        "How the figures were made": _made(scores),
+    }
+    for title, text in sections.items():
+        yield f"## {title}\n\n{text}"
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -166,14 +158,14 @@ def _choose(scores: ScoreTable, model: str | None) -> str:
 
 
 def _results(scores: ScoreTable, table: pd.DataFrame) -> list[EvalResult]:
-    """A result for each benchmark and metric."""
+    """Return a result for each benchmark and metric."""
     about = scores.about.get("benchmarks", {})
     results = []
     for row in headlines(table).to_dict("records"):
         if row["benchmark"] == OVERALL:
             continue
         name = str(row["benchmark"])
-        for column, (hub, ours) in METRICS.items():
+        for column, hub in METRICS.items():
             if pd.notna(row[column]):
                 result = EvalResult(
                     task_type=TASK,
@@ -182,7 +174,7 @@ def _results(scores: ScoreTable, table: pd.DataFrame) -> list[EvalResult]:
                     dataset_name=name,
                     dataset_revision=about.get(name, {}).get("file_list_sha256"),
                     metric_type=hub,
-                    metric_name=ours,
+                    metric_name=FIGURES[column],
                     metric_value=round(float(row[column]), 4),
                 )
                 results.append(result)
@@ -206,22 +198,21 @@ def _told(value: Any) -> str:
 
 
 def _benchmarks(table: pd.DataFrame) -> str:
-    header = ["benchmark", "protocol", "real", "fake", *(ours for _, ours in METRICS.values())]
+    header = ["benchmark", "protocol", "real", "fake", *(FIGURES[column] for column in METRICS)]
     rows = []
     for row in headlines(table).to_dict("records"):
         name = "mean over benchmarks" if row["benchmark"] == OVERALL else str(row["benchmark"])
         figures = [with_interval(row, column) for column in METRICS]
         rows.append([name, str(row["protocol"]), f"{row['n_real']:,}", f"{row['n_fake']:,}", *figures])
     words = (
-        "Unweighted means over the subsets of a benchmark, or all images at once where none has both classes; "
-        "in brackets bootstrap intervals of 95 %. Accuracies are at the threshold stored with the detector."
+        "Unweighted means over the subsets of a benchmark, or all images together where no subset has both "
+        "classes; 95 % bootstrap intervals in brackets. Accuracies are at the threshold stored with the detector."
     )
     return f"{words}\n\n{to_table(header, rows, num_texts=2)}"
 
 
 def _failures(table: pd.DataFrame) -> str:
-    special = (MEAN, ALL_IMAGES, NO_SUBSET)
-    rows = table[~table["subset"].isin(special) & (table["n_fake"].fillna(0) >= MIN_IMAGES)]
+    rows = table[~table["subset"].isin(NOT_SUBSETS) & (table["n_fake"].fillna(0) >= MIN_IMAGES)]
     worst = rows.sort_values(["fake_accuracy", "benchmark", "subset"]).head(SHOWN_SUBSETS)
     if worst.empty:
         return f"No subset has {MIN_IMAGES} fakes; nothing can be said."
@@ -234,12 +225,12 @@ def _failures(table: pd.DataFrame) -> str:
         ]
         for row in worst.to_dict("records")
     ]
-    words = f"Subsets of {MIN_IMAGES} fakes or more whose fakes are found least, with Wilson intervals of 95 %."
+    words = f"The subsets (of {MIN_IMAGES} fakes or more) whose fakes are missed most, with 95 % Wilson intervals."
     return f"{words}\n\n{to_table(['benchmark', 'subset', 'fakes', 'share found'], lines, num_texts=2)}"
 
 
 def _false_positives(scores: ScoreTable, model: str) -> str:
-    rows = readable(scores, model=model).assign(camera="")
+    rows = scores.readable(model).assign(camera="")
     found = false_positives(rows, threshold=scores.threshold(model))
     found = found[(found["by"] == "source") & (found["n"] >= MIN_IMAGES)]
     if found.empty:
@@ -248,7 +239,7 @@ def _false_positives(scores: ScoreTable, model: str) -> str:
         [row["value"], f"{row['n']:,}", share(row["rate"], row["n"])]
         for row in found.head(SHOWN_SOURCES).to_dict("records")
     ]
-    words = "Photographs called fake, the highest rate first, with Wilson intervals of 95 %."
+    words = "Photographs called fake, the highest rate first, with 95 % Wilson intervals."
     if len(found) > SHOWN_SOURCES:
         rest = found["rate"].iloc[SHOWN_SOURCES:]
         words += f" The other {len(rest)} sources are at {rest.iloc[0]:.1%} or less."
@@ -257,33 +248,37 @@ def _false_positives(scores: ScoreTable, model: str) -> str:
 
 def _calibration(calibration: Calibration | None, *, threshold: float) -> str:
     if calibration is None:
-        return f"The scores are not calibrated, they rank images. One is called fake from {threshold:.4g} on."
+        return f"The scores are not calibrated: they only rank images. An image is fake from {threshold:.4g} on."
     points = [[name, f"{value:.4f}"] for name, value in calibration.operating_points.items()]
     n_real, n_fake = calibration.n_real, calibration.n_fake
     words = (
-        f"{calibration.method.capitalize()} scaling on {n_real:,} photographs and {n_fake:,} fakes that were held "
-        f"out; calibration error on them {calibration.ece_before:.3f} before, {calibration.ece_after:.3f} after. "
+        f"{calibration.method.capitalize()} scaling, fitted to {n_real:,} held-out photographs and {n_fake:,} "
+        f"fakes. The calibration error on them is {calibration.ece_before:.3f} before and "
+        f"{calibration.ece_after:.3f} after. "
         f"An image is called fake from {threshold:.4g} on."
     )
     if decision_rule(calibration).has_band:
         words += (
-            f" Scores from {calibration.band_low:.4f} to {calibration.band_high:.4f} are unsure; then at most "
-            f"{calibration.alpha:.0%} of each class are called the other, for images like those held out."
+            f" Scores from {calibration.band_low:.4f} to {calibration.band_high:.4f} are unsure; outside of "
+            f"them at most {calibration.alpha:.0%} of each class are called the other, for images like the "
+            "held-out ones."
         )
     return f"{words}\n\n{to_table(['operating point', 'fake from'], points, num_texts=1)}"
 
 
 def _limits(scores: ScoreTable, calibration: Calibration | None) -> str:
     about = scores.about.get("benchmarks", {})
-    said = ["The figures are of the listed images. On other generators, cameras and platforms they may be worse."]
+    said = [
+        "The figures are of the images listed below. Other generators, cameras and platforms may give worse ones."
+    ]
     if absent := [name for name, each in about.items() if each.get("absent")]:
         said.append(f"Not measured: {', '.join(absent)}.")
     said += [f"{name} is without {', '.join(m)}." for name, e in about.items() if (m := e.get("missing_subsets"))]
-    if (scores.frame["degradation"] == "none").all():
-        said.append("It was measured on files as they are: what recompression or resizing does to it is unknown.")
+    if (scores.frame["degradation"] == CLEAN).all():
+        said.append("It was measured on unchanged files: what recompression or resizing does to it is unknown.")
     unread = scores.frame.loc[scores.frame["error"] != "", "uri"].nunique()
     said += [f"{unread:,} images could not be read and are in no figure."] if unread else []
-    said += [] if calibration else ["A score is no probability."]
+    said += [] if calibration else ["A score is not a probability."]
     return "\n".join(f"- {plain(each)}" for each in said)
 
 

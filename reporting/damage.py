@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from evaluation.robustness import MEAN, curves, matrix, robustness_table, worst_cases
+from evaluation.robustness import curves, matrix, robustness_table, worst_cases
+from evaluation.tables.rows import MEAN
 from evaluation.tables.scores import CLEAN, ScoreTable
 from reporting import plots
 from reporting.blocks import (
+    FIGURES,
     Block,
     Cell,
     Column,
@@ -21,11 +23,13 @@ from reporting.blocks import (
     percent,
     to_table,
 )
-from reporting.svg import to_svg
+from reporting.svg import to_picture
+
+MATRICES = ("auroc", "balanced_accuracy", "flips")
 
 
 def robustness(scores: ScoreTable) -> Section | None:
-    """None when nothing but clean images was scored."""
+    """Return the section, or None when only clean images were scored."""
     frame = scores.frame
     has_clean = frame.groupby(["model", "benchmark"])["degradation"].transform(
         lambda names: (names == CLEAN).any()
@@ -35,52 +39,50 @@ def robustness(scores: ScoreTable) -> Section | None:
         return None
     table = robustness_table(frame, thresholds={name: scores.threshold(name) for name in scores.models})
     blocks: list[Block] = []
-    called = {"auroc": "AUROC", "balanced_accuracy": "Balanced accuracy", "flips": "Verdicts that flip"}
     for model in dict.fromkeys(table["model"]):
         blocks.append(Words(heading=str(model)))
-        blocks += [_heat(table, model=str(model), figure=figure, title=title) for figure, title in called.items()]
-    points = curves(table)
-    pictures = []
-    strengths = points.groupby("family")["strength"].nunique()
-    for family in (name for name in dict.fromkeys(points["family"]) if strengths[name] > 1):
-        label = f"AUROC against the strength of {family}"
-        drawn = plots.strengths(points, models=scores.models, family=family, figure="auroc")
-        svg = to_svg(drawn, label=label, prefix=f"deg-{family}")
-        pictures.append(
-            Picture(svg, label, f"AUROC under {family}: thick the mean over benchmarks, dotted clean.")
-        )
-    if pictures:
+        blocks += [_heat_map(table, model=str(model), figure=figure) for figure in MATRICES]
+    if pictures := _curves(table, models=scores.models):
         blocks += [Words(heading="By strength"), Pictures(pictures)]
-    worst = worst_cases(table).replace({"figure": {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}})
-    headings = {name: name for name in ("model", "benchmark", "figure", "degradation", "clean", "worst", "fall")}
-    texts = ["model", "benchmark", "figure", "degradation"]
-    blocks.append(
-        to_table(worst, caption="What the worst degradation costs", headings=headings, texts=texts, num_heads=2)
-    )
+    blocks.append(_worst(table))
     meaning = (
-        "Images are recompressed, resized and captured from screens on their way to you. The stronger a cell is "
-        "coloured, the worse; flips are images whose verdict differs from that on the untouched file."
+        "Images are recompressed, resized and captured from screens before they reach you. The stronger the colour "
+        "of a cell, the worse. Flips are images whose verdict differs from that of the untouched file."
     )
     return Section("robustness", "Robustness", meaning, blocks)
 
 
-def _heat(table: pd.DataFrame, *, model: str, figure: str, title: str) -> Table:
-    """The worse, the stronger: figures from 1 to 0.5, which is chance, flips from 0 to a half."""
+def _heat_map(table: pd.DataFrame, *, model: str, figure: str) -> Table:
+    """Return benchmark x degradation; the colour is full at 0.5, which is chance, or at 50 % of flips."""
     wide = matrix(table, model=model, figure=figure)
     write, best = (percent, 0.0) if figure == "flips" else (fraction, 1.0)
-    cells = [
-        [
-            Cell(str(benchmark)),
-            *(
-                Cell(write(x), heat=None if pd.isna(x) else float(np.clip(abs(x - best) / 0.5, 0, 1)))
-                for x in wide.loc[benchmark]
-            ),
-        ]
-        for benchmark in wide.index
-    ]
-    columns = [
-        Column("benchmark", False),
-        *(Column("clean" if name == CLEAN else str(name)) for name in wide.columns),
-    ]
+    cells = []
+    for benchmark in wide.index:
+        values = list(wide.loc[benchmark])
+        heats = [None if pd.isna(value) else float(np.clip(abs(value - best) / 0.5, 0, 1)) for value in values]
+        row = [Cell(write(value), heat=heat) for value, heat in zip(values, heats, strict=True)]
+        cells.append([Cell(str(benchmark)), *row])
+    columns = [Column("clean" if name == CLEAN else str(name)) for name in wide.columns]
     means = frozenset({len(cells) - 1} if len(cells) > 1 and wide.index[-1] == MEAN else ())
-    return Table(title, columns, cells, emphasised=means)
+    title = FIGURES[figure][:1].upper() + FIGURES[figure][1:]
+    return Table(title, [Column("benchmark", False), *columns], cells, emphasised=means)
+
+
+def _curves(table: pd.DataFrame, *, models: list[str]) -> list[Picture]:
+    """Return a picture for each family of degradations that has several strengths."""
+    points = curves(table)
+    num_strengths = points.groupby("family", sort=False)["strength"].nunique()
+    pictures = []
+    for family in num_strengths.index[num_strengths > 1]:
+        figure = plots.strengths(points, models=models, family=family, figure="auroc")
+        label = f"AUROC against the strength of {family}"
+        caption = f"AUROC under {family}: the mean over benchmarks is thick, the clean AUROC dotted."
+        pictures.append(to_picture(figure, label=label, caption=caption))
+    return pictures
+
+
+def _worst(table: pd.DataFrame) -> Table:
+    worst = worst_cases(table).replace({"figure": FIGURES})
+    texts = ["model", "benchmark", "figure", "degradation"]
+    headings = {name: name for name in (*texts, "clean", "worst", "fall")}
+    return to_table(worst, caption="What the worst degradation costs", headings=headings, texts=texts, num_heads=2)

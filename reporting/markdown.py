@@ -11,20 +11,20 @@ from evaluation.intervals import wilson
 
 
 def to_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_texts: int) -> str:
-    """The first `num_texts` columns are names, which may hold anything; figures of ours follow."""
+    """Return a table whose first `num_texts` columns are names, with any characters; the others are figures."""
     rule = ["---" if number < num_texts else "---:" for number in range(len(header))]
     lines = [list(header), rule, *([*map(plain, row[:num_texts]), *row[num_texts:]] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def plain(text: str) -> str:
-    """Text in which Markdown and HTML see nothing; one line."""
+    """Return the text as one line in which nothing is markup, neither of Markdown nor of HTML."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{char}" if char in "\\`*_[]|~$" else char for char in text)
 
 
 def code(text: str) -> str:
-    """A span of code, whatever backticks are in it."""
+    """Return a span of code, whatever backticks are in the text."""
     text = " ".join(text.split())
     fence = "`"
     while fence in text:
@@ -39,6 +39,7 @@ def share(value: float, n: int) -> str:
 
 
 def with_interval(row: Mapping[Any, Any], name: str) -> str:
+    """Return a figure of a row and its interval in brackets; nothing where it is not defined."""
     if pd.isna(row[name]):
         return ""
     low, high = row[f"{name}_low"], row[f"{name}_high"]

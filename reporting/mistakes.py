@@ -1,4 +1,4 @@
-"""A table of scores -> the images that a detector is most wrong about, small where they can be read."""
+"""A table of scores -> the images that a detector is most wrong about, with thumbnails where possible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pandas as pd
 from evaluation.tables.scores import ScoreTable
 from gapl.decode import UnreadableImage, decode_image, to_rgb
 from reporting.blocks import Block, Gallery, Section, Thumbnail, Words, shorten
-from reporting.results import readable
 
 SHOWN = 12  # of each kind of mistake
 LONG_SIDE_PX = 160
@@ -20,6 +19,7 @@ MAX_FILE_BYTES = 64 << 20
 
 
 def mistakes(scores: ScoreTable, *, thumbnails: bool) -> Section:
+    """Return the section with the worst mistakes of each detector, by class."""
     blocks: list[Block] = []
     for model in scores.models:
         for label, what in ((0, "Photographs with the highest scores"), (1, "Fakes with the lowest scores")):
@@ -27,26 +27,26 @@ def mistakes(scores: ScoreTable, *, thumbnails: bool) -> Section:
             title = f"{model}: {what.lower()}" if len(scores.models) > 1 else what
             blocks.append(Words(heading=title))
             if worst.empty:
-                blocks.append(Words(["None is called what it is not."]))
+                blocks.append(Words(["There are no such mistakes."]))
                 continue
             items = [_thumbnail(row, thumbnails=thumbnails) for _, row in worst.iterrows()]
-            blocks.append(Gallery(f"{what}, the worst first; all are called what they are not.", items))
+            blocks.append(Gallery(f"{what}, the worst first; the detector is wrong about all of them.", items))
     meaning = (
-        "These are the errors that no change of threshold mends cheaply. Look for what they share: a medium, a "
-        "subject, a format. Some may be labelled wrongly."
+        "No threshold corrects these errors without many new ones. Look for what the images have in common: a "
+        "medium, a subject, a format. Some of them may have the wrong label."
     )
     return Section("mistakes", "The worst mistakes", meaning, blocks)
 
 
 def worst_mistakes(scores: ScoreTable, *, model: str, label: int, num: int = SHOWN) -> pd.DataFrame:
-    """Rows of photographs (label 0) called fake, or fakes (1) called real, the farthest from right first."""
-    rows = readable(scores, model=model)
+    """Return the rows of photographs (label 0) called fake, or of fakes (1) called real, the worst first."""
+    rows = scores.readable(model)
     rows = rows[(rows["label"] == label) & ((rows["score"] >= scores.threshold(model)) != bool(label))]
     return rows.sort_values(["score", "logit", "uri"], ascending=[bool(label), bool(label), True]).head(num)
 
 
 def thumbnail(path: Path) -> tuple[bytes, tuple[int, int]] | None:
-    """(JPEG, width and height in pixels); None when the file is gone or is no image."""
+    """Return a small JPEG and its (width, height) in pixels; None when the file is gone or is no image."""
     try:
         if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
             return None

@@ -1,6 +1,6 @@
-"""A table of scores, and audits of its benchmarks -> one HTML file for people who decide on a detector.
+"""A table of scores, and audits of its benchmarks -> one HTML file for people who decide about a detector.
 
-The file needs nothing but itself: pictures, styles and thumbnails are inside, and no network is asked.
+Pictures, styles and thumbnails are inside the file, and it loads nothing from a network.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from evaluation.metrics import RATES
 from evaluation.tables.report import make_table
 from evaluation.tables.scores import ScoreTable
 from files.atomic import replacing
+from reporting.audits import audited
 from reporting.blocks import Section
+from reporting.curves import calibrated, ranking
 from reporting.damage import robustness
 from reporting.mistakes import mistakes
-from reporting.origins import absences, audited, made
 from reporting.prototype_use import prototype_use
-from reporting.results import by_source, calibrated, ranking, subsets, summary
+from reporting.provenance import absences, made
+from reporting.results import by_source, subsets, summary
 
 if TYPE_CHECKING:
     from evaluation.audit.audit import Audit
@@ -37,11 +39,11 @@ def write_report(
     title: str = "Detector report",
     seed: int = 0,
 ) -> None:
-    """Writes the file whole or not at all.
+    """Write the file whole or not at all.
 
     audits       name of a benchmark -> what evaluation.audit.audit found
     thumbnails   show the worst mistakes as small images, read from where the table says that they are
-    seed         of the bootstrap, and of the images of a map
+    seed         of the bootstrap, and of the images that are drawn for a map
     """
     sections = make_sections(scores, audits=audits or {}, thumbnails=thumbnails, seed=seed)
     environment = Environment(
@@ -60,7 +62,7 @@ def write_report(
 def make_sections(
     scores: ScoreTable, *, audits: Mapping[str, Audit], thumbnails: bool, seed: int = 0
 ) -> list[Section]:
-    """In the order of the page; a section that the table has nothing for is left out."""
+    """Return the sections in the order of the page, without those that the table has nothing for."""
     table = make_table(scores, seed=seed)
     table = table.astype(dict.fromkeys(RATES, float))  # a figure that no row has is None
     sections = [

@@ -17,10 +17,10 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from evaluation.intervals import wilson
 from evaluation.metrics import ECE_BINS
-from reporting.blocks import shorten
+from reporting.blocks import FIGURES, shorten
 from reporting.svg import INK, STYLE
 
-# Legible on white and on black, and apart for colour-blind eyes; lines differ in their dashes too.
+# Legible on white and on black, and distinct for colour-blind readers; lines differ in their dashes too.
 REAL, FAKE = "#2a7ab9", "#d55e00"
 SERIES = ("#2a7ab9", "#d55e00", "#1b9e77", "#a566b8", "#8a7400", "#7f7f7f")
 DASHES = ("-", "--", "-.", ":")
@@ -34,7 +34,7 @@ Labelled = tuple[np.ndarray, np.ndarray]  # labels_N, scores_N
 
 @mpl.rc_context(STYLE)
 def roc(models: Mapping[str, Labelled]) -> Figure:
-    """Share of fakes found against share of photographs called fake, over all thresholds; both classes needed."""
+    """Draw the share of fakes found against the share of photographs called fake; both classes are needed."""
     figure, axes = _panel("ROC", "photographs called fake (FPR)", "fakes found (TPR)")
     axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
     for number, (name, (labels_N, scores_N)) in enumerate(models.items()):
@@ -46,7 +46,7 @@ def roc(models: Mapping[str, Labelled]) -> Figure:
 
 @mpl.rc_context(STYLE)
 def precision_recall(models: Mapping[str, Labelled]) -> Figure:
-    """Share of true alarms against share of fakes found; dotted the share of fakes, which is chance."""
+    """Draw the share of true alarms against the share of fakes found; the dotted share of fakes is chance."""
     figure, axes = _panel("Precision and recall", "fakes found (recall)", "alarms that are fakes (precision)")
     for number, (name, (labels_N, scores_N)) in enumerate(models.items()):
         precision_T, recall_T, _ = precision_recall_curve(labels_N, scores_N, drop_intermediate=True)
@@ -59,7 +59,7 @@ def precision_recall(models: Mapping[str, Labelled]) -> Figure:
 
 @mpl.rc_context(STYLE)
 def reliability(labels_N: np.ndarray, scores_N: np.ndarray, *, ece: float | None = None) -> Figure:
-    """Share of fakes among images of about the same score, with Wilson's interval of 95 %."""
+    """Draw the share of fakes among images of about the same score, with Wilson's intervals of 95 %."""
     title = "Reliability" if ece is None else f"Reliability, ECE {ece:.3f}"
     figure, axes = _panel(title, "score, P(fake)", "share of fakes")
     axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
@@ -77,7 +77,7 @@ def reliability(labels_N: np.ndarray, scores_N: np.ndarray, *, ece: float | None
 def histogram(
     labels_N: np.ndarray, scores_N: np.ndarray, *, threshold: float, band: tuple[float, float] | None = None
 ) -> Figure:
-    """Scores of each class, as shares of it; the threshold, and the band of scores that decide nothing."""
+    """Draw the scores of each class as shares of it, with the threshold and the unsure band."""
     figure, axes = _panel("Scores", "score, P(fake)", "share of the class", unit_square=False)
     edges_K = np.linspace(0, 1, SCORE_BINS + 1)
     for label, (name, colour) in enumerate((("photographs", REAL), ("fakes", FAKE))):
@@ -99,12 +99,14 @@ def histogram(
 
 @mpl.rc_context(STYLE)
 def strengths(points: pd.DataFrame, *, models: Sequence[str], family: str, figure: str) -> Figure:
-    """Rows of evaluation.robustness.curves -> a figure against the strength of one family: thin the benchmarks of
-    a model, thick their mean, dotted what it is without degradation. Colours go by the order of `models`."""
+    """Draw a figure of evaluation.robustness.curves against the strength of one family of degradations.
+
+    The benchmarks of a model are thin, their mean is thick, and the clean figure is dotted. Colours are in the
+    order of `models`.
+    """
     wanted = points[(points["family"] == family) & (points["figure"] == figure)].dropna(subset="value")
     unit = wanted["unit"].iloc[0] if len(wanted) else ""
-    called = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy", "flips": "verdicts that flip"}
-    drawing, axes = _panel(family, f"{family}: {unit}", called.get(figure, figure), unit_square=False)
+    drawing, axes = _panel(family, f"{family}: {unit}", FIGURES[figure], unit_square=False)
     for number, name in enumerate(models):
         of_model = wanted[wanted["model"] == name]
         if of_model.empty:
@@ -125,8 +127,10 @@ def strengths(points: pd.DataFrame, *, models: Sequence[str], family: str, figur
 
 @mpl.rc_context(STYLE)
 def attention(attention_GP: np.ndarray, *, names: Sequence[str], num_real: int | None = None) -> Figure:
-    """Mean attention of each source (a row) to each prototype (a column). num_real: prototypes of photographs,
-    which come first; a line ends them."""
+    """Draw the mean attention of each source (a row) to each prototype (a column).
+
+    num_real   how many prototypes stand for photographs; they come first, and a line is drawn after them
+    """
     num_rows, num_columns = attention_GP.shape
     figure = Figure(figsize=(8.6, min(1.3 + 0.24 * num_rows, 14)), layout="constrained")
     axes = figure.subplots()
@@ -148,7 +152,7 @@ def attention(attention_GP: np.ndarray, *, names: Sequence[str], num_real: int |
 
 @mpl.rc_context(STYLE)
 def embedding_map(points_N2: np.ndarray, labels_N: np.ndarray, *, axis_names: tuple[str, str]) -> Figure:
-    """Images as points, photographs as circles, fakes as triangles."""
+    """Draw images as points: photographs are circles, fakes triangles."""
     figure = Figure(figsize=(5.4, 4.4), layout="constrained")
     axes = figure.subplots()
     as_pixels = len(points_N2) > MAX_VECTORS

@@ -1,4 +1,4 @@
-"""Embeddings and attention of scored images -> which prototypes answer to which generator, and a map of them.
+"""Embeddings and attention of scored images -> which prototypes respond to which source, and a map of the images.
 
 A table of scores has them when it was made with `run --details`. Shape suffixes: N images, G sources,
 P prototypes, E embedding.
@@ -13,9 +13,8 @@ from sklearn.decomposition import PCA
 from evaluation.tables.scores import ScoreTable
 from gapl.labels import Label
 from reporting import plots
-from reporting.blocks import Block, Picture, Section, Words
-from reporting.results import readable
-from reporting.svg import to_svg
+from reporting.blocks import Block, Section, Words
+from reporting.svg import to_picture
 
 MAX_MAPPED = 5000  # images of a map; of more, so many are drawn
 
@@ -26,25 +25,23 @@ def prototype_use(scores: ScoreTable, *, seed: int = 0) -> Section | None:
     How many prototypes stand for photographs is in the table where the detector's file says it, as "num_real".
     """
     blocks: list[Block] = []
-    for number, model in enumerate(scores.models):
-        rows = readable(scores, model=model)
-        found = _attention(scores, rows, model=model, prefix=f"use{number}") + _map(
-            rows, model=model, prefix=f"map{number}", seed=seed
-        )
+    for model in scores.models:
+        rows = scores.readable(model)
+        found = _attention(scores, rows, model=model) + _map(rows, model=model, seed=seed)
         if found:
             blocks += [Words(heading=model), *found]
     if not blocks:
         return None
     meaning = (
-        "The detector describes an image as a mixture of prototypes, vectors that stand for photographs and for a "
-        "few generators. A generator whose row looks like those of photographs has no prototype that knows it; on "
-        "the map its images lie among the photographs."
+        "The detector describes an image as a mixture of prototypes: vectors that stand for photographs and for "
+        "generators. If the row of a generator looks like those of photographs, no prototype stands for it, and "
+        "on the map its images are among the photographs."
     )
     return Section("prototypes", "Prototypes and embeddings", meaning, blocks)
 
 
 def mean_attention(rows: pd.DataFrame) -> tuple[list[str], np.ndarray]:
-    """(names of the sources, photographs first; their mean attention_GP)."""
+    """Return the names of the sources, photographs first, and their mean attention_GP."""
     names, means = [], []
     for (label, source), of_source in rows.groupby(["label", "source"], sort=True):
         names.append(f"{source or 'unnamed'} ({Label(label).word})")
@@ -52,7 +49,7 @@ def mean_attention(rows: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     return names, np.stack(means)
 
 
-def _attention(scores: ScoreTable, rows: pd.DataFrame, *, model: str, prefix: str) -> list[Block]:
+def _attention(scores: ScoreTable, rows: pd.DataFrame, *, model: str) -> list[Block]:
     rows = _with_vectors(rows, "attention")
     if rows.empty:
         return []
@@ -63,11 +60,11 @@ def _attention(scores: ScoreTable, rows: pd.DataFrame, *, model: str, prefix: st
     label = (
         f"Heat map of the mean attention of {len(names)} sources to {attention_GP.shape[1]} prototypes of {model}"
     )
-    caption = "Mean attention of the images of a source to each prototype. Bright: the source leans on it."
-    return [Picture(to_svg(figure, label=label, prefix=prefix), label, caption, is_wide=True)]
+    caption = "Mean attention of the images of a source to each prototype; bright means much."
+    return [to_picture(figure, label=label, caption=caption, is_wide=True)]
 
 
-def _map(rows: pd.DataFrame, *, model: str, prefix: str, seed: int) -> list[Block]:
+def _map(rows: pd.DataFrame, *, model: str, seed: int) -> list[Block]:
     rows = _with_vectors(rows, "embedding")
     if len(rows) < 3:
         return []
@@ -82,11 +79,11 @@ def _map(rows: pd.DataFrame, *, model: str, prefix: str, seed: int) -> list[Bloc
     )
     label = f"Map of the embeddings of {len(drawn)} images by {model}, photographs and fakes"
     caption = f"Embeddings of {len(drawn):,} of {len(rows):,} images on their two principal components."
-    return [Picture(to_svg(figure, label=label, prefix=prefix), label, caption)]
+    return [to_picture(figure, label=label, caption=caption)]
 
 
 def _with_vectors(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Rows that have a vector of the usual length, the first one's."""
+    """Return the rows that have a vector as long as the first one."""
     if column not in rows:
         return rows.iloc[:0]
     lengths = rows[column].map(lambda value: len(value) if isinstance(value, np.ndarray | list | tuple) else 0)

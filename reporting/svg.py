@@ -1,21 +1,24 @@
-"""A matplotlib figure -> SVG to stand inside a page: its ink is the colour of the page's text."""
+"""A matplotlib figure -> SVG inside a page, whose ink is the colour of the page's text."""
 
 from __future__ import annotations
 
 import io
 import re
 import warnings
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from markupsafe import Markup, escape
+
+from reporting.blocks import Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#010203"  # stands for the colour of the text around the picture
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-# Text stays text, and a name with a dollar sign no formula. Without a background a page may be light or dark.
+# Text stays text, and a name with a dollar sign is no formula. There is no background, so a page may be dark.
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
@@ -53,9 +56,17 @@ _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 _SIZE = re.compile(r' (?:width|height)="[\d.]+pt"')
 
 
+def to_picture(figure: Figure, *, label: str, caption: str, is_wide: bool = False) -> Picture:
+    """Return the figure for a page on which no other picture has the same label."""
+    prefix = f"p{zlib.crc32(label.encode()):08x}"
+    return Picture(to_svg(figure, label=label, prefix=prefix), label, caption, is_wide)
+
+
 def to_svg(figure: Figure, *, label: str, prefix: str) -> Markup:
-    """label   what the picture shows, in words
-    prefix   of its ids, another one for each picture of a page
+    """Return the figure as SVG.
+
+    label    what it shows, in words
+    prefix   of its ids, which must differ from those of the page's other pictures
     """
     drawn = io.StringIO()
     with mpl.rc_context(STYLE), warnings.catch_warnings():

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from evaluation.tables.report import make_table
 from evaluation.tables.scores import ScoreTable
-from reporting.card import DetectorFacts, write_card
+from reporting.card import DetectorFacts, Licence, write_card
 
 FACTS = DetectorFacts(
     "gapl_small",
@@ -31,7 +31,7 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> ScoreTable:
 @pytest.fixture(scope="module")
 def card(scores: ScoreTable, tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
     path = tmp_path_factory.mktemp("card") / "README.md"
-    write_card(path, scores, facts=FACTS, licence="mit", model=CALIBRATED)
+    write_card(path, scores, facts=FACTS, licence=Licence("mit"), model=CALIBRATED)
     return ModelCard.load(path)
 
 
@@ -73,12 +73,12 @@ def test_calibration_is_told_or_its_lack(card: ModelCard, scores: ScoreTable, tm
     told = section(card, "Calibration and operating points")
     assert "| fpr5 | 0.8000 |" in told
     assert "0.4000 to 0.6000 are unsure" in told
-    write_card(tmp_path / "README.md", scores, facts=DetectorFacts("x"), licence="mit", model=OTHER)
+    write_card(tmp_path / "README.md", scores, facts=DetectorFacts("x"), licence=Licence("mit"), model=OTHER)
     plain = ModelCard.load(tmp_path / "README.md")
     assert "not calibrated" in section(plain, "Calibration and operating points")
-    assert "no probability" in section(plain, "Limits")
+    assert "not a probability" in section(plain, "Limits")
     given = DetectorFacts("x", calibration=CALIBRATION)
-    write_card(tmp_path / "README.md", scores, facts=given, licence="mit", model=OTHER)
+    write_card(tmp_path / "README.md", scores, facts=given, licence=Licence("mit"), model=OTHER)
     assert "fpr5" in ModelCard.load(tmp_path / "README.md").text
 
 
@@ -92,7 +92,7 @@ def test_what_nobody_measured_has_no_figure(scores: ScoreTable, tmp_path: Path) 
     few = scores.frame[(scores.frame["model"] == OTHER) & (scores.frame["label"] == 1)]
     few = few.groupby("source").head(4)
     path = tmp_path / "README.md"
-    write_card(path, ScoreTable(few, {}), facts=DetectorFacts("x"), licence="mit")
+    write_card(path, ScoreTable(few, {}), facts=DetectorFacts("x"), licence=Licence("mit"))
     card = ModelCard.load(path)
     assert "nothing can be said" in section(card, "Known failures")
     assert "nothing can be said" in section(card, "False positives by photo source")
@@ -101,22 +101,22 @@ def test_what_nobody_measured_has_no_figure(scores: ScoreTable, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("licence", "model", "said"),
     [
-        ({"licence": "mit"}, "name the one"),
-        ({"licence": "mit", "model": "third"}, "no scores of a model 'third'; the table has stage2, other"),
-        ({"licence": "", "model": OTHER}, "licence ''"),
-        ({"licence": "other", "model": OTHER}, "licence 'other'"),
+        ("mit", None, "name the one"),
+        ("mit", "third", "no scores of a model 'third'; the table has stage2, other"),
+        ("", OTHER, "licence ''"),
+        ("other", OTHER, "licence 'other'"),
     ],
 )
-def test_refusals(options: dict[str, str], said: str, scores: ScoreTable, tmp_path: Path) -> None:
+def test_refusals(licence: str, model: str | None, said: str, scores: ScoreTable, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
-        write_card(tmp_path / "README.md", scores, facts=FACTS, **options)
+        write_card(tmp_path / "README.md", scores, facts=FACTS, licence=Licence(licence), model=model)
     assert not list(tmp_path.iterdir())
 
 
 def test_another_licence_has_its_name(scores: ScoreTable, tmp_path: Path) -> None:
     path = tmp_path / "README.md"
-    write_card(path, scores, facts=FACTS, licence="other", licence_name="own", licence_link="LICENSE", model=OTHER)
+    write_card(path, scores, facts=FACTS, licence=Licence("other", "own", "LICENSE"), model=OTHER)
     data = ModelCard.load(path).data.to_dict()
     assert (data["license"], data["license_name"], data["license_link"]) == ("other", "own", "LICENSE")

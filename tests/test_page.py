@@ -15,11 +15,11 @@ import pytest
 from example_scores import ALL_SECTIONS, CALIBRATED, HOSTILE, OTHER, make_report, make_scores, with_details
 from PIL import Image
 
+from evaluation.tables.report import headlines
 from evaluation.tables.scores import ScoreTable, read_scores
 from reporting.blocks import Cell, Section, ranged, shorten, to_table
 from reporting.mistakes import LONG_SIDE_PX, thumbnail, worst_mistakes
 from reporting.page import make_sections, write_report
-from reporting.results import headlines
 
 
 @pytest.fixture(scope="module")

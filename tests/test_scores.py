@@ -158,7 +158,7 @@ def test_tab_separated_and_parquet_of_another_tool(tmp_path: Path) -> None:
         (
             "uri,label,score\nx,1,0.5\nx,1,0.5\n",
             {},
-            "1 rows stand twice, the first of them 'x' .model 'x', degradation",
+            "1 rows are there twice, the first of them 'x' .model 'x', degradation",
         ),
     ],
 )
@@ -202,7 +202,7 @@ def test_tables_are_joined(tmp_path: Path) -> None:
 
 def test_tables_that_do_not_fit_together(tmp_path: Path) -> None:
     first = read_scores(ours(tmp_path / "1.parquet"))
-    with pytest.raises(ValueError, match="the joined tables: 3 rows stand twice"):
+    with pytest.raises(ValueError, match="the joined tables: 3 rows are there twice"):
         join_tables([first, first])
     with pytest.raises(ValueError, match="no table"):
         join_tables([])

@@ -1,4 +1,4 @@
-"""The rows of a report -> text for a terminal, Markdown, LaTeX: the columns that a reader compares."""
+"""A table of metrics -> text for a terminal, Markdown or LaTeX, with the columns that a reader compares."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 MAX_NAME = 24  # characters of a name on a terminal
-MAX_NOTE = 18  # of a note that stands in its row
-WIDTH = 140  # of the notes below
+MAX_NOTE = 18  # characters of a note in its row; longer ones are below the table
+WIDTH = 140  # characters of a line of these notes
 COUNTS = ("n_real", "n_fake", "unreadable")
 # Column of a report -> its heading. Others are in the CSV.
 HEADINGS = {
@@ -37,8 +37,10 @@ _LATEX |= {char: f"\\{char}" for char in "%_&#${}"}
 
 
 def to_text(table: pd.DataFrame) -> str:
-    """For a terminal: fractions with three digits, blanks where a figure is not defined. bal_acc is at the model's
-    threshold, at_0.5 and oracle are balanced accuracies too. Long notes stand below."""
+    """Return the table for a terminal: fractions with three digits, blank where a figure is not defined.
+
+    bal_acc is at the model's threshold; at_0.5 and oracle are balanced accuracies too. Long notes are below it.
+    """
     shown = _shown(table)
     notes: dict[str, int] = {}
     columns: list[list[str]] = []
@@ -57,7 +59,7 @@ def to_text(table: pd.DataFrame) -> str:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """A table of GitHub's Markdown."""
+    """Return the table in GitHub's Markdown."""
     shown = _shown(table)
     rule = ["---" if _is_text(name) else "---:" for name in shown.columns]
     lines = [list(shown.columns), rule, *_cells(shown, lambda cell: cell.replace("|", "\\|"))]
@@ -65,7 +67,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def to_latex(table: pd.DataFrame) -> str:
-    r"""A tabular that needs \usepackage{booktabs}."""
+    r"""Return a tabular that needs \usepackage{booktabs}."""
     shown = _shown(table)
     columns = "".join("l" if _is_text(name) else "r" for name in shown.columns)
     lines = [[escape_latex(name) for name in shown.columns], *_cells(shown, escape_latex)]
@@ -75,13 +77,16 @@ def to_latex(table: pd.DataFrame) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """The characters that mean something else to LaTeX."""
+    """Escape the characters that LaTeX takes for commands."""
     return "".join(_LATEX.get(char, char) for char in text)
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Headed columns of text, without those that say nothing: blank, a single model, no unreadable image, figures
-    at a threshold of 0.5 twice."""
+    """Return the columns as text under their headings, without those that say nothing.
+
+    Left out are blank columns, the name of a single model, a column of no unreadable images, and the figures at
+    0.5 where that is the threshold anyway.
+    """
     table = table.copy()
     if "auroc_low" in table:
         ends = zip(table["auroc_low"], table["auroc_high"], strict=True)

@@ -1,6 +1,6 @@
-"""A table of our figures -> the same with the published ones beside them, where both are of the same images.
+"""Put published figures beside ours, where both are of the same images.
 
-The paper's accuracy is that at a threshold of 0.5, so it belongs beside `accuracy_at_0.5`.
+The paper's accuracy is at a threshold of 0.5, so it belongs beside `accuracy_at_0.5`.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ import yaml
 from data.benchmarks.benchmark import RELEASE_IMAGES
 from data.choices import PROTOCOLS
 from data.folders import normalise
+from evaluation.tables.rows import MEAN, NOT_SUBSETS, OVERALL
 
 OWN_METHOD = "GAPL"
-MEAN, ALL_IMAGES, NO_SUBSET = "mean", "all images", "-"
-OVERALL = "MEAN"
-# Of the images: benchmarks come in copies that differ a little, and the paper rounds its counts.
+# Share of the published number of images: copies of a benchmark differ a little, and the paper rounds its counts.
 MIN_SHARE = 0.9
 PUBLISHED_COLUMNS = ("published_accuracy", "published_ap")
 
 
 @cache
 def read_published() -> dict[str, Any]:
-    """published.yaml: "benchmarks" and "methods"."""
+    """Read published.yaml: "benchmarks" and "methods"."""
     text = Path(__file__).with_name("published.yaml").read_text(encoding="utf-8")
     published: dict[str, Any] = yaml.safe_load(text)
     return published
 
 
 def add_published(table: pd.DataFrame, *, missing_subsets: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """The rows of a report with PUBLISHED_COLUMNS, fractions of the method GAPL; where the images are not those of
-    the paper they are blank and the note says why."""
+    """Return the rows of a report with PUBLISHED_COLUMNS, the fractions of the method GAPL.
+
+    Where the images are not those of the paper, these columns are blank and the note says why.
+
+    missing_subsets   benchmark -> its published subsets that were not found
+    """
     table = table.copy()
     method = read_published()["methods"][OWN_METHOD]
     for name in PUBLISHED_COLUMNS:
@@ -44,7 +47,7 @@ def add_published(table: pd.DataFrame, *, missing_subsets: Mapping[str, Sequence
         agreeing = set()
         for benchmark, expected in read_published()["benchmarks"].items():
             rows = of_model[of_model["benchmark"] == benchmark]
-            subsets = rows[~rows["subset"].isin((MEAN, ALL_IMAGES, NO_SUBSET))]
+            subsets = rows[~rows["subset"].isin(NOT_SUBSETS)]
             if subsets.empty:
                 continue
             reason = why_not(rows, expected=expected, missing=missing_subsets.get(benchmark, ()))
@@ -67,8 +70,8 @@ def add_published(table: pd.DataFrame, *, missing_subsets: Mapping[str, Sequence
 
 
 def why_not(rows: pd.DataFrame, *, expected: Mapping[str, int], missing: Collection[str]) -> str:
-    """Why published figures do not belong beside the rows of a benchmark; empty if they do."""
-    subsets = rows[~rows["subset"].isin((MEAN, ALL_IMAGES, NO_SUBSET))]
+    """Return why published figures do not belong beside the rows of a benchmark; empty if they do."""
+    subsets = rows[~rows["subset"].isin(NOT_SUBSETS)]
     protocols = set(subsets["protocol"])
     if len(protocols) > 1 or not protocols <= set(PROTOCOLS):
         return f"protocol {', '.join(sorted(protocols))}"
@@ -87,7 +90,7 @@ def why_not(rows: pd.DataFrame, *, expected: Mapping[str, int], missing: Collect
 
 
 def published_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The benchmarks, and their mean, that have published figures beside them: ours and those of every method."""
+    """Return our figures and those of every method, for the benchmarks and their mean that have published ones."""
     lines = []
     for _, row in table[table["published_accuracy"].notna()].iterrows():
         if row["subset"] != MEAN and _has_mean(table, row):
@@ -102,7 +105,10 @@ def published_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _too_few(subsets: pd.DataFrame) -> str:
-    """Why subsets are smaller than those of the protocol of the release; no published subset has fewer images."""
+    """Return which subset is smaller than in the protocol of the release, or "" if none is.
+
+    Each published subset has at least RELEASE_IMAGES of a class.
+    """
     for _, row in subsets.iterrows():
         fewest = int(min(row["n_real"], row["n_fake"]))
         if fewest < MIN_SHARE * RELEASE_IMAGES:
@@ -111,7 +117,7 @@ def _too_few(subsets: pd.DataFrame) -> str:
 
 
 def _summary(rows: pd.DataFrame) -> Any:
-    """Where the mean of a benchmark is in the table; a single subset is its own."""
+    """Return the index of the mean of a benchmark; a single subset is its own mean."""
     means = rows.index[rows["subset"] == MEAN]
     return means[0] if len(means) else rows.index[0]
 
@@ -122,13 +128,16 @@ def _has_mean(table: pd.DataFrame, row: pd.Series) -> bool:
 
 
 def _averaged(of_model: pd.DataFrame) -> set[str]:
-    """The benchmarks whose balanced accuracy is in the mean over benchmarks."""
+    """Return the benchmarks whose balanced accuracy is in the mean over benchmarks."""
     scored = of_model[of_model["balanced_accuracy"].notna() & (of_model["benchmark"] != OVERALL)]
     return set(scored["benchmark"])
 
 
 def _fill(table: pd.DataFrame, place: Any, figures: Mapping[str, float]) -> None:
-    """Percent to fractions. Where only the two accuracies are published, as many images are in either class."""
+    """Fill a row with published percentages as fractions.
+
+    Where only the accuracies of the two classes are published, both classes have as many images.
+    """
     accuracy = figures.get("accuracy")
     if accuracy is None and {"real_accuracy", "fake_accuracy"} <= set(figures):
         accuracy = (figures["real_accuracy"] + figures["fake_accuracy"]) / 2

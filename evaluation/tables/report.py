@@ -1,6 +1,6 @@
-"""A table of scores -> the figures of each model, benchmark and subset, and those as text, CSV, Markdown or LaTeX.
+"""A table of scores -> a table of metrics: a row for each model, benchmark and subset, and for their means.
 
-Every row says by which protocol its images were chosen, and its note what is not in it.
+Every row says by which protocol its images were chosen; its note says what is missing in it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,8 @@ import pandas as pd
 from evaluation.intervals import FIGURES, Replicates, bootstrap, mean_replicates
 from evaluation.metrics import RATES, Metrics, compute_metrics, mean_metrics
 from evaluation.tables.layout import COUNTS, to_latex, to_markdown, to_text
-from evaluation.tables.published import (
-    ALL_IMAGES,
-    MEAN,
-    NO_SUBSET,
-    OVERALL,
-    PUBLISHED_COLUMNS,
-    add_published,
-    published_table,
-)
+from evaluation.tables.published import PUBLISHED_COLUMNS, add_published, published_table
+from evaluation.tables.rows import ALL_IMAGES, MEAN, NO_SUBSET, OVERALL
 from evaluation.tables.scores import CLEAN, ScoreTable
 
 __all__ = ["make_table", "to_latex", "to_markdown", "to_text", "write_tables"]
@@ -51,7 +44,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class _Part:
-    """What a row tells: figures at the model's threshold and at 0.5, and their resamples."""
+    """What is in a row: the figures at the model's threshold and at 0.5, and their resamples."""
 
     metrics: Metrics
     at_half: Metrics
@@ -66,7 +59,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Measure:
-    """How rows of scores become a part."""
+    """How rows of scores become figures: at which threshold, with or without intervals."""
 
     threshold: float
     intervals: bool
@@ -95,15 +88,18 @@ class _Measure:
 
 
 def make_table(scores: ScoreTable, *, intervals: bool = True, seed: int = 0) -> pd.DataFrame:
-    """Rows of the clean images: for each model and benchmark its subsets, their unweighted mean and all images at
-    once, each image counted once; benchmarks without scores; the unweighted mean over benchmarks.
+    """Return the metrics of the clean images of a table of scores.
+
+    For each model and benchmark there is a row for each subset, for their unweighted mean, and for all images
+    together, each counted once. A benchmark without scores has a row too, and the last is the unweighted mean over
+    benchmarks.
 
     Thresholds: accuracy, real_, fake_ and balanced_accuracy are at the one stored with the model (column
-    `threshold`), those called _at_0.5 at that, and balanced_accuracy_oracle at the best one on these images.
-    A subset or benchmark of fakes only has a recall and is in no mean, unless there is nothing else.
+    `threshold`), those called _at_0.5 at 0.5, and balanced_accuracy_oracle at the best one on these images. A
+    subset or benchmark of fakes only has a recall, and is in no mean unless there is nothing else.
 
-    intervals   with <name>_low and _high, 95 % bootstrap intervals; that of a mean is of its resamples' means,
-                where photographs that are the same in several subsets are drawn alike
+    intervals   add <name>_low and <name>_high, 95 % bootstrap intervals. The interval of a mean is made of its
+                resamples' means; photographs that several subsets share are drawn alike in all of them
     """
     clean = scores.frame[scores.frame["degradation"] == CLEAN]
     rows = []
@@ -117,8 +113,23 @@ def make_table(scores: ScoreTable, *, intervals: bool = True, seed: int = 0) -> 
     return add_published(table, missing_subsets=missing)[list(COLUMNS)]
 
 
+def headlines(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row of a table of metrics for each model and benchmark.
+
+    It is the mean over the subsets; or all images together, where no subset has both classes; or the only subset.
+    """
+    rows = table[table["subset"] != NO_SUBSET]
+    rank = np.where(rows["subset"] == MEAN, 0, np.where(rows["subset"] == ALL_IMAGES, 1, 2))
+    ranked = rows.assign(rank=rank, undefined=rows["balanced_accuracy"].isna())
+    best = ranked.sort_values(["undefined", "rank"], kind="stable").drop_duplicates(["model", "benchmark"])
+    kept = rows.loc[rows.index.isin(best.index)]
+    # A mean over benchmarks is one of their means over subsets, which then are not shown.
+    is_other = (kept["benchmark"] == OVERALL) & kept["balanced_accuracy"].isna()
+    return kept if is_other.all() or kept["balanced_accuracy"].isna().all() else kept[~is_other]
+
+
 def write_tables(table: pd.DataFrame, folder: Path) -> None:
-    """metrics.csv with every column; metrics.md and metrics.tex with those that a reader compares."""
+    """Write metrics.csv with every column, and metrics.md and metrics.tex with those that a reader compares."""
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "metrics.csv", index=False)
     markdown = to_markdown(table)
@@ -157,7 +168,7 @@ def _model_rows(clean: pd.DataFrame, scores: ScoreTable, measure: _Measure) -> l
 def _benchmark_rows(
     name: str, rows: pd.DataFrame, about: Mapping[str, Any], measure: _Measure
 ) -> tuple[list[dict[str, Any]], _Part]:
-    """One row a subset, their mean, and all images; and that mean."""
+    """Return the rows of a benchmark: its subsets, their mean and all images; and that mean."""
     of_subset = rows.explode("subsets").groupby("subsets", sort=False)
     parts = {str(subset): measure(members) for subset, members in of_subset}
     shared = rows["uri"][(rows["label"] == 0) & (rows["subsets"].map(len) > 1)]
@@ -180,7 +191,7 @@ def _benchmark_rows(
 
 
 def _averaged(parts: Mapping[str, _Part]) -> list[str]:
-    """As `mean_metrics` chooses."""
+    """Return the names of the parts that are in the mean, as `mean_metrics` chooses them."""
     return [name for name, part in parts.items() if part.has_both] or list(parts)
 
 

@@ -96,6 +96,12 @@ class ScoreTable:
         known = self.detectors.get(model)
         return DEFAULT_THRESHOLD if known is None else known.threshold
 
+    def readable(self, model: str, *, benchmark: str | None = None) -> pd.DataFrame:
+        """Return a model's clean images that have a score: of one benchmark, or of all, each once."""
+        frame = self.frame
+        rows = frame[(frame["model"] == model) & (frame["degradation"] == CLEAN) & (frame["error"] == "")]
+        return rows.drop_duplicates("uri") if benchmark is None else rows[rows["benchmark"] == benchmark]
+
     def calibration(self, model: str) -> Calibration | None:
         """Return the calibration of a detector's file; None where it has none or is not known."""
         known = self.detectors.get(model)
@@ -105,17 +111,17 @@ class ScoreTable:
 def read_scores(
     path: str | Path, *, columns: Mapping[str, str] | None = None, model: str | None = None
 ) -> ScoreTable:
-    """Our scores.parquet, or a CSV, TSV or parquet table of another detector.
+    """Read our scores.parquet, or a CSV, TSV or parquet table of another detector.
 
-    columns   our name of a column -> its name in the file. Without it our own names count and the usual ones of
-              other detectors (USUAL_NAMES)
-    model     the detector's name where the file has none; None: it is the file's
+    columns   our name of a column -> its name in the file. Other columns are found by our own names and by the
+              usual ones of other detectors (USUAL_NAMES)
+    model     the detector's name where the file has none; None means the file's name
 
-    Of score and logit one is enough: a score is the sigmoid of its logit. What else is missing is filled: the
-    benchmark is named as the file; the subset of a fake is its generator, those of a photograph
-    are all generators of its benchmark.
+    A score or a logit is enough: the one is the sigmoid of the other. Other missing columns are filled: the
+    benchmark has the file's name, the subset of a fake is its generator, and those of a photograph are all
+    generators of its benchmark.
 
-    Raises ValueError, one line, when the file or a column is missing or a row cannot be meant.
+    Raises ValueError, one line, when the file or a column is missing or a row makes no sense.
     """
     path = Path(path)
     check_is_file(path, what="a table of scores")
@@ -136,7 +142,7 @@ def read_scores(
 
 
 def join_tables(tables: Sequence[ScoreTable]) -> ScoreTable:
-    """All rows. A benchmark counts as absent if it is in every table that knows of it.
+    """Return all rows in one table. A benchmark is absent if it is absent in every table that knows of it.
 
     Raises ValueError when two tables hold the same row, or different detectors under one name.
     """
@@ -174,7 +180,7 @@ def _join_benchmark(known: dict[str, Any] | None, other: dict[str, Any]) -> dict
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The table as it is, text columns of a CSV unread, and what its metadata says of it."""
+    """Return the table as it is, a CSV as text, and what its metadata says of it."""
     with path.open("rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     try:
@@ -202,7 +208,7 @@ def _about(metadata: Mapping[bytes, bytes], path: Path) -> dict[str, Any]:
 
 
 def _rename(found: pd.DataFrame, columns: Mapping[str, str], *, where: str) -> pd.DataFrame:
-    """The columns that have a meaning here, under our names, the label as 0 or 1."""
+    """Return the columns that mean something here under our names, the label as 0 or 1."""
     listed = ", ".join(map(repr, found.columns))
     for ours, theirs in columns.items():
         if ours not in COLUMNS:
@@ -251,7 +257,10 @@ def _fill_text(frame: pd.DataFrame, *, benchmark: str, model: str) -> pd.DataFra
 
 
 def _subsets(frame: pd.DataFrame) -> pd.Series:
-    """As given, a text divided at semicolons. Otherwise photographs belong to all generators of the benchmark."""
+    """Return the subsets of each row: as given (a text is split at semicolons), or by generator.
+
+    Without a column of subsets, photographs belong to all generators of their benchmark.
+    """
     if "subsets" in frame:
         given = (each.split(";") if isinstance(each, str) else each for each in frame["subsets"])
         named = [tuple(name for name in (() if each is None else each) if name) for each in given]
@@ -316,6 +325,6 @@ def _check_doubles(frame: pd.DataFrame, where: str) -> None:
     if len(doubled):
         uri, model, degradation, benchmark = doubled[list(ROW_KEY)].iloc[0]
         raise ValueError(
-            f"{where}: {len(doubled)} rows stand twice, the first of them {uri!r} "
+            f"{where}: {len(doubled)} rows are there twice, the first of them {uri!r} "
             f"(model {model!r}, degradation {degradation!r}, benchmark {benchmark!r}); expected one row for each"
         )
