@@ -1,20 +1,20 @@
-"""Scores detectors on every benchmark below a folder: per-image scores to parquet, then tables.
+"""Score detectors on every benchmark below a folder: a table of scores, an image a row, then tables of metrics.
 
     python benchmarks.py --model_path runs/stage2/detector.safetensors --data-root DIR
     python benchmarks.py run --model_path A.safetensors B.safetensors --data-root DIR --benchmarks GenImage,UFD
-    python benchmarks.py list --data-root DIR           what is there, beside what was published
-    python benchmarks.py verify --data-root DIR         every image read: broken and doubled ones, formats, sizes
-    python benchmarks.py merge OUT1 OUT2 --out OUT      the parts of `run --shard 1/2` and `--shard 2/2`
-    python benchmarks.py report scores.parquet          tables of this or another tool's scores
+    python benchmarks.py list --data-root DIR           which benchmarks are there, beside the published counts
+    python benchmarks.py verify --data-root DIR         read every image: broken and doubled ones, formats, sizes
+    python benchmarks.py merge OUT1 OUT2 --out OUT      join what `run --shard 1/2` and `--shard 2/2` have scored
+    python benchmarks.py report scores.parquet          tables of metrics, of our scores or another tool's
     python benchmarks.py report scores.parquet --html report.html
     python benchmarks.py compare A.parquet B.parquet    two detectors on the same images
-    python benchmarks.py audit --data-root DIR          what file format, size and compression tell of the label
+    python benchmarks.py audit --data-root DIR          do file format, size and compression give the label away?
     python benchmarks.py card scores.parquet --model_path FILE --licence mit --out README.md
     python benchmarks.py calibrate scores.parquet --model_path A.safetensors --out B.safetensors
 
-A data root with a folder `bench` is searched there. `run`, which is meant when no command is named, scores every
-image of every subset: <out>/scores.parquet has a row for each, <out>/metrics.csv, .md and .tex the table. A run
-that was stopped is continued by the same command; under torchrun the processes share the images.
+If the data root has a folder `bench`, only that is searched. Without a subcommand, `run` is meant: it scores every
+image of every subset and writes <out>/scores.parquet and the tables <out>/metrics.csv, .md and .tex. The same
+command continues a run that was stopped; under torchrun the processes share the images.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ import cli
 DEFAULT = "run"
 COMMANDS = {  # module in commands/ -> its line in --help
     "run": "score detectors (the default)",
-    "list": "what is there",
-    "verify": "read every image",
-    "merge": "parts of several machines -> a table",
-    "report": "tables of scores",
-    "compare": "two detectors on the same images",
-    "audit": "what format, size and compression tell of the label",
-    "calibrate": "thresholds and probabilities, from held-out scores",
-    "card": "a model card for the Hugging Face hub",
+    "list": "show which benchmarks are there",
+    "verify": "read every image and report what is wrong",
+    "merge": "join the scores of several machines",
+    "report": "make tables, or a page, from scores",
+    "compare": "compare two detectors on the same images",
+    "audit": "measure how format, size and compression give the label away",
+    "calibrate": "fit thresholds and probabilities to scores of held-out images",
+    "card": "write a model card for the Hugging Face hub",
 }
 
 

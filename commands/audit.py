@@ -12,16 +12,25 @@ from commands.tables import read_tables, require_tables
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_root(parser)
-    parser.add_argument("--scores", nargs="+", type=Path, default=[], metavar="TABLE", help="of a detector")
-    parser.add_argument("--model", metavar="NAME", help="which detector of the tables; default: the first")
-    parser.add_argument("--train", nargs="+", default=[], metavar="DATA", help="images to look for copies of")
-    parser.add_argument("--out", type=Path, help="a JSON file")
+    parser.add_argument(
+        "--scores",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="TABLE",
+        help="also say what a detector's scores owe to the files",
+    )
+    parser.add_argument("--model", metavar="NAME", help="the detector to audit (default: the first of the tables)")
+    parser.add_argument(
+        "--train", nargs="+", default=[], metavar="DATA", help="training data: look for copies of its images"
+    )
+    parser.add_argument("--out", type=Path, help="write the audits to a JSON file")
     parser.add_argument("--num-workers", type=int, default=2, help="processes that read images")
 
 
 def run(args: argparse.Namespace) -> None:
     if args.model and not args.scores:
-        raise ValueError("--model names a detector of the tables of --scores, and there are none")
+        raise ValueError("--model needs --scores")
     require_tables(args.scores)
     found = find(args.data_root, names=args.benchmarks, catalog=args.catalog)
     benchmarks = require_some(found, data_root=args.data_root)

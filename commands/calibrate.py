@@ -21,13 +21,22 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_tables(parser, help="of images seen by nobody")
-    parser.add_argument("--model_path", "--model-path", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="the detector file with its calibration")
+    add_tables(parser, help="scores of images that neither training nor a benchmark has used")
+    parser.add_argument("--model_path", "--model-path", type=Path, required=True, help="detector file")
+    parser.add_argument("--out", type=Path, required=True, help="the new detector file, with its calibration")
     parser.add_argument("--method", choices=METHODS, default="platt")
-    parser.add_argument("--alpha", type=float, default=0.05, help="error rate outside of `unsure`")
     parser.add_argument(
-        "--against", nargs="+", type=Path, default=[], help="tables of benchmarks that must share no image"
+        "--alpha",
+        type=float,
+        default=0.05,
+        help="error rate outside of the unsure band, in each class (default: 0.05)",
+    )
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="tables of benchmarks: refuse an image that is in one of them",
     )
 
 

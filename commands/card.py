@@ -13,11 +13,17 @@ from models.weights.names import DETECTOR_FILE
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tables(parser)
-    parser.add_argument("--model_path", "--model-path", type=Path, required=True)
+    parser.add_argument("--model_path", "--model-path", type=Path, required=True, help="detector file")
     parser.add_argument("--out", type=Path, required=True, help="such as README.md")
-    parser.add_argument("--licence", required=True, help="identifier of the hub, such as mit or cc-by-nc-4.0")
+    parser.add_argument("--licence", required=True, help="its identifier on the hub, such as mit or cc-by-nc-4.0")
     parser.add_argument("--licence-link", default="", metavar="URL")
-    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="on the hub, of training")
+    parser.add_argument(
+        "--datasets",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="data sets of the training, by their names on the hub",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

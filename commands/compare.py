@@ -11,7 +11,7 @@ from commands.tables import add_columns, add_tables, require_tables
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tables(parser)
     add_columns(parser)
-    parser.add_argument("--models", nargs=2, metavar="NAME", help="which two, of more")
+    parser.add_argument("--models", nargs=2, metavar="NAME", help="the two to compare, if the tables have more")
 
 
 def run(args: argparse.Namespace) -> None:

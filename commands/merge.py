@@ -9,8 +9,8 @@ from commands.tables import show_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("folders", nargs="+", type=Path, help="what `run --shard` has written")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the table of scores")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,10 +12,10 @@ from commands.tables import add_columns, add_tables, read_tables, require_tables
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tables(parser)
     add_columns(parser)
-    parser.add_argument("--out", type=Path, help="folder for metrics.csv, .md and .tex")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="a page with all figures, in one file")
-    parser.add_argument("--no-thumbnails", action="store_true", help="name the worst mistakes only")
-    parser.add_argument("--audit", action="store_true", help="audit the benchmarks below --data-root too")
+    parser.add_argument("--out", type=Path, help="folder to write metrics.csv, .md and .tex to")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with all figures, in one file")
+    parser.add_argument("--no-thumbnails", action="store_true", help="list the worst mistakes by name only")
+    parser.add_argument("--audit", action="store_true", help="also audit the benchmarks below --data-root")
     parser.add_argument("--num-workers", type=int, default=2, help="processes that read images")
     add_root(parser)
 
@@ -43,6 +43,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _refuse_without_effect(args: argparse.Namespace) -> None:
     if not args.html and (args.audit or args.no_thumbnails):
-        raise ValueError("--audit and --no-thumbnails are about the page of --html FILE")
+        raise ValueError("--audit and --no-thumbnails need --html FILE")
     if not args.audit and (args.benchmarks or args.catalog):
-        raise ValueError("--benchmarks and --catalog are for --audit; a report is of all rows of its tables")
+        raise ValueError("--benchmarks and --catalog need --audit; a report is of all rows of its tables")

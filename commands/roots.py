@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 def add_root(parser: argparse.ArgumentParser) -> None:
     """Add --data-root, --benchmarks and --catalog."""
     parser.add_argument(
-        "--data-root", default=os.environ.get("GAPL_DATA_ROOT") or None, help="default: GAPL_DATA_ROOT"
+        "--data-root",
+        default=os.environ.get("GAPL_DATA_ROOT") or None,
+        help="folder or URL of benchmarks (default: the environment variable GAPL_DATA_ROOT)",
     )
-    parser.add_argument("--benchmarks", help="names, separated by commas; default: all that are found")
-    parser.add_argument("--catalog", type=Path, help="folder of further benchmarks' YAML files")
+    parser.add_argument("--benchmarks", help="names, separated by commas (default: all that are found)")
+    parser.add_argument("--catalog", type=Path, help="folder of YAML files that describe more benchmarks")
 
 
 def find(data_root: str | None, *, names: str | None, catalog: Path | None) -> list[Benchmark | Absent]:

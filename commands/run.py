@@ -36,19 +36,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_path", "--model-path", nargs="+", required=True, help=MODEL_HELP)
     add_root(parser)
     parser.add_argument("--out", type=Path, help="default: runs/benchmarks/<name of the first detector's folder>")
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="all", help="which images count (default: all)")
     parser.add_argument(
-        "--degrade", nargs="+", default=[CLEAN], metavar="NAME", help="such as none jpeg:75; or suite, for all"
+        "--protocol", choices=PROTOCOLS, default="all", help="which images are scored (default: all)"
     )
-    parser.add_argument("--details", action="store_true", help="keep embeddings and prototype attention too")
-    parser.add_argument("--shard", type=_shard, default=WHOLE, metavar="I/N", help="only the I-th of N parts")
-    parser.add_argument("--ray", type=int, metavar="N", help="on a Ray cluster, with N workers (needs ray[data])")
-    parser.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster; default: start one here")
-    parser.add_argument("--overwrite", action="store_true", help="lose the scores that --out holds")
+    parser.add_argument(
+        "--degrade", nargs="+", default=[CLEAN], metavar="NAME", help="such as none jpeg:75; suite means all"
+    )
+    parser.add_argument("--details", action="store_true", help="store embeddings and attention to prototypes too")
+    parser.add_argument(
+        "--shard", type=_shard, default=WHOLE, metavar="I/N", help="score only the I-th of N parts"
+    )
+    parser.add_argument(
+        "--ray", type=int, metavar="N", help="score on a Ray cluster with N workers (needs ray[data])"
+    )
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="address of the cluster; default: start one here")
+    parser.add_argument("--overwrite", action="store_true", help="replace the scores in --out")
     parser.add_argument("--device", choices=cli.DEVICES, default="auto")
-    text = "of the tower (default: fp32, as in verdicts; auto: bf16 where it is fast)"
+    text = "precision of the tower (default: fp32, as in verdicts; auto: bf16 where it is fast)"
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help=text)
-    parser.add_argument("--batch-size", type=int, default=32, help="images a forward pass")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per forward pass")
     text = f"processes that decode images (default: {DEFAULT_WORKERS}), without --ray"
     parser.add_argument("--num-workers", type=int, help=text)
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")

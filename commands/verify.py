@@ -10,7 +10,7 @@ from commands.roots import add_root, find, require_some
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_root(parser)
-    parser.add_argument("--out", type=Path, help="a CSV of all broken and doubled images")
+    parser.add_argument("--out", type=Path, help="write all broken and doubled images to a CSV file")
     parser.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
 
 

@@ -252,8 +252,8 @@ def _calibration(calibration: Calibration | None, *, threshold: float) -> str:
     points = [[name, f"{value:.4f}"] for name, value in calibration.operating_points.items()]
     n_real, n_fake = calibration.n_real, calibration.n_fake
     words = (
-        f"{calibration.method.capitalize()} scaling, fitted to {n_real:,} held-out photographs and {n_fake:,} "
-        f"fakes. The calibration error on them is {calibration.ece_before:.3f} before and "
+        f"{calibration.method.capitalize()} scaling, fitted to {n_real:,} photographs and {n_fake:,} fakes that "
+        f"were held out. The calibration error on them is {calibration.ece_before:.3f} before and "
         f"{calibration.ece_after:.3f} after. "
         f"An image is called fake from {threshold:.4g} on."
     )
@@ -268,9 +268,7 @@ def _calibration(calibration: Calibration | None, *, threshold: float) -> str:
 
 def _limits(scores: ScoreTable, calibration: Calibration | None) -> str:
     about = scores.about.get("benchmarks", {})
-    said = [
-        "The figures are of the images listed below. Other generators, cameras and platforms may give worse ones."
-    ]
+    said = ["The figures are of the listed images. On other generators, cameras and platforms they may be worse."]
     if absent := [name for name, each in about.items() if each.get("absent")]:
         said.append(f"Not measured: {', '.join(absent)}.")
     said += [f"{name} is without {', '.join(m)}." for name, e in about.items() if (m := e.get("missing_subsets"))]

@@ -106,7 +106,7 @@ def test_commands_refuse(run_cli: RunCli, tmp_path: Path) -> None:
         (("run", "--model_path", "m", "--ray", 2, "--num-workers", 1), "--ray and --num-workers exclude"),
         (("report", "s.parquet", "--audit"), "--html FILE"),
         (("report", "s.parquet", "--no-thumbnails"), "--html FILE"),
-        (("report", "s.parquet", "--benchmarks", "UFD"), "are for --audit"),
+        (("report", "s.parquet", "--benchmarks", "UFD"), "need --audit"),
         (("audit", "--data-root", tmp_path, "--model", "m"), "--scores"),
     ):
         assert message in run_cli(benchmarks.main, *options).only_error()
