@@ -53,7 +53,7 @@ def robustness(scores: ScoreTable) -> Section | None:
 
 
 def _heat_map(table: pd.DataFrame, *, model: str, figure: str) -> Table:
-    """Return benchmark x degradation, coloured by how bad it is: fully at 0.5, or at 50 % of flips."""
+    """Return benchmark x degradation, coloured by how far a figure is from 1, or flips are from 0."""
     wide = matrix(table, model=model, figure=figure)
     write, best = (percent, 0.0) if figure == "flips" else (fraction, 1.0)
     cells = []
