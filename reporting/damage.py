@@ -46,14 +46,14 @@ def robustness(scores: ScoreTable) -> Section | None:
         blocks += [Words(heading="By strength"), Pictures(pictures)]
     blocks.append(_worst(table))
     meaning = (
-        "Images are recompressed, resized and captured from screens before they reach you. The stronger the colour "
-        "of a cell, the worse. Flips are images whose verdict differs from that of the untouched file."
+        "Images are recompressed, resized and captured from screens before they reach you. The stronger the "
+        "colour of a cell, the worse. Flips are images whose verdict differs from that of the untouched file."
     )
     return Section("robustness", "Robustness", meaning, blocks)
 
 
 def _heat_map(table: pd.DataFrame, *, model: str, figure: str) -> Table:
-    """Return benchmark x degradation, coloured by how far a figure is from 1, or flips are from 0."""
+    """Return benchmark x degradation, coloured by how bad it is: fully at 0.5, which is chance, or 50 % flips."""
     wide = matrix(table, model=model, figure=figure)
     write, best = (percent, 0.0) if figure == "flips" else (fraction, 1.0)
     cells = []
