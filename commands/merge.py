@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> None:
     for folder in args.folders:
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder; expected one that benchmarks.py run has written")
-    from evaluation.scoring.job import finish
+    from evaluation.scoring.folder import finish
 
     args.out.mkdir(parents=True, exist_ok=True)
     finish(args.out, parts_of=args.folders)

@@ -25,7 +25,8 @@ from models.weights.versions import package_versions
 
 if TYPE_CHECKING:
     from data.benchmarks.benchmark import Absent, Benchmark
-    from evaluation.scoring.job import Job, JobFolder
+    from evaluation.scoring.folder import JobFolder
+    from evaluation.scoring.job import Job
     from evaluation.scoring.score import ScoredModel
 
 DEFAULT_WORKERS = 2  # processes that decode images
@@ -71,7 +72,7 @@ def _shard(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> None:
     _refuse_without_effect(args)
     job, models = _prepare(args)
-    from evaluation.scoring.job import JobFolder
+    from evaluation.scoring.folder import JobFolder
 
     out = args.out or Path("runs/benchmarks") / models[0].name
     with _processes(args.device) as (rank, world_size, device, wait_for_all):
@@ -184,7 +185,7 @@ def _processes(device: str) -> Iterator[tuple[int, int, str, Callable[[], None]]
 
 
 def _remove_results(out: Path) -> None:
-    from evaluation.scoring.job import IMAGES, JOB, PARTS, TABLE
+    from evaluation.scoring.folder import IMAGES, JOB, PARTS, TABLE
 
     for pattern in (JOB, IMAGES, TABLE, f"{PARTS}/*", "metrics.*", "robustness.csv"):
         for path in out.glob(pattern):
@@ -195,7 +196,7 @@ def _conclude(
     folder: JobFolder, models: Sequence[ScoredModel], *, shard: tuple[int, int], was_complete: bool
 ) -> None:
     """Make the table and show it when all parts are there; else say how to get there."""
-    from evaluation.scoring.job import TABLE, finish
+    from evaluation.scoring.folder import TABLE, finish
 
     out = folder.folder
     if was_complete:

@@ -60,7 +60,7 @@ def name_of_file(model_path: Path, scores: ScoreTable, *, tables: Sequence[Path]
 
 def show_run(folder: Path) -> None:
     """Print the tables of a complete run and write them to its folder."""
-    from evaluation.scoring.job import TABLE
+    from evaluation.scoring.folder import TABLE
     from evaluation.tables.scores import read_scores
 
     path = folder / TABLE

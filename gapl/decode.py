@@ -1,4 +1,4 @@
-"""Encoded bytes -> image. What cannot be decoded raises UnreadableImage; it is never skipped in silence."""
+"""Decode images from their encoded bytes. What cannot be decoded raises UnreadableImage; nothing is skipped."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from PIL import Image
 
 
 class UnreadableImage(ValueError):
-    """The bytes are not a whole image of a known format, or there are too many pixels."""
+    """Raised for bytes that are not a whole image of a known format, and for images of too many pixels."""
 
 
 def decode_image(encoded: bytes) -> Image.Image:
-    """The first frame in RGB by Pillow's `convert("RGB")`, as the release does; 16-bit grey stays as it is."""
+    """Return the first frame in RGB, as Pillow's `convert("RGB")` makes it; 16-bit grey stays as it is.
+
+    Raises UnreadableImage, one line.
+    """
     try:
         with warnings.catch_warnings():
-            # Pillow warns above 89 million pixels and refuses above twice that; its palette advice is no concern.
+            # Pillow warns above 89 million pixels and refuses above twice that. Its advice on palettes is ignored.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(encoded)) as image:
                 return image.copy() if image.mode.startswith("I;16") else image.convert("RGB")
@@ -30,7 +33,10 @@ def decode_image(encoded: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, *, grey16: str = "scale") -> Image.Image:
-    """In RGB. 16-bit grey is scaled to 8 bits; "clip" is what Pillow, and so the released code, makes of it."""
+    """Return the image in RGB. `grey16` says how 16-bit grey becomes 8 bits.
+
+    grey16  "scale" to the highest 8 bits, or "clip" at 255 as Pillow, and so the released code, does
+    """
     if image.mode.startswith("I;16") and grey16 == "scale":
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")

@@ -14,7 +14,7 @@ class Label(IntEnum):
 
     @property
     def word(self) -> str:
-        """`real` or `fake`, as files and tables spell it."""
+        """Return `real` or `fake`, as files and tables spell it."""
         return self.name.lower()
 
 
@@ -26,7 +26,7 @@ LABELS_EXPECTED = "0, 1, real or fake"
 
 
 def parse_label(value: Any) -> Label | None:
-    """The label that a value of a file stands for: 0, 1, real, fake, true or false; None for anything else."""
+    """Return the label that a value of a file stands for (0, 1, real, fake, true or false), or None."""
     return _WORDS.get(str(value).strip().lower())
 
 

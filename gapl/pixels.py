@@ -1,4 +1,4 @@
-"""How an image becomes the input of a detector: the PixelSpec that travels with its weights."""
+"""Say how an image becomes the input of a detector: the PixelSpec that travels with its weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class PixelSpec:
-    """How an image becomes the tower's input in evaluation. It travels with the weights.
+    """How an image becomes a detector's pixels in evaluation.
 
     size_px        side of the square centre crop
     mean, std      per channel, for pixels in [0, 1]
@@ -23,6 +23,8 @@ class PixelSpec:
     interpolation  of any resizing: "bicubic", "bilinear" or "nearest"
     small_image    an image below size_px: "pad" with black, as torchvision's CenterCrop does, or "resize" up
     grey16         16-bit grey images: "scale" to 8 bits, or "clip" at 255, as Pillow's convert("RGB") does
+
+    Raises ValueError for any other value.
     """
 
     size_px: int = 224

@@ -1,4 +1,4 @@
-"""Run a detector on pixels, or its head on features: the only place with inference mode.
+"""Run a detector on pixels, or its head on features: the only place where a detector judges images.
 
 Shape suffixes: B batch, E embedding, P prototypes.
 """

@@ -22,7 +22,7 @@ import torch
 from conftest import Finished, MakeImage, RunCli, TinyRun
 
 import benchmarks
-from evaluation.scoring.job import JobFolder
+from evaluation.scoring.folder import JobFolder
 from models.detector import PrototypeDetector
 from models.weights.checkpoint import load_checkpoint, save_checkpoint
 

@@ -50,7 +50,8 @@ def main() -> None:
 
 def measure_share(args: argparse.Namespace) -> None:
     from data.benchmarks.find import Benchmark, find_benchmarks
-    from evaluation.scoring.job import Job, JobFolder, place_images
+    from evaluation.scoring.folder import JobFolder
+    from evaluation.scoring.job import Job, place_images
     from evaluation.scoring.score import ScoredModel, score_job
     from models.weights.hub import find_model
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from evaluation.scoring.job import Job, JobFolder
+from evaluation.scoring.folder import JobFolder
+from evaluation.scoring.job import Job
 from evaluation.scoring.score import ScoredModel, load_batches, score_batch
 from models.weights.hub import find_model
 

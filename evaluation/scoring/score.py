@@ -15,10 +15,11 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from data.images.degrade import parse_degradation
+from data.images.degrade import CLEAN, parse_degradation
 from data.images.variants import VariantBatch, VariantDataset
 from data.loading.lists import read_lists
-from evaluation.scoring.job import CLEAN, Job, JobFolder
+from evaluation.scoring.folder import JobFolder
+from evaluation.scoring.job import Job
 from evaluation.tables.scores import DetectorEntry
 from files.checksum import sha256_of
 from gapl.pixels import PixelSpec

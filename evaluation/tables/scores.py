@@ -27,8 +27,23 @@ TEXT = ("uri", "content_sha256", "generator", "source", "benchmark", "protocol",
 NUMBERS = ("logit", "score")
 COUNTS = ("width", "height", "num_bytes")
 COLUMNS = (
-    *("uri", "content_sha256", "label", "generator", "source", "benchmark", "subsets", "protocol", "model"),
-    *("degradation", "logit", "score", "width", "height", "format", "num_bytes", "error"),
+    "uri",
+    "content_sha256",
+    "label",
+    "generator",
+    "source",
+    "benchmark",
+    "subsets",
+    "protocol",
+    "model",
+    "degradation",
+    "logit",
+    "score",
+    "width",
+    "height",
+    "format",
+    "num_bytes",
+    "error",
 )
 DETAILS = ("embedding", "attention")  # of `benchmarks.py run --details`
 # What other detectors call their columns, the usual one first; compared in lower case.
