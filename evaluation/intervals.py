@@ -1,4 +1,4 @@
-"""Intervals of figures: how far they would scatter over other images, by bootstrap; Wilson's for plain shares.
+"""Estimate how far figures would scatter over other images: bootstrap intervals, and Wilson's for plain shares.
 
 Percentile intervals (Efron & Tibshirani 1993, chapter 13) of resamples drawn within each class. Images of one
 source, a generator or a set of photographs, are alike: where a class has enough sources they are drawn whole
@@ -25,7 +25,7 @@ FIGURES = ("auroc", "ap", "balanced_accuracy", "accuracy", "real_accuracy", "fak
 
 @dataclass(frozen=True)
 class Replicates:
-    """The figures of each resample.
+    """The figures of resamples of some images.
 
     values   name of FIGURES -> values_R; a figure is left out when a missing class leaves it undefined
     unit     what was drawn: "images" or "sources"; "images, sources" of a mean over both kinds
@@ -35,7 +35,7 @@ class Replicates:
     unit: str
 
     def intervals(self, *, level: float = LEVEL) -> dict[str, tuple[float, float]]:
-        """name -> (low, high), the percentiles that leave out as much at either end."""
+        """Return name -> (low, high): the percentiles that leave out equal shares at either end."""
         tail = (1 - level) / 2
         return {
             name: (float(np.quantile(values_R, tail)), float(np.quantile(values_R, 1 - tail)))
@@ -53,8 +53,10 @@ def bootstrap(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Replicates:
-    """The draws depend on labels, sources, uris and seed, never on scores: of two detectors on the same images
-    they are the same, and resample for resample their figures can be subtracted.
+    """Compute the figures of resamples of these images.
+
+    The draws depend on labels, sources, uris and seed, never on scores: two detectors on the same images get the
+    same draws, and their figures can be subtracted resample by resample.
 
     sources_N   what an image comes from. Drawn whole, within its class, if every class has at least MIN_SOURCES
     uris_N      with them, a class that consists of the same images is drawn alike wherever it is, such as the
@@ -86,7 +88,7 @@ def wilson(count_K: Any, n_K: Any, *, level: float = LEVEL) -> tuple[np.ndarray,
 
 
 def mean_replicates(parts: Sequence[Replicates]) -> Replicates:
-    """Of the unweighted mean over parts: each resample's mean. A figure that a part does not have is left out."""
+    """Return the unweighted mean over parts, for each resample. Figures that a part does not have are left out."""
     if not parts:
         return Replicates({}, "images")
     shared = [name for name in FIGURES if all(name in part.values for part in parts)]
@@ -97,7 +99,7 @@ def mean_replicates(parts: Sequence[Replicates]) -> Replicates:
 
 
 def _choose_clusters(labels_N: np.ndarray, sources_N: Sequence[str] | None) -> tuple[np.ndarray, str]:
-    """(number of the cluster that an image is drawn with, what the clusters are)."""
+    """Return the number of the cluster that each image is drawn with, and what the clusters are."""
     images = np.arange(len(labels_N)), "images"
     if sources_N is None:
         return images
@@ -115,7 +117,7 @@ def _seed_of(of_class_N: np.ndarray, uris_N: Sequence[str] | None, *, label: int
 
 
 def _draw(clusters_n: np.ndarray, *, seed: list[int], num: int) -> Iterator[np.ndarray]:
-    """How often each image of a class is in a resample: as often as its cluster was drawn."""
+    """Yield how often each image of a class is in a resample: as often as its cluster was drawn."""
     generator = np.random.default_rng(seed)
     cluster_n = np.unique(clusters_n, return_inverse=True)[1]
     num_clusters = len(np.unique(clusters_n))
@@ -129,7 +131,7 @@ def _draw(clusters_n: np.ndarray, *, seed: list[int], num: int) -> Iterator[np.n
 
 
 class _Ranking:
-    """The scores of the photographs and fakes, sorted once; then the figures of any weights of them."""
+    """The scores of photographs and fakes, sorted once; then the figures for any numbers of copies of them."""
 
     def __init__(self, reals_n: np.ndarray, fakes_n: np.ndarray, *, threshold: float) -> None:
         self._order = np.argsort(-reals_n, kind="stable"), np.argsort(-fakes_n, kind="stable")
@@ -141,7 +143,7 @@ class _Ranking:
         self._called = int((reals_n >= threshold).sum()), int((fakes_n >= threshold).sum())
 
     def figures(self, reals_n: np.ndarray, fakes_n: np.ndarray) -> dict[str, float]:
-        """Of images that are there so many times, given in the order of the scores that this was made of."""
+        """Return the figures when each image is there so many times, in the order of the scores given before."""
         fakes_n = fakes_n[self._order[1]]
         sums_reals, sums_fakes = _sums(reals_n[self._order[0]]), _sums(fakes_n)
         num_real, num_fake = float(sums_reals[-1]), float(sums_fakes[-1])
@@ -164,5 +166,5 @@ class _Ranking:
 
 
 def _sums(counts_n: np.ndarray) -> np.ndarray:
-    """Of the first 0, 1, 2, ... counts."""
+    """Return the sums of the first 0, 1, 2, ... counts."""
     return np.concatenate([[0], np.cumsum(counts_n)]).astype(np.float64)

@@ -53,10 +53,10 @@ class VariantBatch:
 
 
 class VariantDataset(Dataset[Any]):
-    """Lists of samples -> VariantBatch, in whatever process a loader runs it.
+    """Turn lists of samples into VariantBatches, in whatever process a loader runs it.
 
     degradations  by name; None leaves the image as it is. The seed of a random one is from the image's content.
-    views         of the detectors that will look at it
+    specs         of the detectors that will look at the images
     """
 
     def __init__(self, degradations: Mapping[str, Degrade | None], specs: Iterable[PixelSpec]) -> None:
