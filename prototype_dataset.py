@@ -149,6 +149,21 @@ def open_data(paths: list[str] | None, root: Path | None, *, stage: int, mix: st
     return join(name, [open_source(path, split="train") for path in paths])
 
 
+def open_images(
+    paths: list[str] | None, root: Path | None, *, stage: int, mix: str, stream: str, seed: int
+) -> Images:
+    """Open the images that a stage trains on: shards that are streamed, or a manifest.
+
+    stream   "yes" or "no"; "auto" streams shards that are on a server, or larger than STREAM_FROM_BYTES
+    """
+    index = None if stream == "no" else open_shards(paths, root, stage=stage, mix=mix)
+    if index is None and stream == "yes":
+        raise ValueError("--stream yes: the images are not in parquet shards")
+    if index is not None and (stream == "yes" or index.is_remote() or index.image_bytes() > STREAM_FROM_BYTES):
+        return index
+    return open_data(paths, root, stage=stage, mix=mix, seed=seed)
+
+
 def open_shards(paths: list[str] | None, root: Path | None, *, stage: int, mix: str) -> ShardIndex | None:
     """Index all the shards that open_data would take the images from; None when it takes others too.
 

@@ -17,13 +17,11 @@ result is the same to the last bit.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import os
 import sys
-from dataclasses import asdict, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 import cli
 from data.holdout import Split, split_images
@@ -32,16 +30,10 @@ from data.seeds import draw_seed
 from files import check_is_file
 from models.precision import resolve_precision
 from models.weights.hub import find_model
-from models.weights.names import BACKBONE_HELP, BANK_FILE, DEFAULT, DETECTOR_NAME, FORMS
-from prototype_dataset import (
-    STREAM_FROM_BYTES,
-    add_data_arguments,
-    check_data,
-    describe,
-    open_data,
-    open_shards,
-)
-from training.recipe import PRESET_NAMES, Recipe, make_recipe
+from models.weights.names import BANK_FILE, DEFAULT, DETECTOR_NAME
+from prototype_dataset import check_data, describe, open_images
+from training.arguments import given_fields, parse_arguments
+from training.recipe import Recipe, make_recipe
 
 # Functions that work with torch import it themselves, so that a wrong option is refused at once.
 if TYPE_CHECKING:
@@ -55,11 +47,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELD_OUT_SHOWN = 20  # names; config.json has all of them
-TRACKERS = ("tensorboard", "wandb")
 
 
 def main() -> None:
-    args = parse_arguments()
+    args = parse_arguments(__doc__)
     if args.reuse and (args.out / DETECTOR_NAME).exists():
         print(f"{args.out / DETECTOR_NAME} is there: reused")
         return
@@ -79,9 +70,11 @@ def main() -> None:
 
     if device == "cpu":
         keep_freed_memory()
-    options: dict[str, Any] = {"precision": recipe.precision, "trackers": args.track or (), "folder": args.out}
+    processes = start_processes(
+        device=device, precision=recipe.precision, trackers=args.track or (), folder=args.out
+    )
     try:
-        with start_processes(device=device, **options) as accelerator:
+        with processes as accelerator:
             train(args, recipe, accelerator)
     except Interrupted as stop:
         if os.environ.get("RANK", "0") == "0":  # of torchrun
@@ -100,7 +93,7 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
     world_size, rank = accelerator.num_processes, accelerator.process_index
     check_batch_size(recipe, world_size)
     with accelerator.main_process_first():  # it may copy rows of shards for all
-        images = open_images(args, recipe)
+        images = open_checked(args, recipe)
         split = split_for(images, args, recipe)
     if rank == 0:
         show_plan(args, recipe, split)
@@ -135,39 +128,35 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
 # Images
 
 
-def open_images(args: argparse.Namespace, recipe: Recipe) -> Images:
-    """Stream shards if they are on a server, larger than STREAM_FROM_BYTES, or --stream asks for it."""
-    index = None
-    if args.stream != "no":
-        index = open_shards(args.data, args.data_root, stage=args.stage, mix=args.mix)
-    if index is not None and args.stream == "auto":
-        index = index if index.image_bytes() > STREAM_FROM_BYTES or index.is_remote() else None
-    if index is None and args.stream == "yes":
-        raise ValueError("--stream yes: the images are not in parquet shards")
-    if index is not None and recipe.feature_views:
-        raise ValueError(
-            "a stream of shards is read again in every epoch: pass --feature-views 0, or --stream no to copy its "
-            "images to the cache of `datasets`"
-        )
-    refuse_without_effect(args, recipe, streamed=index is not None)
-    if index is not None:
-        return index
-    return open_data(args.data, args.data_root, stage=args.stage, mix=args.mix, seed=recipe.seed)
+def check_files(args: argparse.Namespace) -> None:
+    """Raise ValueError for a path that does not exist, before anything slow is imported."""
+    check_data(args.data, args.data_root, stage=args.stage, mix=args.mix)
+    if args.init:
+        find_model(args.init)
+    if args.prototypes:
+        check_is_file(args.prototypes, what=BANK_FILE)
 
 
-def refuse_without_effect(args: argparse.Namespace, recipe: Recipe, *, streamed: bool) -> None:
-    """Raise ValueError for an option that the user gave and that this way of training would ignore."""
-    ignored: dict[str, tuple[str, ...]] = {}
-    if streamed:
-        ignored["images that are not streamed"] = ("sampling",)
-    else:
-        ignored["a stream of shards"] = ("balance", "stream_parts")
+def open_checked(args: argparse.Namespace, recipe: Recipe) -> Images:
+    """Open the images. Raise ValueError for an option that the user gave and that would have no effect on them."""
+    images = open_images(
+        args.data, args.data_root, stage=args.stage, mix=args.mix, stream=args.stream, seed=recipe.seed
+    )
+    ignored: dict[str, tuple[str, ...]] = {"a stream of shards": ("balance", "stream_parts")}
+    if images.streamed:
+        ignored = {"images that are not streamed": ("sampling",)}
     if recipe.feature_views:
         ignored["--feature-views 0"] = ("compile", "activation_checkpointing")
     for needed, names in ignored.items():
         for name in names:
             if getattr(args, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')} is only for {needed}")
+    if images.streamed and recipe.feature_views:
+        raise ValueError(
+            "a stream of shards is read again in every epoch: pass --feature-views 0, or --stream no to copy its "
+            "images to the cache of `datasets`"
+        )
+    return images
 
 
 def split_for(images: Images, args: argparse.Namespace, recipe: Recipe) -> Split[Any]:
@@ -304,7 +293,7 @@ def show_dry_run(args: argparse.Namespace, recipe: Recipe) -> None:
     """Print the plan and count the parameters, without weights."""
     from training.start import empty_detector
 
-    show_plan(args, recipe, split_for(open_images(args, recipe), args, recipe))
+    show_plan(args, recipe, split_for(open_checked(args, recipe), args, recipe))
     show_parameters(empty_detector(recipe, stage=args.stage, backbone=args.backbone, init=args.init))
 
 
@@ -326,141 +315,6 @@ def show_parameters(detector: TowerHead) -> None:
 
     every, trainable = count_parameters(detector)
     print(f"{every:,} parameters, {trainable:,} trainable")
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Arguments
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = cli.Parser(__doc__)
-    parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
-    parser.add_argument("--preset", default="paper", help=f"{', '.join(PRESET_NAMES)} (default: paper)")
-    add_data_arguments(parser)
-    parser.add_argument(
-        "--holdout",
-        nargs="+",
-        metavar="NAME",
-        help="generators and photo sources to validate on; real:NAME or fake:NAME where both have the name",
-    )
-    add_detector_arguments(parser)
-    add_stream_arguments(parser)
-    add_running_arguments(parser)
-    add_recipe_arguments(parser)
-    args = parser.parse_args()
-    args.out = args.out or Path(f"runs/stage{args.stage}")
-    check_arguments(args)
-    return args
-
-
-def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what training starts from, and in which form its result is saved."""
-    parser.add_argument(
-        "--backbone",
-        help=f"{BACKBONE_HELP}; stage 2 takes that of stage 1, and needs it for the authors' stage1.pt",
-    )
-    parser.add_argument(
-        "--init",
-        help="stage 2: detector file of stage 1, or the authors' stage1.pt; or a detector of stage 2, or the "
-        "authors' checkpoint.pt, to train on",
-    )
-    parser.add_argument(
-        "--prototypes", type=Path, help="stage 2: bank of dream_prototype.py, or the authors' pca_3type_num64.pt"
-    )
-    parser.add_argument(
-        "--form",
-        choices=FORMS,
-        default="adapter",
-        help="adapter: trained weights only; full: everything; merged: LoRA folded in (default: adapter)",
-    )
-
-
-def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add whether and how shards are streamed."""
-    group = parser.add_argument_group("stream of shards")
-    group.add_argument(
-        "--stream",
-        choices=("auto", "yes", "no"),
-        default="auto",
-        help="read parquet shards in passing instead of copying their images (auto: from a server, or from "
-        f"{STREAM_FROM_BYTES >> 30} GB)",
-    )
-    group.add_argument(
-        "--stream-parts",
-        type=int,
-        metavar="N",
-        help="parts of the stream, on which the order of images depends (default: the number of processes)",
-    )
-
-
-def add_running_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add where the run goes, and what does not change its result."""
-    group = parser.add_argument_group("running")
-    group.add_argument("--out", type=Path, help="folder of the run (default: runs/stage1 or runs/stage2)")
-    finished = group.add_mutually_exclusive_group()
-    finished.add_argument("--overwrite", action="store_true", help="replace a finished run in --out")
-    finished.add_argument("--reuse", action="store_true", help="keep a finished run in --out and train nothing")
-    group.add_argument(
-        "--dry-run", action="store_true", help="print the recipe, count parameters and images, and exit"
-    )
-    group.add_argument("--device", choices=cli.DEVICES, default="auto")
-    group.add_argument("--save-minutes", type=float, default=5.0, help="minutes between checkpoints (default: 5)")
-    group.add_argument("--save-steps", type=int, default=0, help="instead: steps between checkpoints")
-    group.add_argument(
-        "--feature-cache",
-        type=Path,
-        help="folder of the frozen tower's cached features (default: features in GAPL_CACHE)",
-    )
-    group.add_argument(
-        "--track",
-        type=lambda names: tuple(names.split(",")),
-        metavar="NAMES",
-        help=f"also log to {', '.join(TRACKERS)}",
-    )
-    group.add_argument("--profile", action="store_true", help="print where the time of a step goes")
-
-
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each field of the recipe."""
-    group = parser.add_argument_group("recipe", "replace a field of the preset")
-    types = get_type_hints(Recipe)
-    for item in fields(Recipe):
-        group.add_argument(
-            f"--{item.name.replace('_', '-')}",
-            type=types[item.name],
-            choices=item.metadata["choices"] or None,
-            help=item.metadata["help"],
-        )
-
-
-def given_fields(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of the recipe that the user gave."""
-    given = {item.name: getattr(args, item.name) for item in fields(Recipe)}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise ValueError for options that do not fit together."""
-    if args.save_minutes <= 0 or args.save_steps < 0:
-        raise ValueError("--save-minutes must be positive and --save-steps not negative")
-    if args.stage == 1 and (args.init or args.prototypes):
-        raise ValueError("--init and --prototypes are for stage 2")
-    if args.stage == 2 and not args.dry_run and not args.init:
-        raise ValueError("--stage 2 needs --init (stage 1's detector.safetensors) and --prototypes (a bank)")
-    for name in args.track or ():
-        if name not in TRACKERS:
-            raise ValueError(f"--track {name}: choose from {', '.join(TRACKERS)}")
-        if importlib.util.find_spec(name) is None:
-            raise ValueError(f"--track {name} needs the package {name}: pip install {name}")
-
-
-def check_files(args: argparse.Namespace) -> None:
-    """Raise ValueError for a path that does not exist, before anything slow is imported."""
-    check_data(args.data, args.data_root, stage=args.stage, mix=args.mix)
-    if args.init:
-        find_model(args.init)
-    if args.prototypes:
-        check_is_file(args.prototypes, what=BANK_FILE)
 
 
 if __name__ == "__main__":

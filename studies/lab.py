@@ -9,7 +9,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from data.records import Manifest
 from gapl.labels import Label
 from models.detector import Stage1Detector
 from models.precision import resolve_precision
-from models.weights.backbone import fingerprint, load_backbone
+from models.weights.backbone import Backbone, fingerprint, load_backbone
 from models.weights.checkpoint import Checkpoint
 from prototype.bank import PrototypeBank
 from prototype.reduce import reduce_embeddings
@@ -55,14 +55,7 @@ def open_lab(
         keep_freed_memory()
     precision = resolve_precision(precision, device=device)
     with start_processes(device=device, precision=precision) as accelerator:
-        yield Lab(
-            images,
-            accelerator,
-            backbone=backbone,
-            feature_layers=feature_layers,
-            precision=precision,
-            feature_cache=feature_cache,
-        )
+        yield Lab(images, accelerator, load_backbone(backbone), feature_layers, precision, feature_cache)
 
 
 @dataclass(frozen=True)
@@ -74,27 +67,23 @@ class First:
     labels_N: Tensor
 
 
+@dataclass
 class Lab:
     """The images, the tower and the processes with which rows are fitted.
 
-    firsts   stage 1 of the seed under way, which many rows share
+    feature_layers  that are read unless a row says otherwise
+    precision       of the tower: "fp32", "bf16" or "fp16"
+    feature_cache   folder of cached features; None: the usual one
+    firsts          stage 1 of the seed under way, which many rows share
     """
 
-    def __init__(
-        self,
-        images: Manifest,
-        accelerator: Accelerator,
-        *,
-        backbone: str,
-        feature_layers: str,
-        precision: str,
-        feature_cache: Path | None,
-    ) -> None:
-        self.images, self.accelerator, self.precision = images, accelerator, precision
-        self.feature_layers, self.feature_cache = feature_layers, feature_cache
-        self.firsts: dict[str, First] = {}
-        self.backbone = load_backbone(backbone)
-        self.backbone_fingerprint = fingerprint(self.backbone.tower.state_dict())
+    images: Manifest
+    accelerator: Accelerator
+    backbone: Backbone
+    feature_layers: str
+    precision: str
+    feature_cache: Path | None
+    firsts: dict[str, First] = field(default_factory=dict)
 
     def run(self, name: str, out: Path, *, seed: int, with_lora: bool) -> None:
         """Fit the row of that name in a folder of its own below `out`."""
@@ -110,7 +99,7 @@ class Lab:
         Raises ValueError when something else was fitted there: other images, layers, numbers, or another tower.
         """
         layers = replace(MINI_1, feature_layers=self._layers(row)).layers()
-        fitted = (row, layers, self._recipes(row, seed), self.backbone_fingerprint)
+        fitted = (row, layers, self._recipes(row, seed), fingerprint(self.backbone.tower.state_dict()))
         settings = f"{fitted}\n{split.training.file_list_sha256()}\n{split.heldout.file_list_sha256()}\n"
         kept, last = folder / "settings.txt", folder / ("lora" if with_lora else "frozen")
         if kept.is_file() and kept.read_text() != settings:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.batches import MicroBatch, TrainingBatches
+from training.batches import FeatureBatch, TrainingBatches
 from training.context import RunContext
 from training.loop import fit
 from training.processes import start_processes
@@ -51,9 +51,9 @@ class Trial:
                 validate=validate if accuracies else None,
             )
 
-    def draw(self, epoch: int, first: int) -> Iterator[MicroBatch]:
+    def draw(self, *, epoch: int, first_batch: int) -> Iterator[FeatureBatch]:
         order = torch.randperm(64, generator=torch.Generator().manual_seed(epoch))
-        return (MicroBatch(FEATURES_ND[chosen], LABELS_N[chosen]) for chosen in order.split(16)[first:])
+        return (FeatureBatch(FEATURES_ND[chosen], LABELS_N[chosen]) for chosen in order.split(16)[first_batch:])
 
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.run.folder / "metrics.jsonl").read_text().splitlines()]
@@ -75,8 +75,8 @@ def test_logged_loss_is_the_binary_cross_entropy_of_the_first_batch(tmp_path: Pa
     trial = Trial(tmp_path, epochs=1)
     torch.manual_seed(0)
     untrained = nn.Linear(4, 1)
-    feature_BD, labels_B, _ = next(trial.draw(0, 0))
-    probability_B = untrained(feature_BD).squeeze(-1).sigmoid()
+    first = next(trial.draw(epoch=0, first_batch=0))
+    labels_B, probability_B = first.labels_B, untrained(first.inputs).squeeze(-1).sigmoid()
     expected = -(labels_B * probability_B.log() + (1 - labels_B) * (1 - probability_B).log()).mean()
     assert trial.log()[0]["loss"] == pytest.approx(float(expected.detach()), abs=1e-6)
 
@@ -110,8 +110,8 @@ def test_average_of_the_weights_validates_and_is_kept(tmp_path: Path) -> None:
     before_step: list[Tensor] = []
 
     class Watched(Trial):
-        def draw(self, epoch: int, first: int) -> Iterator[MicroBatch]:
-            for micro_batch in super().draw(epoch, first):
+        def draw(self, *, epoch: int, first_batch: int) -> Iterator[FeatureBatch]:
+            for micro_batch in super().draw(epoch=epoch, first_batch=first_batch):
                 before_step.append(self.model.weight.detach().clone())
                 yield micro_batch
 
@@ -142,9 +142,9 @@ def test_gradients_are_clipped_before_the_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["training", "validation"])
 def test_nothing_readable_is_told_and_not_waited_for(tmp_path: Path, part: str) -> None:
     class Unreadable(Trial):
-        def draw(self, epoch: int, first: int) -> Iterator[MicroBatch]:
-            empty = MicroBatch(torch.empty(0), torch.empty(0))
-            return iter([empty] * 4) if part == "training" else super().draw(epoch, first)
+        def draw(self, *, epoch: int, first_batch: int) -> Iterator[FeatureBatch]:
+            empty = FeatureBatch(torch.empty(0), torch.empty(0))
+            return iter([empty] * 4) if part == "training" else super().draw(epoch=epoch, first_batch=first_batch)
 
     message = {"training": "none of the images of a batch could be read", "validation": "none of the validation"}
     with pytest.raises(ValueError, match=message[part]):
@@ -159,7 +159,7 @@ def test_only_what_requires_a_gradient_changes(tmp_path: Path) -> None:
         fit(
             LogitModel(model, lambda feature_BD: model(feature_BD).squeeze(-1)),
             TrainingBatches(
-                lambda _epoch, _first: [MicroBatch(FEATURES_ND, LABELS_N)], per_epoch=1, num_images=64
+                lambda _epoch, _first: [FeatureBatch(FEATURES_ND, LABELS_N)], per_epoch=1, num_images=64
             ),
             recipe=Recipe(epochs=2),
             context=RunContext(accelerator, Run(tmp_path)),

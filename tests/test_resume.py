@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import train
 from data.loading.batches import Failure
 from data.records import Record
 from gapl.labels import Label
-from training.batches import MicroBatch, TrainingBatches
+from training.batches import FeatureBatch, TrainingBatches
 from training.context import RunContext, Saving
 from training.interrupt import Interrupted
 from training.loop import fit
@@ -72,16 +72,16 @@ class Attempt:
                 validate=self.validate,
             )
 
-    def draw(self, epoch: int, first: int) -> Iterator[MicroBatch]:
+    def draw(self, *, epoch: int, first_batch: int) -> Iterator[FeatureBatch]:
         order = torch.randperm(64, generator=torch.Generator().manual_seed(epoch))
-        for chosen in order.split(16)[first:]:
-            step, self.asked = epoch * 4 + first, self.asked + 1
-            first += 1
+        for chosen in order.split(16)[first_batch:]:
+            step, self.asked = epoch * 4 + first_batch, self.asked + 1
+            first_batch += 1
             if step == self.signal_at:
                 os.kill(os.getpid(), signal.SIGTERM)
             if step == self.error_at:
                 raise ConnectionAbortedError("as if killed")
-            yield MicroBatch(FEATURES_ND[chosen], LABELS_N[chosen])
+            yield FeatureBatch(FEATURES_ND[chosen], LABELS_N[chosen])
 
     def validate(self) -> dict[str, Any]:
         self.model.eval()
@@ -258,10 +258,10 @@ def test_detector_file_is_no_checkpoint(tiny_run: TinyRun) -> None:
 
 def test_too_many_unreadable_images_stop_a_run(tmp_path: Path) -> None:
     class Broken(Attempt):
-        def draw(self, epoch: int, first: int) -> Iterator[MicroBatch]:
-            for number, micro_batch in enumerate(super().draw(epoch, first)):
+        def draw(self, *, epoch: int, first_batch: int) -> Iterator[FeatureBatch]:
+            for number, micro_batch in enumerate(super().draw(epoch=epoch, first_batch=first_batch)):
                 record = Record(f"{epoch}/{number}.png", Label.REAL, "camera")
-                yield micro_batch._replace(failures=[Failure(record, "damaged image")])
+                yield replace(micro_batch, failures=(Failure(record, "damaged image"),))
 
     with pytest.raises(ValueError, match=r"4 of 64 images could not be read, more than the share of 0\.05"):
         Broken(tmp_path / "many")

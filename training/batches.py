@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,30 +26,34 @@ from features.store import FeatureTable
 from training.recipe import Recipe
 
 
-class MicroBatch(NamedTuple):
-    """What one forward pass takes.
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Cached features of a micro-batch, with the properties of a Batch that training needs.
 
-    inputs    pixels_BCHW or feature_BD
+    inputs    feature_BD
     labels_B  float32, 1 for fake
-    failures  the images that could not be read; they are not among the B images
+    failures  none: images that could not be read have no features
     """
 
     inputs: Tensor
     labels_B: Tensor
-    failures: Sequence[Failure] = ()
+    failures: tuple[Failure, ...] = ()
+
+
+MicroBatch = Batch | FeatureBatch  # what one forward pass takes
 
 
 @dataclass(frozen=True)
 class TrainingBatches:
     """The batches of every epoch.
 
-    draw        (epoch, first batch), both from 0 -> this rank's micro-batches from there to the end of the epoch,
-                recipe.accumulate of them for each batch
+    draw        called with `epoch` and `first_batch`, both from 0; returns this rank's micro-batches from there to
+                the end of the epoch, recipe.accumulate of them for each batch
     per_epoch   batches of an epoch
     num_images  of a batch, of all ranks together
     """
 
-    draw: Callable[[int, int], Iterable[MicroBatch]]
+    draw: Callable[..., Iterable[MicroBatch]]
     per_epoch: int
     num_images: int
 
@@ -68,11 +72,7 @@ def image_batches(
         stream = Stream(lambda step: stream_batches(images, view, plan, order, first_step=step), per_epoch, plan)
         return TrainingBatches(stream.draw, per_epoch, num_images)
     assert isinstance(images, Manifest)
-
-    def draw(epoch: int, first_batch: int) -> Iterator[MicroBatch]:
-        loader = train_batches(images, view, plan, sampling=recipe.sampling, epoch=epoch, first_batch=first_batch)
-        return map(_of_images, loader)
-
+    draw = partial(train_batches, images, view, plan, sampling=recipe.sampling)
     return TrainingBatches(draw, per_epoch, num_images)
 
 
@@ -86,17 +86,13 @@ class Stream:
         self._open_at, self._per_epoch, self._micro_batches = open_at, per_epoch, plan.micro_batches
         self._next_step = -1
 
-    def draw(self, epoch: int, first_batch: int) -> Iterator[MicroBatch]:
+    def draw(self, *, epoch: int, first_batch: int) -> Iterator[Batch]:
         """Draw the micro-batches of an epoch, see TrainingBatches."""
         step = epoch * self._per_epoch + first_batch
         if step != self._next_step:
             self._stream = self._open_at(step)
         self._next_step = (epoch + 1) * self._per_epoch
-        return map(_of_images, islice(self._stream, (self._per_epoch - first_batch) * self._micro_batches))
-
-
-def _of_images(batch: Batch) -> MicroBatch:
-    return MicroBatch(batch.pixels_BCHW, batch.labels_B, batch.failures)
+        return islice(self._stream, (self._per_epoch - first_batch) * self._micro_batches)
 
 
 def feature_batches(
@@ -106,11 +102,11 @@ def feature_batches(
     plan = _plan(recipe, rank)
     labels_N = torch.tensor([float(record.label) for record in images])
 
-    def draw(epoch: int, first_batch: int) -> Iterator[MicroBatch]:
+    def draw(*, epoch: int, first_batch: int) -> Iterator[FeatureBatch]:
         order = epoch_order(images, sampling=recipe.sampling, seed=draw_seed(recipe.seed, epoch))
         for chosen in split_batches(order, plan, first_batch=first_batch):
             indices_B = torch.tensor(chosen)
-            yield MicroBatch(views[epoch % len(views)][indices_B], labels_N[indices_B])
+            yield FeatureBatch(views[epoch % len(views)][indices_B], labels_N[indices_B])
 
     return TrainingBatches(draw, *_sizes(len(images), plan))
 

@@ -70,7 +70,7 @@ def _train_epoch(trainer: Trainer, batches: TrainingBatches, saver: Saver, monit
     position, recipe, accelerator, watch = trainer.position, trainer.recipe, trainer.accelerator, monitor.watch
     # The processes' gradients are averaged, and an image that is missing from the batch adds nothing to its mean.
     loss_scale = accelerator.num_processes / batches.num_images
-    micro_batches = iter(batches.draw(position.epoch, position.batch))
+    micro_batches = iter(batches.draw(epoch=position.epoch, first_batch=position.batch))
     trainer.detector.train()
     while position.batch < batches.per_epoch and position.step < trainer.num_steps:
         with watch.section("data"):
@@ -106,16 +106,15 @@ def _accumulate_gradients(
     trainer: Trainer, batch: Sequence[MicroBatch], loss_scale: float, watch: Stopwatch
 ) -> float:
     """Run the micro-batches forward and backward. Return the sum of the losses of this process's images."""
-    total = 0.0
-    for number, (inputs, labels_B, _) in enumerate(batch, 1):
-        if not len(labels_B):
+    total, device = 0.0, trainer.accelerator.device
+    for number, micro_batch in enumerate(batch, 1):
+        if not len(micro_batch.labels_B):
             raise ValueError("none of the images of a batch could be read")
         with trainer.sync_gradients(when=number == len(batch)):
             with watch.section("forward"):
-                logit_B = trainer.model(inputs.to(trainer.accelerator.device, non_blocking=True)).float()
-                loss = functional.binary_cross_entropy_with_logits(
-                    logit_B, labels_B.to(logit_B.device), reduction="sum"
-                )
+                logit_B = trainer.model(micro_batch.inputs.to(device, non_blocking=True)).float()
+                labels_B = micro_batch.labels_B.to(device)
+                loss = functional.binary_cross_entropy_with_logits(logit_B, labels_B, reduction="sum")
             with watch.section("backward"):
                 trainer.accelerator.backward(loss * loss_scale)
         total += float(loss.detach())

@@ -45,6 +45,11 @@ class Batch:
     sizes: list[tuple[int, int]]
     failures: list[Failure]
 
+    @property
+    def inputs(self) -> Tensor:
+        """What a detector takes in. Batches of features have the same property."""
+        return self.pixels_BCHW
+
     def pin_memory(self) -> Batch:
         """Return a copy in pinned memory; a DataLoader calls it where there is a GPU."""
         return replace(self, pixels_BCHW=self.pixels_BCHW.pin_memory(), labels_B=self.labels_B.pin_memory())

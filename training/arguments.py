@@ -1,0 +1,139 @@
+"""The options of train.py, parsed and checked before anything slow is imported."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import cli
+from models.weights.names import BACKBONE_HELP, FORMS
+from prototype_dataset import STREAM_FROM_BYTES, add_data_arguments
+from training.recipe import PRESET_NAMES, Recipe
+
+TRACKERS = ("tensorboard", "wandb")
+
+
+def parse_arguments(description: str | None) -> argparse.Namespace:
+    """Parse the command line. Raise ValueError for options that do not fit together."""
+    parser = cli.Parser(description)
+    parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
+    parser.add_argument("--preset", default="paper", help=f"{', '.join(PRESET_NAMES)} (default: paper)")
+    add_data_arguments(parser)
+    parser.add_argument(
+        "--holdout",
+        nargs="+",
+        metavar="NAME",
+        help="generators and photo sources to validate on; real:NAME or fake:NAME where both have the name",
+    )
+    add_detector_arguments(parser)
+    add_stream_arguments(parser)
+    add_running_arguments(parser)
+    add_recipe_arguments(parser)
+    args = parser.parse_args()
+    args.out = args.out or Path(f"runs/stage{args.stage}")
+    check_arguments(args)
+    return args
+
+
+def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what training starts from, and in which form its result is saved."""
+    parser.add_argument(
+        "--backbone",
+        help=f"{BACKBONE_HELP}; stage 2 takes that of stage 1, and needs it for the authors' stage1.pt",
+    )
+    parser.add_argument(
+        "--init",
+        help="stage 2: detector file of stage 1, or the authors' stage1.pt; or a detector of stage 2, or the "
+        "authors' checkpoint.pt, to train on",
+    )
+    parser.add_argument(
+        "--prototypes", type=Path, help="stage 2: bank of dream_prototype.py, or the authors' pca_3type_num64.pt"
+    )
+    parser.add_argument(
+        "--form",
+        choices=FORMS,
+        default="adapter",
+        help="adapter: trained weights only; full: everything; merged: LoRA folded in (default: adapter)",
+    )
+
+
+def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add whether and how shards are streamed."""
+    group = parser.add_argument_group("stream of shards")
+    group.add_argument(
+        "--stream",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="read parquet shards in passing instead of copying their images (auto: from a server, or from "
+        f"{STREAM_FROM_BYTES >> 30} GB)",
+    )
+    group.add_argument(
+        "--stream-parts",
+        type=int,
+        metavar="N",
+        help="parts of the stream, on which the order of images depends (default: the number of processes)",
+    )
+
+
+def add_running_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where the run goes, and what does not change its result."""
+    group = parser.add_argument_group("running")
+    group.add_argument("--out", type=Path, help="folder of the run (default: runs/stage1 or runs/stage2)")
+    finished = group.add_mutually_exclusive_group()
+    finished.add_argument("--overwrite", action="store_true", help="replace a finished run in --out")
+    finished.add_argument("--reuse", action="store_true", help="keep a finished run in --out and train nothing")
+    group.add_argument(
+        "--dry-run", action="store_true", help="print the recipe, count parameters and images, and exit"
+    )
+    group.add_argument("--device", choices=cli.DEVICES, default="auto")
+    group.add_argument("--save-minutes", type=float, default=5.0, help="minutes between checkpoints (default: 5)")
+    group.add_argument("--save-steps", type=int, default=0, help="instead: steps between checkpoints")
+    group.add_argument(
+        "--feature-cache",
+        type=Path,
+        help="folder of the frozen tower's cached features (default: features in GAPL_CACHE)",
+    )
+    group.add_argument(
+        "--track",
+        type=lambda names: tuple(names.split(",")),
+        metavar="NAMES",
+        help=f"also log to {', '.join(TRACKERS)}",
+    )
+    group.add_argument("--profile", action="store_true", help="print where the time of a step goes")
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each field of the recipe."""
+    group = parser.add_argument_group("recipe", "replace a field of the preset")
+    types = get_type_hints(Recipe)
+    for item in fields(Recipe):
+        group.add_argument(
+            f"--{item.name.replace('_', '-')}",
+            type=types[item.name],
+            choices=item.metadata["choices"] or None,
+            help=item.metadata["help"],
+        )
+
+
+def given_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of the recipe that the user gave."""
+    given = {item.name: getattr(args, item.name) for item in fields(Recipe)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError for options that do not fit together."""
+    if args.save_minutes <= 0 or args.save_steps < 0:
+        raise ValueError("--save-minutes must be positive and --save-steps not negative")
+    if args.stage == 1 and (args.init or args.prototypes):
+        raise ValueError("--init and --prototypes are for stage 2")
+    if args.stage == 2 and not args.dry_run and not args.init:
+        raise ValueError("--stage 2 needs --init (stage 1's detector.safetensors) and --prototypes (a bank)")
+    for name in args.track or ():
+        if name not in TRACKERS:
+            raise ValueError(f"--track {name}: choose from {', '.join(TRACKERS)}")
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"--track {name} needs the package {name}: pip install {name}")
