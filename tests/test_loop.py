@@ -158,9 +158,7 @@ def test_only_what_requires_a_gradient_changes(tmp_path: Path) -> None:
     with start_processes(device="cpu") as accelerator:
         fit(
             LogitModel(model, lambda feature_BD: model(feature_BD).squeeze(-1)),
-            TrainingBatches(
-                lambda _epoch, _first: [FeatureBatch(FEATURES_ND, LABELS_N)], per_epoch=1, num_images=64
-            ),
+            TrainingBatches(lambda **_: [FeatureBatch(FEATURES_ND, LABELS_N)], per_epoch=1, num_images=64),
             recipe=Recipe(epochs=2),
             context=RunContext(accelerator, Run(tmp_path)),
             validate=None,
