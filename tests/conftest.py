@@ -17,6 +17,9 @@ from PIL import Image
 
 # Before huggingface_hub is imported: no test asks a network, whatever the machine has.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Before torch is imported, and for processes that tests start: on models this small, threads wait for each other
+# several times longer than they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("GAPL_DATA_ROOT", None)
 
 MakeImage = Callable[..., Path]
