@@ -139,6 +139,12 @@ def scan_images(path: Path) -> list[Path]:
     return [Path(image) for image in images]
 
 
+def evaluation_splits(present: set[str | None], *, train: bool) -> set[str | None]:
+    """Return the test split, else the validation split, else `train` if allowed; and None, which is no split."""
+    order = ("test", "val", "train") if train else ("test", "val")
+    return {None, *[split for split in order if split in present][:1]}
+
+
 def check_split(split: str | None) -> None:
     """Raises ValueError unless `split` is None, "train", "val" or "test"."""
     allowed = sorted(set(SPLITS.values()))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data.benchmarks.find import Absent, Benchmark, Subset, apply_protocol, find_benchmarks, read_catalog
+from data.benchmarks.benchmark import Absent, Benchmark, Subset, apply_protocol
+from data.benchmarks.find import find_benchmarks
+from data.benchmarks.specs import read_catalog
 from data.records import Manifest, Record
 from gapl.labels import Label
 

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.benchmarks.find import Absent, Benchmark, find_benchmarks, read_catalog
+from data.benchmarks.benchmark import Absent, Benchmark
+from data.benchmarks.find import find_benchmarks
+from data.benchmarks.specs import read_catalog
 from data.loading.samples import read_samples
 from data.shards.rows import ShardRow, read_rows
 from data.shards.scan import read_index
@@ -202,17 +204,22 @@ def test_a_file_can_replace_one_of_the_project(catalog: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (MINE + "licens: x", r"a\.yaml: unknown key 'licens'; expected one of name, source, licence"),
-        ("name: Mine\nsource: x\npairing: own", r"a\.yaml: key licence is missing"),
-        (MINE + "subsets: [{n_real: 2}]", r"a\.yaml: subset 1: key name is missing"),
-        (MINE + "subsets: [{name: a, n: 2}]", r"a\.yaml: subset 1: unknown key 'n'"),
-        (MINE + "subsets: [{name: 1.5}]", r"a\.yaml: subset 1: key name: 1\.5; expected a text, in quotes"),
-        (MINE + "subsets: [{name: a}, {name: a}]", r"a\.yaml: key subsets: a name comes twice"),
-        (MINE + "n_real: many", r"a\.yaml: key n_real: 'many'; expected a number"),
-        (MINE + "reals: [coco]\nsubsets: [{name: a}]", r"a\.yaml: key reals: pairing own has no use"),
-        (MINE.replace("own", "mine"), r"a\.yaml: key pairing: 'mine'; expected one of own, shared"),
+        (MINE + "licens: x", r"a\.yaml: unknown field 'licens' in BenchmarkSpec; expected name, source"),
+        ("name: Mine\nsource: x\npairing: own", r"a\.yaml: field 'licence' of BenchmarkSpec is missing"),
+        (
+            MINE + "subsets: [{n_real: 2}]",
+            r"a\.yaml: BenchmarkSpec: subsets: field 'name' of SubsetSpec is missing",
+        ),
+        (MINE + "subsets: [{name: a, n: 2}]", r"a\.yaml: BenchmarkSpec: subsets: unknown field 'n' in SubsetSpec"),
+        (MINE + "subsets: [{name: 1.5}]", r"a\.yaml: BenchmarkSpec: subsets: SubsetSpec: name cannot be 1\.5"),
+        (MINE + "subsets: [{name: a}, {name: a}]", r"a\.yaml: subsets: a name comes twice"),
+        (MINE + "n_real: many", r"a\.yaml: BenchmarkSpec: n_real cannot be 'many'; expected int"),
+        (MINE + "n_real: -1", r"a\.yaml: n_real: -1; expected 0 or more"),
+        (MINE + "folders: [' ']", r"a\.yaml: folders: an empty text"),
+        (MINE + "reals: [coco]\nsubsets: [{name: a}]", r"a\.yaml: reals: pairing own has no use"),
+        (MINE.replace("own", "mine"), r"a\.yaml: pairing: 'mine'; expected one of own, shared"),
         (MINE + "folders: [GenImage]", "Mine and GenImage both go by the folder name"),
-        ("- a", r"a\.yaml: expected keys and values"),
+        ("- a", r"a\.yaml: BenchmarkSpec is an object with fields, not list"),
         ("a: [", r"a\.yaml cannot be read as YAML"),
         (None, "no .*yaml in it"),
     ],

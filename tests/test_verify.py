@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data.benchmarks.find import Absent, Benchmark, find_benchmarks
+from data.benchmarks.benchmark import Absent, Benchmark
+from data.benchmarks.find import find_benchmarks
 from data.benchmarks.verify import Verification, to_problems, to_rows, to_text, verify
 from gapl.labels import Label
 

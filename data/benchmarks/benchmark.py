@@ -1,8 +1,9 @@
-"""A benchmark as it was found, or that it was not; and which of its images a protocol scores."""
+"""A benchmark as it was found, or Absent; and which of its images a protocol scores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from data.benchmarks.specs import BenchmarkSpec
 from data.choices import PROTOCOLS
@@ -45,7 +46,7 @@ class Benchmark:
         return Manifest(self.name, tuple(records))
 
     def file_list_sha256(self) -> str:
-        """Identifies which images, with which labels, wherever `root` is."""
+        """Identify which images, with which labels, wherever `root` is."""
         return self.images().file_list_sha256(self.root or None)
 
 
@@ -58,8 +59,13 @@ class Absent:
     spec: BenchmarkSpec | None = field(default=None, compare=False)
 
 
+def absent(spec: BenchmarkSpec, root: str | Path) -> Absent:
+    """Tell that a published benchmark was not found below `root`."""
+    return Absent(spec.name, f"not found: no folder {' or '.join(spec.names())} with images in {root}", spec)
+
+
 def apply_protocol(benchmark: Benchmark, protocol: str, *, seed: int = 0) -> Benchmark:
-    """The same benchmark with the images that are scored.
+    """Return the benchmark with the images that are scored.
 
     all      every image
     release  as the released GAPL code: 1,000 images of each class of a subset; when one of its classes has fewer

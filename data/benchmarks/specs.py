@@ -1,14 +1,14 @@
-"""YAML files that describe benchmarks -> typed specs. One file each; another file is another benchmark."""
+"""Read YAML files that describe benchmarks into typed specs: one file each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from data.folders import normalise
+from gapl.schema import build_spec
 
 # How the photographs of a subset are found.
 PAIRINGS = {
@@ -37,6 +37,10 @@ class SubsetSpec:
     n_real: int | None = None
     n_fake: int | None = None
     reals: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_texts(self, "name", "aliases", "reals")
+        _check_counts(self, "n_real", "n_fake")
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,38 @@ class BenchmarkSpec:
     protocol: str = ""
     note: str = ""
 
+    def __post_init__(self) -> None:
+        _check_texts(self, "name", "source", "licence", "folders", "reals", "shard_folders")
+        _check_counts(self, "n_subsets", "n_real", "n_fake")
+        if self.pairing not in PAIRINGS:
+            raise ValueError(f"pairing: {self.pairing!r}; expected one of {', '.join(PAIRINGS)}")
+        names = [subset.name for subset in self.subsets]
+        if len(set(names)) < len(names):
+            raise ValueError(f"subsets: a name comes twice in {', '.join(names)}")
+
     def names(self) -> tuple[str, ...]:
+        """Return the names that its folder goes by."""
         return tuple(dict.fromkeys((self.name, *self.folders)))
+
+
+def _check_texts(spec: SubsetSpec | BenchmarkSpec, *names: str) -> None:
+    """Raise ValueError when one of these fields is an empty text, or a list with one."""
+    for name in names:
+        value = getattr(spec, name)
+        if not all(text.strip() for text in ([value] if isinstance(value, str) else value)):
+            raise ValueError(f"{name}: an empty text")
+
+
+def _check_counts(spec: SubsetSpec | BenchmarkSpec, *names: str) -> None:
+    """Raise ValueError when one of these fields is a negative number."""
+    for name in names:
+        if (getattr(spec, name) or 0) < 0:
+            raise ValueError(f"{name}: {getattr(spec, name)}; expected 0 or more")
 
 
 @cache
 def read_catalog(folder: Path | None = None) -> Mapping[str, BenchmarkSpec]:
-    """name -> spec of the benchmarks that come with the project, then those of `folder`, by file name.
+    """Return name -> spec of the benchmarks that come with the project, then of those of `folder`, by file name.
 
     One in `folder` with the name of another takes its place. Raises ValueError that names file and key for
     whatever is unknown, missing or of a wrong kind, and when two benchmarks claim the same folder name.
@@ -98,7 +127,7 @@ def read_catalog(folder: Path | None = None) -> Mapping[str, BenchmarkSpec]:
 
 
 def folder_names(specs: Mapping[str, BenchmarkSpec]) -> dict[str, str]:
-    """Normalised folder name -> name of the benchmark. Raises ValueError when two claim the same."""
+    """Return normalised folder name -> name of the benchmark. Raises ValueError when two claim the same."""
     name_of: dict[str, str] = {}
     for spec in specs.values():
         for name in spec.names():
@@ -110,85 +139,26 @@ def folder_names(specs: Mapping[str, BenchmarkSpec]) -> dict[str, str]:
 
 
 def read_spec(file: Path) -> BenchmarkSpec:
-    """Raises ValueError that names file and key."""
+    """Read the description of a benchmark. Raises ValueError that names file and key."""
     import yaml  # only needed once benchmarks are asked for
 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    values = _convert(str(file), content, BenchmarkSpec)
-    reals = values.get("reals", ())
-    subsets = [
-        SubsetSpec(**{"reals": reals} | _convert(f"{file}: subset {number}", subset, SubsetSpec))
-        for number, subset in enumerate(values.get("subsets", ()), start=1)
-    ]
-    names = [subset.name for subset in subsets]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{file}: key subsets: a name comes twice in {', '.join(names)}")
-    spec = BenchmarkSpec(**values | {"subsets": tuple(subsets)})
-    needs_reals = spec.pairing in ("shared", "stems")
-    wrong = [subset.name for subset in subsets if bool(subset.reals) != needs_reals]
-    if wrong:
-        does = "needs folders of photographs" if needs_reals else "has no use for folders of photographs"
-        raise ValueError(f"{file}: key reals: pairing {spec.pairing} {does}; see subset {wrong[0]}")
-    return spec
+    try:
+        spec: BenchmarkSpec = build_spec(BenchmarkSpec, content)
+        subsets = tuple(each if each.reals else replace(each, reals=spec.reals) for each in spec.subsets)
+        _check_reals(spec.pairing, subsets)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return replace(spec, subsets=subsets)
 
 
-def _convert(where: str, content: Any, kind: type[Any]) -> dict[str, Any]:
-    """The values as the fields of a dataclass want them."""
-    allowed = [field.name for field in fields(kind)]
-    if not isinstance(content, dict):
-        raise ValueError(f"{where}: expected keys and values; allowed keys are {', '.join(allowed)}")
-    for key in content:
-        if key not in allowed:
-            raise ValueError(f"{where}: unknown key {key!r}; expected one of {', '.join(allowed)}")
-    for field in fields(kind):
-        if field.default is MISSING and field.name not in content:
-            raise ValueError(f"{where}: key {field.name} is missing")
-    return {key: _value(f"{where}: key {key}", key, value) for key, value in content.items()}
-
-
-def _value(where: str, key: str, value: Any) -> Any:
-    convert, expected = _CONVERTERS[key]
-    converted = convert(value)
-    if converted is None:
-        raise ValueError(f"{where}: {value!r}; expected {expected}")
-    return converted
-
-
-def _text(value: Any) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
-
-
-def _texts(value: Any) -> tuple[str, ...] | None:
-    return tuple(value) if isinstance(value, list) and all(map(_text, value)) else None
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _flag(value: Any) -> bool | None:
-    return value if isinstance(value, bool) else None
-
-
-def _pairing(value: Any) -> str | None:
-    return value if isinstance(value, str) and value in PAIRINGS else None
-
-
-def _entries(value: Any) -> Sequence[Any] | None:
-    return value if isinstance(value, list) else None
-
-
-_A_TEXT = (_text, "a text, in quotes if it looks like a number")
-_A_LIST = (_texts, "a list of texts, in quotes if they look like numbers")
-_A_COUNT = (_count, "a number, 0 or more")
-_CONVERTERS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    **dict.fromkeys(("name", "source", "licence", "protocol", "note"), _A_TEXT),
-    **dict.fromkeys(("folders", "aliases", "reals", "shard_folders"), _A_LIST),
-    **dict.fromkeys(("n_subsets", "n_real", "n_fake"), _A_COUNT),
-    "bare_fakes": (_flag, "true or false"),
-    "pairing": (_pairing, f"one of {', '.join(PAIRINGS)}"),
-    "subsets": (_entries, "a list of subsets, each with keys and values"),
-}
+def _check_reals(pairing: str, subsets: Sequence[SubsetSpec]) -> None:
+    """Raise ValueError unless just the subsets of a pairing that needs them name folders of photographs."""
+    needed = pairing in ("shared", "stems")
+    for subset in subsets:
+        if bool(subset.reals) != needed:
+            does = "needs folders of photographs" if needed else "has no use for folders of photographs"
+            raise ValueError(f"reals: pairing {pairing} {does}; see subset {subset.name}")
