@@ -87,7 +87,7 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
     import torch
 
     from data import demo
-    from training.context import RunContext, Saving
+    from training.runs import RunContext, Saving
     from training.stages import fit_stage
 
     world_size, rank = accelerator.num_processes, accelerator.process_index

@@ -28,10 +28,9 @@ from prototype.bank import PrototypeBank
 from prototype.reduce import reduce_embeddings
 from prototype_dataset import open_data
 from studies.rows import NO_PROTOTYPES, PARTS, ROWS, SPLIT, Recipes, Row, recipes_of
-from training.context import RunContext
 from training.processes import keep_freed_memory, start_processes
 from training.recipe import MINI_1, Recipe
-from training.runs import Run
+from training.runs import Run, RunContext
 from training.stages import feature_spec, fit_stage, load_features
 from training.start import add_recipe_lora, start_stage1, start_stage2
 

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from training.batches import FeatureBatch, TrainingBatches
-from training.context import RunContext
 from training.loop import fit
 from training.processes import start_processes
 from training.recipe import Recipe
-from training.runs import Run
+from training.runs import Run, RunContext
 from training.trainer import Fitted, LogitModel
 
 if TYPE_CHECKING:

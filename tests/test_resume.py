@@ -23,12 +23,11 @@ from data.loading.batches import Failure
 from data.records import Record
 from gapl.labels import Label
 from training.batches import FeatureBatch, TrainingBatches
-from training.context import RunContext, Saving
 from training.interrupt import Interrupted
 from training.loop import fit
 from training.processes import start_processes
 from training.recipe import Recipe
-from training.runs import Run
+from training.runs import Run, RunContext, Saving
 from training.state import Position, TrainingState, read_state, write_state
 from training.trainer import Fitted, LogitModel
 

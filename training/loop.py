@@ -12,12 +12,12 @@ from typing import Any
 from torch.nn import functional
 
 from training.batches import MicroBatch, TrainingBatches
-from training.context import RunContext
 from training.interrupt import SignalWatch
 from training.monitor import Monitor
 from training.optim import clip_gradients
 from training.processes import sum_over_processes
 from training.recipe import Recipe
+from training.runs import RunContext
 from training.saver import Saver
 from training.stopwatch import Stopwatch
 from training.trainer import Fitted, LogitModel, Trainer
@@ -53,9 +53,8 @@ def fit(
                 saver.save_before_validation()
                 with monitor.watch.section("validate"), trainer.averaged():
                     metrics = validate()
-                    accuracy = _selecting_accuracy(metrics, recipe)
-                    monitor.log_validation(metrics, accuracy)
-                    trainer.note_accuracy(accuracy)
+                    monitor.log_validation(metrics)
+                    trainer.note_accuracy(metrics[recipe.select]["accuracy"])
             position.epoch, position.batch = position.epoch + 1, 0
             position.finished = trainer.is_finished()
             monitor.check_unreadable(at_least=1)
@@ -119,11 +118,3 @@ def _accumulate_gradients(
                 trainer.accelerator.backward(loss * loss_scale)
         total += float(loss.detach())
     return total
-
-
-def _selecting_accuracy(metrics: dict[str, Any], recipe: Recipe) -> float:
-    """Return the accuracy on the validation set that selects the epoch."""
-    accuracy = metrics[recipe.select]["accuracy"]
-    if accuracy is None:
-        raise ValueError("none of the validation images could be read")
-    return float(accuracy)

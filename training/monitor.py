@@ -9,10 +9,9 @@ from typing import Any
 from tqdm import tqdm
 
 from data.loading.batches import Failure
-from training.context import RunContext
 from training.curves import draw_curves
 from training.recipe import Recipe
-from training.runs import Run
+from training.runs import Run, RunContext
 from training.stopwatch import Stopwatch
 from training.trainer import Trainer
 
@@ -62,14 +61,15 @@ class Monitor:
         self._bar.set_postfix({"epoch": epoch, "loss": f"{loss:.3f}", "images/s": f"{rate:.3g}"}, refresh=False)
         self._bar.update()
 
-    def log_validation(self, metrics: dict[str, Any], accuracy: float) -> None:
-        """Write down the metrics of every validation set. `accuracy` is that of the one that selects."""
+    def log_validation(self, metrics: dict[str, Any]) -> None:
+        """Write down the metrics of every validation set."""
         step, epoch = self._trainer.position.step, self._trainer.position.epoch + 1
         self._run.log(step=step, epoch=epoch, validation=metrics)
         self._run.write_validation(metrics)
         shown = {f"validation/{name}/{key}": metrics[name][key] for name in metrics for key in SHOWN_METRICS}
         self._accelerator.log({name: value for name, value in shown.items() if value is not None}, step=step)
-        self._bar.set_postfix(epoch=epoch, val_accuracy=f"{accuracy:.3f}", refresh=False)
+        accuracy = metrics[self._trainer.recipe.select]["accuracy"]
+        self._bar.set_postfix(epoch=epoch, val_accuracy=accuracy, refresh=False)
 
     def name_unreadable(self, failures: Sequence[Failure]) -> None:
         """Name the images of all processes that could not be read, each once. Every process must call it."""

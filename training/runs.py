@@ -19,12 +19,16 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from files.atomic import replacing
 from models.weights.names import DETECTOR_NAME
 from training.state import TrainingState, read_state, write_state
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
 
@@ -179,3 +183,28 @@ class Run:
         with self._unreadable.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow([uri, reason])
         return True
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When checkpoints are written: every so many minutes, or every so many steps if `steps` is not 0."""
+
+    minutes: float = 5.0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where and how a run trains. Only the number of parts of a stream changes what is learnt.
+
+    stream_parts   of a stream of shards; the order of its images depends on it
+    feature_cache  folder of cached features; None: `features` in the cache folder
+    profile        measure where the time of a step goes
+    """
+
+    accelerator: Accelerator
+    run: Run
+    saving: Saving = Saving()
+    stream_parts: int = 1
+    feature_cache: Path | None = None
+    profile: bool = False

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from training.context import RunContext
 from training.interrupt import Interrupted, SignalWatch
 from training.processes import sum_over_processes
+from training.runs import RunContext
 from training.trainer import Trainer
 
 

@@ -22,11 +22,11 @@ from models.precision import dtype_of
 from models.tower import VisionTower
 from models.weights.checkpoint import Checkpoint
 from training.batches import feature_batches, image_batches
-from training.context import RunContext
 from training.loop import fit
 from training.monitor import check_unreadable
 from training.processes import rank_of
 from training.recipe import Recipe
+from training.runs import RunContext
 from training.trainer import Fitted, LogitModel
 from training.validation import (
     judge,

@@ -82,8 +82,13 @@ class Trainer:
         yield
         _put(last, self.detector)
 
-    def note_accuracy(self, accuracy: float) -> None:
-        """Take down the validation accuracy of the epoch that ends now, and its weights if it is the best."""
+    def note_accuracy(self, accuracy: float | None) -> None:
+        """Note the validation accuracy of the epoch that ends now, and keep its weights if it is the best.
+
+        Raises ValueError when there is none: no validation image could be read.
+        """
+        if accuracy is None:
+            raise ValueError("none of the validation images could be read")
         position = self.position
         position.value = accuracy
         if position.best_value is None or accuracy > position.best_value:

@@ -27,10 +27,9 @@ from gapl.labels import Label
 from gapl.pixels import PixelSpec
 from models.detector import TowerHead
 from models.run import run_detector
-from training.context import RunContext
 from training.processes import rank_of
 from training.recipe import Recipe
-from training.runs import Run
+from training.runs import Run, RunContext
 
 THRESHOLD = 0.5
 
