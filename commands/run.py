@@ -25,6 +25,7 @@ from models.weights.versions import package_versions
 
 if TYPE_CHECKING:
     from data.benchmarks.benchmark import Absent, Benchmark
+    from data.loading.plan import Rank
     from evaluation.scoring.folder import JobFolder
     from evaluation.scoring.job import Job
     from evaluation.scoring.score import ScoredModel
@@ -75,8 +76,8 @@ def run(args: argparse.Namespace) -> None:
     from evaluation.scoring.folder import JobFolder
 
     out = args.out or Path("runs/benchmarks") / models[0].name
-    with _processes(args.device) as (rank, world_size, device, wait_for_all):
-        if args.overwrite and rank == 0:
+    with _processes(args.device) as (rank, device, wait_for_all):
+        if args.overwrite and rank.index == 0:
             _remove_results(out)
         wait_for_all()
         folder = JobFolder(out, job)
@@ -101,12 +102,12 @@ def run(args: argparse.Namespace) -> None:
                 models,
                 device=device,
                 num_workers=DEFAULT_WORKERS if args.num_workers is None else args.num_workers,
-                part=args.shard[0] * world_size + rank,
-                num_parts=args.shard[1] * world_size,
-                quiet=rank > 0,
+                part=args.shard[0] * rank.world_size + rank.index,
+                num_parts=args.shard[1] * rank.world_size,
+                quiet=rank.index > 0,
             )
         wait_for_all()
-        if rank == 0:
+        if rank.index == 0:
             _conclude(folder, models, shard=args.shard, was_complete=was_complete)
 
 
@@ -172,16 +173,17 @@ def _degradations(given: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def _processes(device: str) -> Iterator[tuple[int, int, str, Callable[[], None]]]:
-    """Yield (rank, world size, device, barrier) under torchrun, or those of this process alone."""
+def _processes(device: str) -> Iterator[tuple[Rank, str, Callable[[], None]]]:
+    """Yield the rank, device and barrier of this process: under torchrun among others, else alone."""
+    from data.loading.plan import Rank
+
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0, 1, cli.pick_device(device), lambda: None
+        yield Rank(0, 1), cli.pick_device(device), lambda: None
         return
     from training.processes import rank_of, start_processes
 
     with start_processes(device=cli.pick_device(device)) as accelerator:
-        rank = rank_of(accelerator)
-        yield rank.index, rank.world_size, str(accelerator.device), accelerator.wait_for_everyone
+        yield rank_of(accelerator), str(accelerator.device), accelerator.wait_for_everyone
 
 
 def _remove_results(out: Path) -> None:
