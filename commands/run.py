@@ -175,10 +175,10 @@ def _degradations(given: Sequence[str]) -> list[str]:
 @contextmanager
 def _processes(device: str) -> Iterator[tuple[Rank, str, Callable[[], None]]]:
     """Yield the rank, device and barrier of this process: under torchrun among others, else alone."""
-    from data.loading.plan import Rank
+    from data.loading.plan import ALONE
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Rank(0, 1), cli.pick_device(device), lambda: None
+        yield ALONE, cli.pick_device(device), lambda: None
         return
     from training.processes import rank_of, start_processes
 
