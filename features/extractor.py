@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data.loading.batches import Failure, ManifestDataset
+from data.loading.batches import Failure, SampleDataset
 from data.loading.loader import batch_loader
 from data.loading.plan import ALONE, Rank
+from data.loading.samples import Sample
 from data.records import Manifest
 from features.store import FeatureStore, FeatureTable
 from models.precision import autocast
@@ -84,11 +85,11 @@ class FeatureExtractor:
         self, store: FeatureStore, manifest: Manifest, sha256_of: dict[int, bytes], *, desc: str
     ) -> list[tuple[bytes, str]]:
         """Add these images to the store. Return (sha256, reason) of those that cannot be decoded."""
-        draws = [(i, store.spec.view_seed(sha256)) for i, sha256 in sha256_of.items()]
+        samples = [Sample(manifest.records[i], store.spec.view_seed(sha256)) for i, sha256 in sha256_of.items()]
         sha256_at = {manifest.records[i].uri: sha256 for i, sha256 in sha256_of.items()}
-        dataset = ManifestDataset(manifest, store.spec.make_view(), replace_unreadable=False)
+        dataset = SampleDataset(store.spec.make_view(), replace_unreadable=False)
         failed = []
-        for batch in self._load(dataset, draws, self.batch_size, desc=desc):
+        for batch in self._load(dataset, samples, self.batch_size, desc=desc):
             failed += [(sha256_at[failure.record.uri], failure.reason) for failure in batch.failures]
             if batch.records:
                 with autocast(torch.device(self.device).type, store.spec.precision):

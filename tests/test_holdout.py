@@ -9,7 +9,7 @@ import pytest
 
 from data.holdout import choose_sources, split_images
 from data.records import Images, Manifest, Record, require_both_classes
-from data.shards.index import ShardIndex
+from data.shards.index import Names, ShardIndex
 from data.shards.rows import Shard
 from gapl.labels import Label, Source
 
@@ -42,19 +42,15 @@ def indexed(rows_a_shard: int = 10) -> ShardIndex:
             rows += range(len(part))
             labels += [int(label)] * len(part)
             names += part
-    generators = tuple(dict.fromkeys(names))
     return ShardIndex(
         "indexed",
         tuple(made),
         np.array(shards, np.int32),
         np.array(rows, np.int32),
         np.array(labels, np.uint8),
-        np.array([generators.index(name) for name in names], np.int32),
-        generators,
-        np.zeros(len(names), np.int32),
-        ("",),
-        np.zeros(len(names), np.int32),
-        ("",),
+        Names.of(names),
+        Names.of("" for _ in names),
+        Names.of("" for _ in names),
     )
 
 

@@ -87,8 +87,8 @@ def test_the_fewest_bytes_that_hold_all_of_each_generator(run_cli: RunCli, root:
     done, path = plan(run_cli, root, "--per-generator", 10)
     chosen = read_plan(path)
     fakes = chosen.where(chosen.label_N == Label.FAKE)
-    counts = np.bincount(fakes.generator_N, minlength=len(fakes.generators))
-    assert {name: int(count) for name, count in zip(fakes.generators, counts, strict=True) if count} == {
+    counts = np.bincount(fakes.generators.number_N, minlength=len(fakes.generators.names))
+    assert {name: int(count) for name, count in zip(fakes.generators.names, counts, strict=True) if count} == {
         "gan": 10,
         "sd": 10,
         "flux": 5,

@@ -108,8 +108,8 @@ def test_rows_follow_the_order_of_the_shards(shards: Path) -> None:
     assert index.row_N.tolist() == [0, 1, 2, 0, 1, 2]
     assert index.label_N.tolist() == [1, 0, 1, 0, 0, 0]
     names = ["model0", "coco", "model2", "source0", "source1", "source2"]
-    assert [index.generators[number] for number in index.generator_N] == names
-    assert [index.architectures[number] for number in index.architecture_N] == ["GAN"] * 3 + [""] * 3
+    assert [index.generators[i] for i in range(len(index))] == names
+    assert [index.architectures[i] for i in range(len(index))] == ["GAN"] * 3 + [""] * 3
     assert [index.count(label) for label in Label] == [4, 2]
 
 

@@ -24,7 +24,7 @@ from data.loading.ahead import read_ahead
 from data.loading.batches import Batch
 from data.loading.plan import BatchPlan, Rank
 from data.shards import stream
-from data.shards.index import ShardIndex
+from data.shards.index import Names, ShardIndex
 from data.shards.order import MAX_COPIES, Order, make_lanes
 from data.shards.rows import Shard, read_rows
 from data.shards.scan import read_index
@@ -62,8 +62,6 @@ def write_set(root: Path, shards: Sequence[Sequence[Row]], group_rows: int | Non
 def listed(shards: Sequence[Sequence[Row]]) -> ShardIndex:
     """An index without files, of images of 1 MB."""
     rows = [row for shard in shards for row in shard]
-    generators = sorted({row[1] for row in rows})
-    architectures = sorted({row[2] for row in rows})
     sizes = [len(shard) for shard in shards]
     return ShardIndex(
         "listed",
@@ -71,12 +69,9 @@ def listed(shards: Sequence[Sequence[Row]]) -> ShardIndex:
         np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
         np.concatenate([np.arange(size, dtype=np.int32) for size in sizes]),
         np.array([row[0] for row in rows], np.uint8),
-        np.array([generators.index(row[1]) for row in rows], np.int32),
-        tuple(generators),
-        np.array([architectures.index(row[2]) for row in rows], np.int32),
-        tuple(architectures),
-        np.zeros(len(rows), np.int32),
-        ("",),
+        Names.of(row[1] for row in rows),
+        Names.of(row[2] for row in rows),
+        Names.of("" for _ in rows),
     )
 
 
@@ -189,7 +184,7 @@ def test_generators_are_drawn_by_the_root_of_their_size() -> None:
                 index, Label.FAKE, 6000, part=part, balance="generator", num_parts=num_parts, open_shards=2
             )
         ]
-        big = np.mean(index.generator_N[drawn] == index.generators.index("big"))
+        big = np.mean(index.generators.number_N[drawn] == index.generators.names.index("big"))
         assert big == pytest.approx(2 / 3, abs=0.02)
     again = Counter(drawn)
     small = [again[position] for position in range(240, 300)]
@@ -227,7 +222,7 @@ def test_a_rare_generator_is_repeated_no_more_than_the_cap() -> None:
 def test_architectures_are_drawn_by_the_root_of_their_size() -> None:
     index = listed([[(1, f"model{i % 40}", "LatDiff" if i % 10 else "GAN") for i in range(400)], [REAL] * 10])
     drawn = order_of(index, Label.FAKE, 6000, balance="architecture")
-    gan = np.mean(index.architecture_N[drawn] == index.architectures.index("GAN"))
+    gan = np.mean(index.architectures.number_N[drawn] == index.architectures.names.index("GAN"))
     assert gan == pytest.approx(1 / 4, abs=0.02)
     reals = Counter(order_of(index, Label.REAL, 100, balance="architecture"))
     assert set(reals.values()) == {10}

@@ -108,8 +108,9 @@ def bare_pass(args: argparse.Namespace) -> dict[str, Any]:
 
     import cli
     from data.images.augment import train_view
-    from data.loading.batches import ManifestDataset
+    from data.loading.batches import SampleDataset
     from data.loading.loader import batch_loader
+    from data.loading.samples import Sample
     from data.sources import open_source
     from models.precision import autocast, resolve_precision
     from models.weights.backbone import load_backbone
@@ -122,12 +123,10 @@ def bare_pass(args: argparse.Namespace) -> dict[str, Any]:
     tower, pixel = source.tower.to(device), source.pixel
     manifest = open_source(args.data, split="train")
     view = train_view(recipe.train_view, size_px=pixel.size_px, mean=pixel.mean, std=pixel.std)
-    draws = [(index, index) for index in range(len(manifest))]
+    samples = [Sample(record, index) for index, record in enumerate(manifest)]
     size = recipe.batch_size
-    batches = [draws[start : start + size] for start in range(0, len(draws), size)]
-    loader = batch_loader(
-        ManifestDataset(manifest, view, replace_unreadable=False), batches, num_workers=args.num_workers
-    )
+    batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+    loader = batch_loader(SampleDataset(view, replace_unreadable=False), batches, num_workers=args.num_workers)
     start = time.perf_counter()
     with torch.inference_mode(), autocast(device, precision):
         for batch in tqdm(loader, desc="one pass", dynamic_ncols=True):

@@ -235,7 +235,7 @@ def time_order(balance: str) -> None:
 
 def real_size() -> ShardIndex:
     """An index like that of the whole set, without its files."""
-    from data.shards.index import ShardIndex
+    from data.shards.index import Names, ShardIndex
     from data.shards.rows import Shard
 
     rng = np.random.default_rng(0)
@@ -246,9 +246,9 @@ def real_size() -> ShardIndex:
     shards = tuple(Shard(str(i), 4 << 30, (ROWS_A_SHARD,), (4 << 30,)) for i in range(2 * SHARDS))
     shard_N = np.repeat(np.arange(2 * SHARDS, dtype=np.int32), ROWS_A_SHARD)
     row_N = np.tile(np.arange(ROWS_A_SHARD, dtype=np.int32), 2 * SHARDS)
-    names = tuple(map(str, range(GENERATORS)))
-    none_N = np.zeros_like(row_N)
-    return ShardIndex("set", shards, shard_N, row_N, label_N, generator_N, names, none_N, ("",), none_N, ("",))
+    generators = Names(generator_N, tuple(map(str, range(GENERATORS))))
+    nothing = Names(np.zeros_like(row_N), ("",))
+    return ShardIndex("set", shards, shard_N, row_N, label_N, generators, nothing, nothing)
 
 
 def memory_mb(name: str) -> float:

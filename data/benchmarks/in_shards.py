@@ -77,16 +77,16 @@ def _split_of_file(url: str) -> str | None:
 
 def by_model(name: str, index: ShardIndex, root: str, spec: BenchmarkSpec | None = None) -> Benchmark:
     """Make a subset for each generator, against the photographs that name it, or against all."""
-    is_fake_N = index.label_N == Label.FAKE
-    models = np.unique(index.model_N[is_fake_N])
-    paired = spec.pairing == "generator" if spec else bool(np.isin(index.model_N[~is_fake_N], models).all())
+    is_fake_N, model_N = index.label_N == Label.FAKE, index.models.number_N
+    models = np.unique(model_N[is_fake_N])
+    paired = spec.pairing == "generator" if spec else bool(np.isin(model_N[~is_fake_N], models).all())
     records = [index.record(position) for position in range(len(index))]
     subsets = []
     for model in models:
-        of_model_N = index.model_N == model
+        of_model_N = model_N == model
         wanted_N = of_model_N if paired else (of_model_N & is_fake_N) | ~is_fake_N
         chosen = sorted((records[i] for i in np.flatnonzero(wanted_N)), key=reading_order)
-        manifest = Manifest(index.models[model] or "unknown", tuple(chosen))
+        manifest = Manifest(index.models.names[model] or "unknown", tuple(chosen))
         subsets.append(Subset(manifest.name, manifest, reals_shared=not paired and not is_fake_N.all()))
     if not subsets:
         subsets = [Subset(name, Manifest(name, tuple(records)))]

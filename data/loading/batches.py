@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from data.images.views import TensorView, seeded
 from data.loading.samples import Sample
-from data.records import Manifest, Record
+from data.records import Record
 from data.seeds import draw_seed
 from gapl.decode import UnreadableImage, decode_image
 
@@ -115,15 +115,4 @@ class SampleDataset(Dataset[Any]):
         self.view, self.replace_unreadable = view, replace_unreadable
 
     def __getitems__(self, samples: Sequence[Sample]) -> Batch:
-        return view_samples(samples, self.view, replace_unreadable=self.replace_unreadable)
-
-
-class ManifestDataset(Dataset[Any]):
-    """Make batches of lists of (index in the manifest, seed or None), in whatever process a loader runs it."""
-
-    def __init__(self, manifest: Manifest, view: TensorView, *, replace_unreadable: bool) -> None:
-        self.records, self.view, self.replace_unreadable = manifest.records, view, replace_unreadable
-
-    def __getitems__(self, draws: Sequence[tuple[int, int | None]]) -> Batch:
-        samples = [Sample(self.records[index], seed) for index, seed in draws]
         return view_samples(samples, self.view, replace_unreadable=self.replace_unreadable)

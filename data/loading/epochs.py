@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 
 from data.choices import SAMPLINGS
 from data.images.views import TensorView
-from data.loading.batches import ManifestDataset
+from data.loading.batches import SampleDataset
 from data.loading.loader import batch_loader
 from data.loading.plan import ALONE, BatchPlan, Rank
+from data.loading.samples import Sample
 from data.records import Manifest
 from data.seeds import draw_seed
 from gapl.labels import Label
@@ -30,9 +31,9 @@ def ordered_batches(
     """
     if batch_size < 1:
         raise ValueError(f"a batch has at least 1 image, not {batch_size}")
-    draws = [(index, None) for index in range(rank.index, len(manifest), rank.world_size)]
-    batches = [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
-    dataset = ManifestDataset(manifest, view, replace_unreadable=False)
+    samples = list(map(Sample, manifest.records[rank.index :: rank.world_size]))
+    batches = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+    dataset = SampleDataset(view, replace_unreadable=False)
     return batch_loader(dataset, batches, num_workers=min(num_workers, len(batches)))
 
 
@@ -45,9 +46,12 @@ def train_batches(
     of a single one.
     """
     order = epoch_order(manifest, sampling=sampling, seed=draw_seed(plan.seed, epoch))
-    draws = [(index, draw_seed(plan.seed, epoch, position)) for position, index in enumerate(order)]
-    batches = split_batches(draws, plan, first_batch=first_batch)
-    dataset = ManifestDataset(manifest, view, replace_unreadable=True)
+    samples = [
+        Sample(manifest.records[index], draw_seed(plan.seed, epoch, position))
+        for position, index in enumerate(order)
+    ]
+    batches = split_batches(samples, plan, first_batch=first_batch)
+    dataset = SampleDataset(view, replace_unreadable=True)
     return batch_loader(dataset, batches, num_workers=min(plan.num_workers, len(batches)))
 
 

@@ -40,11 +40,11 @@ def class_quotas(index: ShardIndex, allowed_N: np.ndarray, *, real: int, fake: i
 def generator_quotas(index: ShardIndex, allowed_N: np.ndarray, *, each: int) -> Quotas:
     """Ask for so many fakes of each generator, and for as many photographs as that makes."""
     fake_N = allowed_N & (index.label_N == Label.FAKE)
-    numbers, counts = np.unique(index.generator_N[fake_N], return_counts=True)
+    numbers, counts = np.unique(index.generators.number_N[fake_N], return_counts=True)
     group_N = np.where(allowed_N, _REAL, -1)
-    group_N[fake_N] = 1 + np.searchsorted(numbers, index.generator_N[fake_N])
+    group_N[fake_N] = 1 + np.searchsorted(numbers, index.generators.number_N[fake_N])
     quota_G = np.array([np.minimum(counts, each).sum(), *[each] * len(numbers)])
-    return Quotas(group_N, quota_G, ("real images", *(f"fakes of {index.generators[n]}" for n in numbers)))
+    return Quotas(group_N, quota_G, ("real images", *(f"fakes of {index.generators.names[n]}" for n in numbers)))
 
 
 def allowed_rows(index: ShardIndex, *, only: Sequence[str], without: Sequence[str]) -> np.ndarray:
@@ -52,19 +52,19 @@ def allowed_rows(index: ShardIndex, *, only: Sequence[str], without: Sequence[st
 
     `without` may name photo sources too. Raises ValueError for a name that is not there.
     """
-    fakes = {index.generators[number] for number in np.unique(index.generator_N[index.label_N == Label.FAKE])}
-    for option, names, known in (("only", only, fakes), ("without", without, set(index.generators))):
+    fakes = {source.name for source in index.sources() if source.label is Label.FAKE}
+    for option, names, known in (("only", only, fakes), ("without", without, set(index.generators.names))):
         if unknown := sorted(set(names) - known):
             there = [*sorted(known)[:_MAX_SHOWN], *["..."] * (len(known) > _MAX_SHOWN)]
             raise ValueError(f"--{option}-generators {unknown[0]}: not in {index.name}, only {', '.join(there)}")
-    unwanted_N = np.isin(index.generator_N, _numbers(index, without))
+    unwanted_N = np.isin(index.generators.number_N, _numbers(index, without))
     if only:
-        unwanted_N |= (index.label_N == Label.FAKE) & ~np.isin(index.generator_N, _numbers(index, only))
+        unwanted_N |= (index.label_N == Label.FAKE) & ~np.isin(index.generators.number_N, _numbers(index, only))
     return ~unwanted_N
 
 
 def _numbers(index: ShardIndex, names: Sequence[str]) -> list[int]:
-    return [index.generators.index(name) for name in names]
+    return [index.generators.names.index(name) for name in names]
 
 
 def choose_rows(index: ShardIndex, quotas: Quotas, *, max_bytes: float, seed: int) -> np.ndarray:

@@ -191,9 +191,10 @@ def row_weights(index: ShardIndex, position_M: np.ndarray, balance: str) -> np.n
     """Return how often each of these rows of one class is drawn in a pass: 1 on average, before the cap."""
     if balance == "class":
         return np.ones(len(position_M))
-    if balance == "architecture" and not any(index.architectures):
+    if balance == "architecture" and not any(index.architectures.names):
         raise ValueError(f"{index.name}: no column architecture; choose the balance class or generator")
-    group_M = (index.generator_N if balance == "generator" else index.architecture_N)[position_M]
+    names = index.generators if balance == "generator" else index.architectures
+    group_M = names.number_N[position_M]
     weight_M = 1 / np.sqrt(np.bincount(group_M)[group_M])
     return np.minimum(weight_M / weight_M.mean(), MAX_COPIES)
 

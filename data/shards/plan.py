@@ -102,10 +102,10 @@ def report(chosen: ShardIndex) -> Iterator[str]:
     shards = [chosen.shards[number] for number in np.unique(chosen.shard_N)]
     num_bytes, all_bytes = (sum(shard.num_bytes for shard in some) for some in (shards, chosen.shards))
     sizes = f"{num_bytes / 1e9:,.2f} of {all_bytes / 1e9:,.2f} GB"
-    n_sources, n_generators = (len(np.unique(chosen.generator_N[chosen.label_N == label])) for label in Label)
+    labels = [source.label for source in chosen.sources()]
     yield (
-        f"{chosen.name}: {chosen.count(Label.REAL)} real images of {n_sources} sources, "
-        f"{chosen.count(Label.FAKE)} fakes of {n_generators} generators"
+        f"{chosen.name}: {chosen.count(Label.REAL)} real images of {labels.count(Label.REAL)} sources, "
+        f"{chosen.count(Label.FAKE)} fakes of {labels.count(Label.FAKE)} generators"
     )
     yield f"in {len(shards)} of {len(chosen.shards)} shards, {sizes}:"
     yield from download_lines([shard.url for shard in shards])

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from data.shards.columns import LABEL_COLUMN, Columns, columns_of, image_leaf
 from data.shards.files import find_shards, open_shard
-from data.shards.index import ShardIndex, join_indexes
+from data.shards.index import Names, ShardIndex, join_indexes
 from data.shards.rows import chunk_of, describe
 from data.shards.urls import name_of
 from gapl.labels import LABELS_EXPECTED, Label, parse_label
@@ -34,7 +34,7 @@ def has_images(shard: str) -> bool:
 
 
 def read_index(root: str | Path) -> ShardIndex:
-    """The rows of parquet shards of the kinds in data.shards.columns, without reading an image.
+    """Index the rows of parquet shards of the kinds in data.shards.columns, without reading an image.
 
     `root` is one parquet file, a folder of them, a folder with them in `data/`, or the URL of such, for instance
     `hf://datasets/OwensLab/CommunityForensics-Small`. Shards may hold one class or both.
@@ -49,7 +49,7 @@ def read_index(root: str | Path) -> ShardIndex:
 
 
 def index_files(name: str, urls: Sequence[str]) -> ShardIndex:
-    """The rows of these shards, in this order, as read_index."""
+    """Index these shards, in this order, as read_index."""
     from tqdm import tqdm
 
     with ThreadPoolExecutor(min(_THREADS, len(urls))) as pool:
@@ -79,21 +79,14 @@ def _index_file(url: str) -> ShardIndex:
         np.zeros(len(labels), np.int32),
         np.arange(len(labels), dtype=np.int32),
         np.array(labels, np.uint8),
-        *_number(generators),
-        *_number([str(architecture or "") for architecture in architectures]),
-        *_number(models),
+        Names.of(generators),
+        Names.of(str(architecture or "") for architecture in architectures),
+        Names.of(models),
     )
 
 
-def _number(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Each name's position among the different ones, and these."""
-    positions: dict[str, int] = {}
-    numbers = [positions.setdefault(name, len(positions)) for name in names]
-    return np.array(numbers, np.int32), tuple(positions)
-
-
 def _check_columns(url: str, schema: pa.Schema) -> Columns:
-    """Raises ValueError when one that is needed is not there."""
+    """Return the shard's columns. Raises ValueError when one that is needed is not there."""
     columns = columns_of(schema.names)
     missing = [column for column in columns.needed() if column not in schema.names]
     if missing:
@@ -107,7 +100,7 @@ def _check_columns(url: str, schema: pa.Schema) -> Columns:
 
 
 def _labels(file: pq.ParquetFile) -> Iterator[Any]:
-    """The label of every row; the column is read where the footer does not tell that all are the same."""
+    """Yield the label of every row; where the footer tells that all are the same, the column is not read."""
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
         known = chunk_of(group, LABEL_COLUMN).statistics
