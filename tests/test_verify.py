@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +12,7 @@ from PIL import Image
 
 from data.benchmarks.benchmark import Absent, Benchmark
 from data.benchmarks.find import find_benchmarks
-from data.benchmarks.verify import Verification, to_problems, to_rows, to_text, verify
+from data.benchmarks.verify import Verification, to_problems, to_text, verify
 from gapl.labels import Label
 
 
@@ -84,11 +83,10 @@ def test_worker_processes_find_the_same(faulty: Path) -> None:
     assert look(faulty, "ForenSynths", num_workers=2) == look(faulty, "ForenSynths")
 
 
-def test_rows_and_text(faulty: Path) -> None:
+def test_problems_and_text(faulty: Path) -> None:
     seen = [look(faulty, name) for name in ("ForenSynths", "Chameleon")]
-    table = pd.DataFrame(to_rows(seen))
-    assert table["status"].tolist() == ["found", *["missing"] * 7, "absent"]
-    assert table.loc[0, ["unreadable", "same_content", "width_max_real"]].tolist() == [2, 1, 12]
+    progan = seen[0].subsets[0]
+    assert (len(progan.unreadable), len(progan.same_content), progan.facts[Label.REAL].width[2]) == (2, 1, 12)
     assert [row["uri"] for row in to_problems(seen)] == [
         "progan/car/1_fake/6.png",
         "progan/car/1_fake/7.png",

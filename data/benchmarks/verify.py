@@ -1,4 +1,4 @@
-"""A benchmark -> what is wrong with it: counts beside the published ones, broken and doubled images, sizes."""
+"""Verify a benchmark: counts beside the published ones, broken images, images that occur twice, sizes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from statistics import median
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from data.benchmarks.benchmark import Absent, Benchmark, Subset
 from data.benchmarks.specs import SubsetSpec
-from data.images.variants import ImageInfo, VariantDataset
-from data.loading.lists import read_lists
 from data.records import relative_uri
 from gapl.labels import Label
+
+if TYPE_CHECKING:
+    from data.images.variants import ImageInfo
 
 _SHOWN = 20  # of many names, in the text
 _IMAGES_PER_LIST = 32
@@ -24,7 +23,7 @@ _IMAGES_PER_LIST = 32
 
 @dataclass(frozen=True)
 class ClassFacts:
-    """Of the images of one class that can be decoded: counts of formats, sizes, and bytes of file a pixel."""
+    """Facts about the images of one class that can be decoded: counts of formats, sizes, bytes per pixel."""
 
     formats: Mapping[str, int]
     width: tuple[int, float, int]  # smallest, median, largest
@@ -34,7 +33,7 @@ class ClassFacts:
 
 @dataclass(frozen=True)
 class SubsetCheck:
-    """A subset, or a published one that is missing.
+    """What was found in a subset, or that a published one is missing.
 
     expected_real, expected_fake  published, None where unknown
     unreadable                    (image, reason) of those that cannot be decoded
@@ -62,10 +61,11 @@ class SubsetCheck:
 
 @dataclass(frozen=True)
 class Verification:
-    """A benchmark that was looked at.
+    """What was found in a benchmark.
 
-    absent      why it was not found, "" if it was
-    was_read    whether its images were read; else only names and counts were looked at
+    absent          why it was not found; empty if it was
+    was_read        whether its images were read, and not only listed
+    source          where it can be downloaded
     n_real, n_fake  images, each once though subsets share them
     """
 
@@ -83,16 +83,16 @@ class Verification:
     subsets: tuple[SubsetCheck, ...] = ()
 
     def is_clean(self) -> bool:
-        """Found, as published, every image readable (if they were read) and none of them twice by content."""
+        """Whether it is as published, and no image that was read is broken or occurs twice."""
         whole = self.expected_real in (None, self.n_real) and self.expected_fake in (None, self.n_fake)
         subsets = self.expected_subsets in (None, sum(not subset.is_missing for subset in self.subsets))
         return not self.absent and whole and subsets and all(map(_is_clean, self.subsets))
 
 
 def verify(found: Benchmark | Absent, *, read: bool = True, num_workers: int = 2) -> Verification:
-    """Lists and counts; with `read` reads every image once, in `num_workers` processes (0: in this one).
+    """List and count the images; with `read`, read each once, in `num_workers` processes (0: in this one).
 
-    Raises ValueError when a worker process dies. What a shard or file that cannot be read holds is unreadable.
+    The images of a shard or file that cannot be read are unreadable. Raises ValueError when a worker process dies.
     """
     source = found.spec.source if found.spec else ""
     if isinstance(found, Absent):
@@ -120,18 +120,8 @@ def verify(found: Benchmark | Absent, *, read: bool = True, num_workers: int = 2
     )
 
 
-def to_rows(verifications: Iterable[Verification]) -> list[dict[str, Any]]:
-    """One flat row a subset, and one for each benchmark that is absent: for pandas.DataFrame."""
-    rows: list[dict[str, Any]] = []
-    for each in verifications:
-        if each.absent:
-            rows.append({"benchmark": each.name, "status": "absent", "note": each.absent})
-        rows += [_row(each, subset) for subset in each.subsets]
-    return rows
-
-
 def to_problems(verifications: Iterable[Verification]) -> list[dict[str, str]]:
-    """One row for every image that cannot be decoded, with the reason, or whose content is there before."""
+    """Return a row for every image that cannot be decoded, or that has the same bytes as one before it."""
     rows = []
     for each in verifications:
         for subset in each.subsets:
@@ -146,12 +136,17 @@ def to_problems(verifications: Iterable[Verification]) -> list[dict[str, str]]:
 
 
 def to_text(verifications: Iterable[Verification]) -> str:
-    """The report for a terminal: every count, and of names the first few."""
+    """Return the report for a terminal: every count, and the first few of many names."""
     return "\n\n".join("\n".join(_lines(each)) for each in verifications)
 
 
 def _read(benchmark: Benchmark, *, num_workers: int) -> dict[str, ImageInfo]:
-    """uri -> what decoding the whole image told, as scoring would find it."""
+    """Decode every image, as scoring would. Return uri -> what is known of it."""
+    from tqdm import tqdm
+
+    from data.images.variants import VariantDataset  # torch is slow to import, and not needed to list images
+    from data.loading.lists import read_lists
+
     records = benchmark.images().records
     lists = [records[start : start + _IMAGES_PER_LIST] for start in range(0, len(records), _IMAGES_PER_LIST)]
     dataset = VariantDataset({}, ())
@@ -197,7 +192,7 @@ def _check(
 
 
 def _groups(pairs: Iterable[tuple[Any, str]]) -> tuple[tuple[str, ...], ...]:
-    """The values of every key that has more than one."""
+    """Return the values of every key that has more than one."""
     of_key: dict[Any, list[str]] = defaultdict(list)
     for key, value in pairs:
         of_key[key].append(value)
@@ -223,30 +218,6 @@ def _is_clean(subset: SubsetCheck) -> bool:
 
 # ---------------------------------------------------------------------------------------------------------
 # Telling
-
-
-def _row(benchmark: Verification, subset: SubsetCheck) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "benchmark": benchmark.name,
-        "subset": subset.name,
-        "status": "missing" if subset.is_missing else "found",
-        "n_real": subset.n_real,
-        "n_fake": subset.n_fake,
-        "expected_real": subset.expected_real,
-        "expected_fake": subset.expected_fake,
-        "file_list_sha256": subset.file_list_sha256,
-        "same_name": len(subset.same_name),
-    }
-    if not benchmark.was_read or subset.is_missing:
-        return row
-    row |= {"unreadable": len(subset.unreadable), "same_content": len(subset.same_content)}
-    for label, facts in subset.facts.items():
-        of = label.name.lower()
-        row[f"formats_{of}"] = _counts(facts.formats)
-        for name, spread in (("width", facts.width), ("height", facts.height)):
-            row |= {f"{name}_{end}_{of}": v for end, v in zip(("min", "median", "max"), spread, strict=True)}
-        row[f"bytes_per_pixel_{of}"] = facts.bytes_per_pixel
-    return row
 
 
 def _lines(each: Verification) -> Iterator[str]:
@@ -278,7 +249,7 @@ def _subset_lines(subset: SubsetCheck) -> Iterator[str]:
     for label, facts in subset.facts.items():
         sizes = " x ".join(f"{low}-{middle:g}-{high}" for low, middle, high in (facts.width, facts.height))
         yield (
-            f"  {label.name.lower()}: {_counts(facts.formats)}; {sizes} pixels (least-median-most); "
+            f"  {label.word}: {_counts(facts.formats)}; {sizes} pixels (least-median-most); "
             f"{facts.bytes_per_pixel:.2f} bytes a pixel"
         )
     broken = [f"{uri}: {reason}" for uri, reason in subset.unreadable]
