@@ -1,1 +1,1 @@
-"""Images on disk, in every layout users have, turned into labelled batches."""
+"""Find labelled images in every layout that users have, and make batches of them."""

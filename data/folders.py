@@ -1,4 +1,4 @@
-"""Folder layouts -> Records: the name of the folder an image lies in tells whether it is real or fake."""
+"""Find labelled images in folders: the name of the folder that an image is in tells whether it is real or fake."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OBJECT_CLASSES = frozenset({"airplane", "bicycle", "bird", "boat", "bottle", "b
 
 
 def normalise(name: str) -> str:
-    """A folder name as it is compared: lower case, letters and digits only."""
+    """Return a folder name as it is compared: lower case, letters and digits only."""
     return "".join(char for char in name.lower() if char.isalnum())
 
 
@@ -43,7 +43,7 @@ _LABELS = {normalise(name): Label.REAL for name in REAL_NAMES} | {
 
 
 def title(root: Path) -> str:
-    """The name of a root folder; one named after a split is called after the folder above it."""
+    """Return the name of a root folder; one named after a split is called after the folder above it."""
     path = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow a link to another name
     while normalise(path.name) in SPLITS:
         path = path.parent
@@ -52,7 +52,7 @@ def title(root: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ImageFolder:
-    """A folder of images and what the names on the way to it tell.
+    """A folder of images, and what the names on the way to it tell.
 
     path    the class folder; outside of class folders, the folder that directly holds the images
     label   of the class folder; None outside of class folders
@@ -66,7 +66,7 @@ class ImageFolder:
     parts: tuple[str, ...] = ()
 
     def enter(self, name: str, siblings: frozenset[str]) -> ImageFolder:
-        """What is known inside the sub-folder `name`; `siblings` are the normalised names around it."""
+        """Return what is known inside the sub-folder `name`; `siblings` are the normalised names around it."""
         plain = normalise(name)
         path = self.path / name if self.label is None else self.path
         if self.label is None and plain in _LABELS:
@@ -80,7 +80,7 @@ class ImageFolder:
 
 
 def find_image_folders(root: Path) -> dict[ImageFolder, list[str]]:
-    """Every class folder below `root` with the images in it, at any depth; and where else images lie.
+    """Find every class folder below `root` with its images, at any depth, and other folders that have images.
 
     Raises ValueError when `root` is missing or no folder.
     """
@@ -97,7 +97,7 @@ def find_image_folders(root: Path) -> dict[ImageFolder, list[str]]:
 
 
 def scan_folder(root: Path, *, split: str | None = None) -> Manifest:
-    """All labelled images below `root`, sorted by path.
+    """Return all labelled images below `root`, sorted by path.
 
     The generator of a record is the path of its class folder's parent below `root`, without folders named
     after a split ("sd15", "stylegan2/face"), or the name of `root` if nothing remains. With `split`, folders
@@ -127,7 +127,7 @@ def scan_folder(root: Path, *, split: str | None = None) -> Manifest:
 
 
 def scan_images(path: Path) -> list[Path]:
-    """The image files of an unlabelled folder, at any depth, sorted; a file is itself, whatever its name.
+    """List the image files of an unlabelled folder, at any depth, sorted; a file is itself, whatever its name.
 
     Raises ValueError when `path` is missing or holds no image.
     """
@@ -146,14 +146,14 @@ def evaluation_splits(present: set[str | None], *, train: bool) -> set[str | Non
 
 
 def check_split(split: str | None) -> None:
-    """Raises ValueError unless `split` is None, "train", "val" or "test"."""
+    """Raise ValueError unless `split` is None, "train", "val" or "test"."""
     allowed = sorted(set(SPLITS.values()))
     if split is not None and split not in allowed:
         raise ValueError(f"unknown split {split!r}; expected one of {', '.join(allowed)}")
 
 
 def _walk(folder: str, place: ImageFolder, above: tuple[str, ...]) -> Iterator[tuple[ImageFolder, list[str]]]:
-    """`folder` and every folder below it. Links are followed, save one back to a folder above."""
+    """Yield `folder` and every folder below it. Links are followed, except those back to a folder above."""
     real_path = os.path.realpath(folder)
     if real_path in above:
         return
@@ -167,7 +167,7 @@ def _walk(folder: str, place: ImageFolder, above: tuple[str, ...]) -> Iterator[t
 
 
 def _list(folder: str) -> tuple[list[str], list[str]]:
-    """Names of the sub-folders and paths of the images directly in `folder`, sorted, rubbish left out."""
+    """List names of sub-folders and paths of images directly in `folder`, sorted, without hidden ones."""
     subfolders, images = [], []
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -1,4 +1,4 @@
-"""Which images validate: a random part of each class, and generators and photo sources that are held out whole."""
+"""Choose the images that validate: a random part of each class, and sources that are held out whole."""
 
 from __future__ import annotations
 

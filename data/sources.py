@@ -1,4 +1,4 @@
-"""A path or URL -> Manifest, or an index of shards: tells by what is there which form of a source it is."""
+"""Open a path or URL as images, by what is there: a folder, a manifest, parquet shards or a plan of them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from data.tables import read_manifest
 
 
 def open_source(text: str | Path, *, split: str | None = None) -> Manifest:
-    """The labelled images of a folder layout, a CSV or parquet manifest, parquet shards, or a plan of these.
+    """Return the labelled images of a folder layout, a CSV or parquet manifest, parquet shards, or a plan of them.
 
     Shards may be behind a URL of fsspec, such as hf://datasets/OWNER/NAME. `split` ("train", "val", "test")
-    chooses among folders named so or by the manifest's column. Shards, like folders and rows outside of any
-    split, are taken whole; of a plan just its rows.
+    leaves out folders, or a manifest's rows, of other splits. Shards are taken whole, of a plan just its rows.
 
     Raises ValueError when the path is missing or is none of these.
     """
@@ -35,7 +34,7 @@ def open_source(text: str | Path, *, split: str | None = None) -> Manifest:
 
 
 def open_index(text: str | Path) -> ShardIndex | None:
-    """The rows when the source is shards, here or behind a URL, or a plan of them; None when it is another.
+    """Index the rows of shards, here or behind a URL, or of a plan; return None for any other form of images.
 
     Raises ValueError when shards or a plan cannot be read.
     """

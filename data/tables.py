@@ -1,4 +1,4 @@
-"""A CSV or parquet manifest, `filename,label[,generator][,split]` -> Records."""
+"""Read a manifest, a CSV or parquet table with the columns filename, label[, generator][, split]."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OPTIONAL = ("generator", "split")
 
 
 def read_manifest(path: Path, *, split: str | None = None) -> Manifest:
-    """The images a manifest lists, in its order.
+    """Return the images that a manifest lists, in its order.
 
     Columns: `filename` (relative to the manifest's folder), `label` (0 or real, 1 or fake) and, if they are
     there, `generator` (else the manifest's name) and `split`. Other columns are not read. With `split`, rows

@@ -1,4 +1,4 @@
-"""Training batches streamed from shards of one row group each: memory, speed, and the replay of the order.
+"""Measure training batches streamed from shards of one row group each: memory, speed, and making the order.
 
     python timing/stream.py
     python timing/stream.py --gb 4 --images 256 --rounds 3
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def make_shards(folder: Path, *, num_bytes: float) -> None:
-    """folder/one has a shard of each class, folder/four the same four times, by hard links."""
+    """Make a shard of each class in folder/one, and the same four times in folder/four, by hard links."""
     pictures = [picture(seed) for seed in range(NUM_PICTURES)]
     for label, name in enumerate(("real", "fake")):
         shard = folder / "one" / f"{name}-0.parquet"
@@ -81,7 +81,7 @@ def make_shards(folder: Path, *, num_bytes: float) -> None:
 
 
 def picture(seed: int) -> bytes:
-    """PNG of noise on a gradient."""
+    """Return a PNG of noise on a gradient."""
     from PIL import Image
 
     rng = np.random.default_rng(seed)
@@ -94,7 +94,7 @@ def picture(seed: int) -> bytes:
 
 
 def write_shard(path: Path, pictures: list[bytes], *, label: int, num_bytes: float) -> None:
-    """One row group. Its image column is the same chunk again and again, so that it takes no memory."""
+    """Write one row group. Its image column is the same chunk again and again, so that it takes no memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -116,6 +116,7 @@ def write_shard(path: Path, pictures: list[bytes], *, label: int, num_bytes: flo
 
 
 def measure(folder: Path, *, num_batches: int, rounds: int) -> None:
+    """Print the extra memory and the speed of a stream of the shards in a folder."""
     import data.images.augment
     import data.shards.stream  # before the memory is looked at
     from data.shards.scan import read_index
@@ -133,7 +134,7 @@ def measure(folder: Path, *, num_batches: int, rounds: int) -> None:
 
 
 def time_reading(index: ShardIndex) -> None:
-    """Draws with their bytes, decoded by nobody."""
+    """Measure draws with their bytes, which are not decoded."""
     from data.shards.order import Order, make_lanes
     from data.shards.stream import draw_samples
 
@@ -148,6 +149,7 @@ def time_reading(index: ShardIndex) -> None:
 
 
 def stream(index: ShardIndex, view: TensorView, *, num_workers: int) -> Iterator[Batch]:
+    """Stream batches as training does."""
     from data.loading.plan import BatchPlan
     from data.shards.order import Order
     from data.shards.stream import stream_batches
@@ -156,7 +158,7 @@ def stream(index: ShardIndex, view: TensorView, *, num_workers: int) -> Iterator
 
 
 def from_memory(index: ShardIndex, view: TensorView, *, num_workers: int) -> Iterator[Batch]:
-    """Batches of images that every process has in memory."""
+    """Make batches of images that every process has in memory."""
     from data.loading.batches import SampleDataset
     from data.loading.loader import batch_loader
     from data.loading.samples import Sample
@@ -173,6 +175,7 @@ def from_memory(index: ShardIndex, view: TensorView, *, num_workers: int) -> Ite
 
 
 def compare(index: ShardIndex, view: TensorView, *, num_batches: int, rounds: int) -> None:
+    """Print the speed of the stream beside that of images in memory, by turns."""
     for num_workers in (0, 2):
         runs = [
             [
@@ -189,8 +192,11 @@ def compare(index: ShardIndex, view: TensorView, *, num_batches: int, rounds: in
 
 
 def run(batches: Iterator[Batch], num_workers: int, num_batches: int) -> tuple[float, float]:
-    """Images a second, once what was read ahead at the start is used up; and the CPU time of an image in all
-    processes, in ms, which other users of the machine disturb less."""
+    """Return images a second, and the CPU time of an image in all processes in ms.
+
+    Images a second count from when what was read ahead at the start is used up; other users of the machine disturb
+    CPU time less.
+    """
     num_first, busy = 2 + 2 * num_workers, cpu_seconds()
     wait(itertools.islice(batches, num_first))
     start = time.perf_counter()
@@ -204,19 +210,20 @@ def run(batches: Iterator[Batch], num_workers: int, num_batches: int) -> tuple[f
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """Return the CPU seconds of this process and of its children that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def wait(batches: Iterable[Batch]) -> None:
+    """Take the batches, which must be whole."""
     for batch in batches:
         assert len(batch.records) == BATCH_SIZE
         assert not batch.failures
 
 
 def time_order(balance: str) -> None:
-    """The order alone: draws gone over to start at a step, and draws made."""
+    """Measure the order alone: draws that are skipped to start at a step, and draws that are made."""
     from data.shards.order import Order, make_lanes
 
     start = time.perf_counter()
@@ -234,7 +241,7 @@ def time_order(balance: str) -> None:
 
 
 def real_size() -> ShardIndex:
-    """An index like that of the whole set, without its files."""
+    """Return an index like that of the whole set, without its files."""
     from data.shards.index import Names, ShardIndex
     from data.shards.rows import Shard
 
@@ -252,6 +259,7 @@ def real_size() -> ShardIndex:
 
 
 def memory_mb(name: str) -> float:
+    """Return an entry of /proc/self/status in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) / 1e3

@@ -1,1 +1,1 @@
-"""Benchmarks: their descriptions, where they are, and whether they are whole."""
+"""Benchmarks: what was published, what is there, and whether it is whole."""

@@ -17,7 +17,7 @@ RELEASE_IMAGES_OF_SMALL = 100  # of each class, when one of them has fewer than 
 
 @dataclass(frozen=True)
 class Subset:
-    """The images behind one row of a report; `reals_shared` when its photographs serve other subsets too."""
+    """The images behind one row of a report; `reals_shared` if its photographs serve other subsets too."""
 
     name: str
     manifest: Manifest

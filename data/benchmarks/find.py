@@ -1,4 +1,4 @@
-"""A folder, file or URL -> the benchmarks in it, those of the catalog and all others that are there."""
+"""Find the benchmarks in a folder, file or URL: those of the catalog, and all others that are there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmarks whose images are files in class folders, in the layouts that they were published in and in others."""
+"""Find benchmarks whose images are files, in the layouts that they were published in and in others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmarks whose images are rows of parquet shards."""
+"""Find benchmarks whose images are rows of parquet shards."""
 
 from __future__ import annotations
 

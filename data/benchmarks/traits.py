@@ -1,4 +1,4 @@
-"""Encoded images -> what is known of them without looking at their content: format, size, compression, camera.
+"""Traits of image files: format, size, compression and camera, and a hash of how the image looks.
 
 None of it says whether a picture is a photograph; where it predicts the label all the same, a benchmark has a
 shortcut.
@@ -45,7 +45,7 @@ SUBSAMPLINGS = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:
 
 @dataclass(frozen=True, slots=True)
 class ImageTraits:
-    """What a file tells.
+    """What a file tells without a look at its pixels, except for the hash.
 
     format           as Pillow names it; an MPO, a JPEG with more behind it, is "JPEG"
     width, height    in pixels, as stored
@@ -73,7 +73,7 @@ TRAIT_COLUMNS = ("uri", "label", "source", *(field.name for field in fields(Imag
 
 
 def traits_of(encoded: bytes) -> ImageTraits:
-    """Raises UnreadableImage, as decoding does."""
+    """Return the traits of an encoded image. Raises UnreadableImage, as decoding does."""
     pixels = to_rgb(decode_image(encoded))
     with warnings.catch_warnings():
         # Of damaged EXIF, which is told as none, and of many pixels, which decoding has accepted.
@@ -96,7 +96,7 @@ def traits_of(encoded: bytes) -> ImageTraits:
 
 
 def estimate_quality(table_64: Sequence[int] | np.ndarray) -> int:
-    """The quality of the IJG's software, and so of Pillow, whose luminance table is nearest.
+    """Estimate a JPEG's quality: that of the IJG's software, and so of Pillow, whose luminance table is nearest.
 
     That software scales table K.1 by 5000 / quality percent below 50, by 200 - 2 quality from there on. Nearest is
     the least sum of absolute differences over the 64 entries: 0 for its own files; for tables of other makers
@@ -116,13 +116,13 @@ _TABLES = _scaled_tables()
 
 
 def _quality(image: JpegImagePlugin.JpegImageFile) -> int | None:
-    """By the table of the first component, the luminance."""
+    """Estimate the quality by the table of the first component, the luminance."""
     table = image.quantization.get(image.layer[0][3]) if image.layer else None
     return None if table is None or len(table) != len(LUMINANCE_64) else estimate_quality(table)
 
 
 def _subsampling(image: JpegImagePlugin.JpegImageFile) -> str:
-    """By how often luminance is sampled for each sample of the first colour, across and down."""
+    """Return how often luminance is sampled for each sample of the first colour, across and down: "4:2:0"."""
     if len(image.layer) < 3:
         return "grey"
     (_, across, down, _), (_, colour_across, colour_down, _) = image.layer[:2]
@@ -131,7 +131,7 @@ def _subsampling(image: JpegImagePlugin.JpegImageFile) -> str:
 
 
 def _exif(image: Image.Image) -> tuple[bool, str]:
-    """Whether there is some, and the camera. A damaged block counts as one without a camera."""
+    """Return whether there is an EXIF block, and the camera. A damaged block counts as one without a camera."""
     has_block = bool(image.info.get("exif"))
     try:
         exif = image.getexif()
@@ -147,7 +147,7 @@ def _exif(image: Image.Image) -> tuple[bool, str]:
 
 
 class TraitsDataset(Dataset[Any]):
-    """Lists of samples -> rows of TRAIT_COLUMNS, in whatever process a loader runs it."""
+    """Make rows of TRAIT_COLUMNS of lists of samples, in whatever process a loader runs it."""
 
     def __getitems__(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         return [_row(sample) for sample in samples]
@@ -156,7 +156,7 @@ class TraitsDataset(Dataset[Any]):
 def read_traits(records: Sequence[Record], *, num_workers: int = 2, quiet: bool = False) -> pd.DataFrame:
     """Return a row for each image, in the order of the records.
 
-    quiet    without the progress bar
+    quiet   show no progress bar
 
     The columns are TRAIT_COLUMNS; `source` is the record's generator. `error` says why an image could not be read
     and is empty otherwise. Raises ValueError when there are no records or a shard cannot be read.

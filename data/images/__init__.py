@@ -1,1 +1,1 @@
-"""Random views and degradations of images."""
+"""Views and degradations of images."""

@@ -1,4 +1,4 @@
-"""RGB image -> random pixels for the tower, in training. Torchvision does the work.
+"""Random views of training: an image -> random pixels for the tower. Torchvision does the work.
 
 Shape suffixes: C channels, H, W pixels.
 """
@@ -22,15 +22,17 @@ INTERPOLATIONS = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR, Interpo
 
 
 def train_view(name: str, *, size_px: int, mean: Sequence[float], std: Sequence[float]) -> TensorView:
-    """A random view by name, for images of any size. It draws from torch's generator. Image -> (3, H, W).
+    """Return a random view by name: an image of any size -> float32 (3, H, W). It draws from torch's generator.
 
     eval       centre crop, as in evaluation: not random
     crop       random crop, black padding when the image is smaller (stage 1; paper)
     crop_flip  the same, mirrored half of the time
     release    resize to 8/7 of the crop, the released code's random-state augmentation, random crop (stage 2)
-    recompress   three times in five saved anew as JPEG or WebP of quality 50 to 98, and crop_flip
-    reencode   half of the time enlarged or reduced (0.6 to 1.3 times, not below the crop), then seven times in ten
-               saved anew as JPEG or WebP of quality 50 to 98, and crop_flip: traces of handling, for both classes
+    recompress  three times in five saved anew as JPEG or WebP of quality 50 to 98; then crop_flip
+    reencode   half of the time enlarged or reduced (0.6 to 1.3 times, not below the crop); seven times in ten
+               saved anew as JPEG or WebP of quality 50 to 98; then crop_flip. Both classes get traces of handling
+
+    Raises ValueError for another name.
     """
     if name not in TRAIN_VIEWS:
         raise ValueError(f"unknown train view {name!r}; choose from {', '.join(TRAIN_VIEWS)}")
@@ -48,7 +50,7 @@ def _random_state(size_px: int) -> list[Any]:
 
 
 def _saved_anew(lowest: int, *, p: float) -> v2.RandomApply:
-    """By a codec and a quality from `lowest` to 98 that are drawn, with probability p."""
+    """Save the image anew with probability p, by a random codec at a random quality from `lowest` to 98."""
     codecs = [_RandomCodec(lowest, 98, "JPEG"), _RandomCodec(lowest, 98, "WEBP")]
     return v2.RandomApply([v2.RandomChoice(codecs, p=[2, 1])], p=p)
 
@@ -74,7 +76,7 @@ TRAIN_VIEWS: dict[str, Callable[[int], list[Any]]] = {
 
 
 class RandomState(torch.nn.Module):
-    """The released stage-2 augmentation: each op is drawn 0 to 2 times, all in random order, on uint8 images.
+    """The augmentation of the released stage 2: each op 0 to 2 times, all in random order, on uint8 images.
 
     Ops and strengths are the released code's, but for what only Pillow images can do there: of its six
     interpolations three are left for the resized crop, and half of its JPEGs are OpenCV's.
@@ -110,7 +112,7 @@ class RandomState(torch.nn.Module):
 
 
 class _RandomCodec(torch.nn.Module):
-    """Saved in memory by Pillow and read again, at a quality drawn from a range, both ends included."""
+    """Save the image in memory and read it again, at a random quality from a range, both ends included."""
 
     def __init__(self, lowest: int, highest: int, format: str = "JPEG") -> None:
         super().__init__()
@@ -123,7 +125,7 @@ class _RandomCodec(torch.nn.Module):
 
 
 class _RandomScale(torch.nn.Module):
-    """Both sides times a factor drawn from a range, of an image that is larger than `least_px` not below that."""
+    """Scale both sides by a random factor from a range; a larger image never below `least_px`."""
 
     def __init__(self, smallest: float, largest: float, least_px: int, mode: InterpolationMode) -> None:
         super().__init__()
@@ -138,7 +140,7 @@ class _RandomScale(torch.nn.Module):
 
 
 class _RandomInterpolation(torch.nn.Module):
-    """One of several resizing ops, drawn anew for each image."""
+    """Apply one of several resizing ops, drawn anew for each image."""
 
     def __init__(
         self, make: Callable[[InterpolationMode], torch.nn.Module], modes: Sequence[InterpolationMode]
@@ -153,7 +155,7 @@ class _RandomInterpolation(torch.nn.Module):
 
 
 class _RandomZoom(v2.RandomResizedCrop):
-    """At least nine tenths of the picture, its short side resized: its proportions stay, unlike torchvision's."""
+    """Cut out nine tenths of the picture or more, and resize the short side, so that proportions stay."""
 
     def __init__(self, side_px: int, mode: InterpolationMode) -> None:
         super().__init__(side_px, scale=(0.9, 1.0), ratio=(3 / 4, 4 / 3), interpolation=mode, antialias=True)
@@ -165,7 +167,7 @@ class _RandomZoom(v2.RandomResizedCrop):
 
 
 class _RandomFrame(torch.nn.Module):
-    """Borders of one grey, each up to a fraction of the picture's side, in the same number of pixels as before."""
+    """Add borders of one grey, each up to a fraction of the side, and resize the picture to its size before."""
 
     def __init__(self, fraction: float) -> None:
         super().__init__()
@@ -180,7 +182,7 @@ class _RandomFrame(torch.nn.Module):
 
 
 class _RandomCutout(torch.nn.Module):
-    """Half of the time, a small rectangle of one grey."""
+    """Cover a small rectangle with one grey, half of the time."""
 
     def forward(self, image_CHW: Tensor) -> Tensor:
         grey = float(torch.randint(256, ()))

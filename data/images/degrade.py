@@ -1,4 +1,4 @@
-"""RGB image -> the same picture after what happens to pictures on the way to a detector, at a stated strength.
+"""Degrade images as happens to them on the way to a detector, at a stated strength: RGB image -> RGB image.
 
 The robustness matrix names a degradation in text ("jpeg:75"); training's augmentation calls the same functions.
 What is random is drawn from a seed, so that an image meets the same noise in every run.
@@ -41,30 +41,30 @@ CODECS: dict[str, dict[str, Any]] = {
 
 
 def encode(image: Image.Image, *, format: str, quality: int) -> bytes:
-    """JPEG, WebP or AVIF by Pillow, lossy, with colours at half the resolution (4:2:0)."""
+    """Encode an image by Pillow as lossy JPEG, WebP or AVIF, with colours at half the resolution (4:2:0)."""
     encoded = io.BytesIO()
     image.save(encoded, format, quality=quality, **CODECS[format])
     return encoded.getvalue()
 
 
 def recompress(image: Image.Image, *, quality: int, format: str = "JPEG") -> Image.Image:
-    """The image after it was written to memory in a lossy format and read again."""
+    """Write the image to memory in a lossy format and read it again."""
     with Image.open(io.BytesIO(encode(image, format=format, quality=quality))) as decoded:
         return decoded.convert("RGB")
 
 
 def resize(image: Image.Image, *, factor: float) -> Image.Image:
-    """Both sides times a factor, bicubic, with antialiasing when it shrinks."""
+    """Scale both sides by a factor, bicubic, with antialiasing when the image shrinks."""
     return image.resize(_scaled(image.size, factor), Image.Resampling.BICUBIC)
 
 
 def rescale(image: Image.Image, *, factor: float) -> Image.Image:
-    """Resized by a factor and back to its size, both bicubic."""
+    """Resize by a factor and back to the size before, both bicubic."""
     return resize(image, factor=factor).resize(image.size, Image.Resampling.BICUBIC)
 
 
 def crop(image: Image.Image, *, share: float, seed: int) -> Image.Image:
-    """A window with `share` of each side, anywhere in the image."""
+    """Cut out a window with `share` of each side, anywhere in the image."""
     size = _scaled(image.size, share)
     generator = np.random.default_rng(seed)
     left, top = (
@@ -74,12 +74,12 @@ def crop(image: Image.Image, *, share: float, seed: int) -> Image.Image:
 
 
 def blur(image: Image.Image, *, sigma_px: float) -> Image.Image:
-    """Gaussian blur, which Pillow makes of three box filters of the same variance."""
+    """Apply a Gaussian blur, which Pillow makes of three box filters of the same variance."""
     return image.filter(ImageFilter.GaussianBlur(sigma_px))
 
 
 def noise(image: Image.Image, *, sigma_levels: float, seed: int) -> Image.Image:
-    """Independent Gaussian noise in every pixel and channel, in grey levels of 255, rounded and clipped."""
+    """Add independent Gaussian noise to every pixel and channel, in grey levels of 255, rounded and clipped."""
     pixels_HWC = np.asarray(image, dtype=np.float32)
     drawn_HWC = np.random.default_rng(seed).standard_normal(pixels_HWC.shape, dtype=np.float32)
     noisy_HWC = np.rint(pixels_HWC + sigma_levels * drawn_HWC).clip(0, 255)
@@ -87,16 +87,16 @@ def noise(image: Image.Image, *, sigma_levels: float, seed: int) -> Image.Image:
 
 
 def gamma(image: Image.Image, *, exponent: float) -> Image.Image:
-    """(level / 255) ** exponent: below 1 brighter, above 1 darker."""
+    """Map levels to (level / 255) ** exponent: below 1 brighter, above 1 darker."""
     curve = [round(255 * (level / 255) ** exponent) for level in range(256)]
     return image.point(curve * 3)
 
 
 def screenshot(image: Image.Image, *, seed: int) -> Image.Image:
-    """The picture as a browser shows it, with some of the page around it.
+    """Show the picture as a browser does, with some of the page around it.
 
-    It is shrunk to fit a display that is drawn, re-sampled bilinearly at a drawn ratio of device to page pixels,
-    and stands on a plain grey with margins up to 10 % of the side. A screenshot is stored as PNG, which changes no
+    It is shrunk to fit a random display, resampled bilinearly at a random ratio of device to page pixels, and
+    stands on a plain grey with margins up to 10 % of the side. A screenshot is stored as PNG, which changes no
     pixel, so nothing is encoded here.
     """
     generator = np.random.default_rng(seed)
@@ -114,7 +114,7 @@ def screenshot(image: Image.Image, *, seed: int) -> Image.Image:
 
 
 def social(image: Image.Image, *, seed: int) -> Image.Image:
-    """One upload or, half of the time, two: the long side limited, then JPEG 4:2:0 at quality 70 to 90.
+    """Upload once or, half of the time, twice: limit the long side, then save as JPEG 4:2:0 at quality 70 to 90.
 
     The limit (1080, 1280, 1600 or 2048 px) and the quality are drawn anew for each upload.
     """
@@ -138,11 +138,13 @@ def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Family:
-    """Degradations that differ in strength alone. A family without a unit has no strength.
+    """Degradations that differ in strength alone.
 
-    change   image, strength, seed -> image
-    whole    only whole numbers are a strength
-    codec    what Pillow must be built with
+    change           (image, strength, seed) -> image
+    unit             of the strength; a family without one has no strength
+    lowest, highest  strengths that are allowed
+    whole            only whole numbers are allowed
+    codec            what Pillow must be built with
     """
 
     change: Callable[[Image.Image, float, int], Image.Image]
@@ -153,6 +155,7 @@ class Family:
     codec: str = ""
 
     def described(self, name: str) -> str:
+        """Return how a degradation of the family is written, with the strengths that are allowed."""
         return f"{name}:{self.lowest:g}..{self.highest:g} ({self.unit})" if self.unit else name
 
 
@@ -178,7 +181,7 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Degradation:
-    """One family at one strength. Raises ValueError for what there is not."""
+    """A family at one strength. Raises ValueError for an unknown family or a strength that it does not have."""
 
     family: str
     strength: float | None = None
@@ -202,15 +205,16 @@ class Degradation:
 
     @property
     def name(self) -> str:
+        """The text that parse_degradation reads, such as "jpeg:75"."""
         return self.family if self.strength is None else f"{self.family}:{self.strength:.12g}"
 
     @property
     def unit(self) -> str:
-        """Of the strength; empty for a family without one."""
+        """The unit of the strength; empty for a family without one."""
         return FAMILIES[self.family].unit
 
     def __call__(self, image: Image.Image, *, seed: int) -> Image.Image:
-        """A new RGB image; the given one stays as it is. seed: not negative, see `content_seed`."""
+        """Return a new RGB image; the given one stays as it is. The seed is not negative, see content_seed."""
         if image.mode != "RGB":
             raise ValueError(f"a degradation takes an image in mode RGB, not {image.mode}")
         return FAMILIES[self.family].change(image, self.strength or 0.0, seed)
@@ -238,7 +242,7 @@ def split_name(name: str) -> tuple[str, float | None]:
 
 
 def content_seed(content_sha256: str) -> int:
-    """The seed of an image: the first 60 bits of the SHA-256 of its file, in hexadecimal digits."""
+    """Return the seed of an image: the first 60 bits of the SHA-256 of its file."""
     return int(content_sha256[:15], 16)
 
 

@@ -45,6 +45,7 @@ class VariantBatch:
     pixels: dict[str, dict[PixelSpec, Tensor]] = field(default_factory=dict)
 
     def pin_memory(self) -> VariantBatch:
+        """Return a copy in pinned memory; a DataLoader calls it where there is a GPU."""
         pinned = {
             name: {spec: pixels_BCHW.pin_memory() for spec, pixels_BCHW in of_spec.items()}
             for name, of_spec in self.pixels.items()

@@ -1,1 +1,1 @@
-"""Records -> batches, in worker processes."""
+"""Make batches of records, in worker processes."""

@@ -1,4 +1,4 @@
-"""Samples -> batches: images decoded and viewed, as a loader's worker process does it.
+"""Make batches of samples: decode and view images, as the worker processes of a loader do.
 
 Shape suffixes: B batch, C channels, H, W pixels.
 """

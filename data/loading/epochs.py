@@ -1,4 +1,4 @@
-"""Epochs of a manifest: which image is drawn when, by which rank, reproducible from a seed."""
+"""Draw the epochs of a manifest: which image comes when, on which rank, reproducible from a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of records -> what worker processes make of their images, in order."""
+"""Let worker processes make something of lists of records, in order."""
 
 from __future__ import annotations
 

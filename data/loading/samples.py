@@ -1,4 +1,4 @@
-"""Records -> samples, which are images on their way to a view; rows of shards are read in one go."""
+"""Make samples of records: images on their way to a view. Rows of a shard are read in one go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the columns of parquet shards are called: a schema -> which of them hold images, labels and names."""
+"""Tell which columns of parquet shards hold images, labels and names."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Columns:
     architecture: str | None = None
 
     def needed(self) -> tuple[str, ...]:
+        """Return the columns that a shard must have."""
         return self.image, LABEL_COLUMN, self.generator
 
 
@@ -36,13 +37,13 @@ KINDS = {
 
 
 def columns_of(names: Iterable[str]) -> Columns:
-    """Those of the kind that calls its images as one of these columns, else of the first kind."""
+    """Return the columns of the kind whose image column is among these names, else of the first kind."""
     present = set(names)
     return next((kind for kind in KINDS.values() if kind.image in present), next(iter(KINDS.values())))
 
 
 def image_leaf(schema: pa.Schema) -> str | None:
-    """The path of the encoded images in the file, such as `image.bytes`; None when there are none."""
+    """Return the path of the encoded images in the file, such as `image.bytes`; None when there are none."""
     column = columns_of(schema.names).image
     if column not in schema.names:
         return None

@@ -18,7 +18,7 @@ _REQUEST_BYTES = 16 << 20  # asked of a server at a time while images are read
 
 
 def find_shards(root: str | Path, *, folders: Sequence[str] = ("data",)) -> list[str]:
-    """Paths or URLs of parquet files in `root` or these folders in it, sorted; `root` itself when it is one."""
+    """Find parquet files in `root` or these folders in it, sorted paths or URLs; `root` itself when it is one."""
     if url := as_url(root):
         with _naming(url):
             return sorted(filter(_is_shard, _list_remote(url, folders)))
@@ -46,7 +46,7 @@ def _list_remote(url: str, wanted: Sequence[str]) -> list[str]:
 
 @contextmanager
 def open_shard(url: str, *, coalesce: bool = False) -> Iterator[tuple[pq.ParquetFile, pa.NativeFile]]:
-    """The shard and its bytes, open; what goes wrong with either while it is open is a ValueError.
+    """Open a shard and its bytes. What goes wrong with either while it is open is a ValueError.
 
     With `coalesce`, small columns that lie close are fetched together; else the file is streamed, for images.
     """
@@ -68,7 +68,7 @@ def _open_bytes(url: str, *, ahead: bool) -> Iterator[pa.NativeFile]:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """The file system of fsspec that serves a URL, and the path in it."""
+    """Return the file system of fsspec that serves a URL, and the path in it."""
     from fsspec.core import url_to_fs
 
     try:
@@ -79,7 +79,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def _naming(url: str) -> Iterator[None]:
-    """Every failure to read names the file in one line."""
+    """Turn every failure to read into a ValueError that names the file in one line."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:

@@ -78,6 +78,7 @@ class Unit:
         return len(self.position_U)
 
     def halves(self) -> tuple[Unit, Unit]:
+        """Cut the unit in two."""
         middle = len(self) // 2
         return (
             replace(self, position_U=self.position_U[:middle], weight_U=self.weight_U[:middle]),

@@ -1,4 +1,4 @@
-"""Parquet shards -> a plan of which images to use and which shards to download for them, chosen by footers alone.
+"""Plan which images of parquet shards to use, and which shards to download for them. Only footers are read.
 
     python -m data.shards.plan --data hf://datasets/OwensLab/CommunityForensics-Small --per-class 5000 \\
         --max-gb 20 --out plan.json

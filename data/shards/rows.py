@@ -36,6 +36,7 @@ class Shard:
 
     @property
     def num_rows(self) -> int:
+        """The rows of all row groups."""
         return sum(self.group_rows)
 
 
@@ -85,6 +86,7 @@ def read_rows(shard: Shard, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[
 
 
 def describe(url: str, num_bytes: int, file: pq.ParquetFile) -> Shard:
+    """Describe an open shard by its footer. Raises ValueError when it has no encoded images."""
     groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
     leaf = _image_leaf(url, file)
     image_bytes = [chunk_of(group, leaf).total_compressed_size for group in groups]
@@ -99,6 +101,7 @@ def _image_leaf(url: str, file: pq.ParquetFile) -> str:
 
 
 def chunk_of(group: pq.RowGroupMetaData, column: str) -> pq.ColumnChunkMetaData:
+    """Return what the footer says of a column in a row group."""
     chunks = (group.column(i) for i in range(group.num_columns))
     return next(chunk for chunk in chunks if chunk.path_in_schema == column)
 
@@ -106,7 +109,7 @@ def chunk_of(group: pq.RowGroupMetaData, column: str) -> pq.ColumnChunkMetaData:
 def _read_group(
     file: pq.ParquetFile, stream: pa.NativeFile, group: int, wanted: np.ndarray
 ) -> Iterator[tuple[int, bytes]]:
-    """As read_rows, with rows counted from the start of the row group."""
+    """Yield as read_rows, with rows counted from the start of the row group."""
     if not len(wanted):
         return
     leaf = image_leaf(file.schema_arrow)
@@ -121,7 +124,7 @@ def _read_group(
 
 
 def _read_batches(file: pq.ParquetFile, group: int, wanted: np.ndarray, leaf: str) -> Iterator[tuple[int, bytes]]:
-    """By pyarrow, in small batches; they take the memory of a whole page twice all the same."""
+    """Yield as _read_group, by pyarrow in small batches, which take the memory of a whole page twice."""
     footer = file.metadata.row_group(group)
     num_bytes = chunk_of(footer, leaf).total_compressed_size
     per_batch = max(1, _BATCH_BYTES * footer.num_rows // max(1, num_bytes))

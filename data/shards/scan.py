@@ -1,4 +1,4 @@
-"""Parquet shards -> a ShardIndex, told by their footers and small columns: no image is read."""
+"""Index parquet shards by their footers and small columns. No image is read."""
 
 from __future__ import annotations
 

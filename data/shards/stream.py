@@ -1,4 +1,4 @@
-"""Endless training batches from the rows of parquet shards, which are read in passing, each once a pass.
+"""Stream training batches endlessly from parquet shards, each of which is read once a pass.
 
 What is drawn when is told by data/shards/order.py. Here it is read: a unit from its first row on, and of each open
 unit no more than a window is held. A rank owns whole parts of the stream.
@@ -99,7 +99,7 @@ def read_lane(index: ShardIndex, lane: Lane, *, first: int) -> Iterator[tuple[in
 
 
 class UnitReader:
-    """Images of a shard by row, each given as often as it is in `row_D`.
+    """The images of a shard by row, each given as often as it is in `row_D`.
 
     It reads on only as far as it is asked, and keeps an image only for uses that are to come. Asked for the rows
     window after window, it so holds a window at most.
@@ -113,6 +113,7 @@ class UnitReader:
         self.images = read_rows(shard, rows.tolist())
 
     def take(self, row: int) -> bytes:
+        """Return the image of a row. Raises ValueError when the shard ends before it."""
         while row not in self.held:
             self._read_next()
         self.uses[row] -= 1
