@@ -31,12 +31,11 @@ from tqdm import tqdm
 
 import cli
 from data.folders import scan_images
-from files import open_weights
 from gapl.decode import UnreadableImage, decode_image
 from gapl.verdict import Judge, Verdict, decision_rule
 from gapl.views import eval_view
 from models.weights.hub import find_model
-from models.weights.names import DETECTOR_FILE, MODEL_HELP, TINY
+from models.weights.names import MODEL_HELP, TINY
 
 if TYPE_CHECKING:
     from models.weights.checkpoint import Checkpoint
@@ -81,7 +80,7 @@ class Detector:
 
         Raises ValueError, one line, when there is no such detector, device or operating point.
         """
-        file = open_weights(find_model(str(path)), what=DETECTOR_FILE)  # computes its checksums in the background
+        file = find_model(str(path))
         load_checkpoint = _import_loader()
         checked = cli.pick_device(device)  # before the weights are read: there may be no such device
         checkpoint = load_checkpoint(file, allow_tiny=allow_tiny)

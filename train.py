@@ -27,7 +27,7 @@ import cli
 from data.holdout import Split, split_images
 from data.records import Images, require_both_classes
 from data.seeds import draw_seed
-from files import check_is_file
+from files.refusal import check_is_file
 from models.precision import resolve_precision
 from models.weights.hub import find_model
 from models.weights.names import BANK_FILE, DEFAULT, DETECTOR_NAME

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from commands.tables import add_tables, name_of_file, read_tables, require_tables
-from files import check_is_file
 from files.checksum import sha256_of
+from files.refusal import check_is_file
 from models.weights.names import DETECTOR_FILE
 
 
@@ -29,22 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     require_tables(args.tables)
     check_is_file(args.model_path, what=DETECTOR_FILE)
-    from models.weights.checkpoint import read_checkpoint
+    from models.weights.checkpoint import read_info
     from reporting.card import DetectorFacts, Licence, write_card
 
     licence = Licence(args.licence, link=args.licence_link)
     scores = read_tables(args.tables)
     name = name_of_file(args.model_path, scores, tables=args.tables)
-    stored = read_checkpoint(args.model_path)
-    backbone = stored.config.backbone if stored.config and stored.config.backbone else ""
+    info = read_info(args.model_path)
     facts = DetectorFacts(
         name=name,
-        form=stored.form,
-        backbone=backbone,
+        form=info.form,
+        backbone=info.config.backbone,
         sha256=sha256_of(args.model_path),
-        provenance=stored.provenance,
-        calibration=stored.calibration,
-        notice=stored.notice,
+        provenance=info.provenance,
+        calibration=info.calibration,
+        notice=info.notice,
         datasets=args.datasets,
     )
     write_card(args.out, scores, facts=facts, licence=licence, model=name)

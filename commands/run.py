@@ -17,7 +17,7 @@ from commands.roots import add_root, find, require_some
 from commands.tables import show_run
 from data.choices import PROTOCOLS
 from data.images.degrade import CLEAN, SUITE, parse_degradation
-from files import check_is_file
+from files.refusal import check_is_file
 from models.precision import PRECISIONS, resolve_precision
 from models.weights.hub import find_model
 from models.weights.names import DETECTOR_FILE, MODEL_HELP

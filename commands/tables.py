@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from files import check_is_file
 from files.checksum import sha256_of
+from files.refusal import check_is_file
 
 if TYPE_CHECKING:
     from evaluation.tables.scores import ScoreTable

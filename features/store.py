@@ -20,7 +20,6 @@ from torch import Tensor
 from features.spec import FORMAT, FeatureSpec
 from files import tensorfile
 from files.cache import cache_dir
-from files.tensorfile import TensorFile
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +135,7 @@ class FeatureStore:
     def _read(self, path: Path) -> tuple[list[bytes], Tensor] | None:
         """Return (sha256 of each image, features_ND), or None when the segment is damaged or gone."""
         try:
-            return self._segment(TensorFile(path))
+            return self._segment(path)
         except FileNotFoundError:  # another process found it damaged too
             return None
         except ValueError as error:
@@ -145,15 +144,15 @@ class FeatureStore:
             path.unlink(missing_ok=True)
         return None
 
-    def _segment(self, file: TensorFile) -> tuple[list[bytes], Tensor]:
-        _, tensors = file.read()
+    def _segment(self, path: Path) -> tuple[list[bytes], Tensor]:
+        _, tensors = tensorfile.read(path, format=FORMAT)
         num_images = len(tensors.get("sha256_N4", ()))
         expected = {
             "features_ND": ((num_images, self.spec.width), torch.float32),
             "sha256_N4": ((num_images, 4), torch.int64),
         }
         found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-        if file.format != FORMAT or found != expected:
+        if found != expected:
             raise ValueError(f"no segment of features of width {self.spec.width}")
         raw = tensors["sha256_N4"].numpy().tobytes()
         return [raw[start : start + 32] for start in range(0, len(raw), 32)], tensors["features_ND"]

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from files import PickleFile, TensorFile, open_weights, refusal, tensorfile
+from files import tensorfile
+from files.refusal import check_is_file, refusal
+from files.torchfile import is_torch_file
 from models.weights.names import BANK_FILE
-from models.weights.released import PROTOTYPES, read_official
+from models.weights.released import read_released
+from models.weights.tensors import PROTOTYPES
 
 FORMAT = "gapl-prototypes-1"
 
@@ -41,41 +44,39 @@ class PrototypeBank:
             raise ValueError("prototypes must be of both classes, real (0) first, then fake (1)")
 
     def facts(self) -> dict[str, Any]:
-        """What a detector's file tells of its prototypes."""
+        """Return what a detector's file says of its prototypes."""
         num_real = int((self.labels_P == 0).sum())
         return self.provenance | {"num_real": num_real, "num_fake": len(self.labels_P) - num_real}
 
     def save(self, path: Path) -> None:
-        """Writes the bank whole or not at all."""
+        """Write the bank whole or not at all. Raises OSError when it cannot be written."""
         tensors = {"vectors": self.vectors_PE, "labels": self.labels_P}
         tensorfile.write(path, tensors, format=FORMAT, header=self.provenance)
 
     @classmethod
     def load(cls, path: Path) -> PrototypeBank:
-        """From a bank of ours, or the authors' prototypes (a bare tensor, the first half real).
+        """Read a bank of ours, or released prototypes (a bare tensor, the first half real).
 
         Raises ValueError when the file is neither or not sound, OSError when it cannot be read.
         """
-        file = open_weights(path, what=BANK_FILE)
+        check_is_file(path, what=BANK_FILE)
         try:
-            return cls._from_official(file) if isinstance(file, PickleFile) else cls._from_ours(file)
+            return cls._from_released(path) if is_torch_file(path) else cls._from_ours(path)
         except ValueError as error:
             raise refusal(path, error, what=BANK_FILE) from error
 
     @classmethod
-    def _from_official(cls, file: PickleFile) -> PrototypeBank:
-        official = read_official(file)
-        if official.kind != "prototypes":
-            raise ValueError(f"{official.described}, but no vectors of length 1")
-        vectors_PE = official.tensors[PROTOTYPES]
+    def _from_released(cls, path: Path) -> PrototypeBank:
+        stored = read_released(path)
+        if stored.tensors.keys() != {PROTOTYPES}:
+            raise ValueError(f"{stored.described}, but no vectors of length 1")
+        vectors_PE = stored.tensors[PROTOTYPES]
         labels_P = torch.arange(2).repeat_interleave(len(vectors_PE) // 2)
-        return cls(vectors_PE, labels_P, {"method": official.described, "file": file.path.name})
+        return cls(vectors_PE, labels_P, {"method": stored.described, "file": path.name})
 
     @classmethod
-    def _from_ours(cls, file: TensorFile) -> PrototypeBank:
-        if file.format != FORMAT:
-            raise ValueError(f"a safetensors file of the format {file.format or 'of others'!r}")
-        provenance, tensors = file.read()
+    def _from_ours(cls, path: Path) -> PrototypeBank:
+        provenance, tensors = tensorfile.read(path, format=FORMAT)
         dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
         expected = {"vectors": torch.float32, "labels": torch.int64}
         for name in sorted(expected.keys() | dtypes):

@@ -53,7 +53,7 @@ FORBIDDEN = """\
 class DetectorFacts:
     """What the file of a detector says of itself. For an empty field the card says that it is not stated.
 
-    form          adapter, full, merged, official or projection
+    form          adapter, full, merged or released
     backbone      name of the tower, such as clip-vit-l14
     base_model    its repository on the hub
     provenance    prototypes, recipe, training data, seed

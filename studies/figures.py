@@ -49,9 +49,9 @@ def main() -> None:
 
 def read_calibration(file: Path) -> Calibration:
     """Return the calibration of a detector file. Raises ValueError when it has none."""
-    from models.weights.checkpoint import read_checkpoint
+    from models.weights.checkpoint import read_info
 
-    calibration = read_checkpoint(file).calibration
+    calibration = read_info(file).calibration
     if calibration is None:
         raise ValueError(f"{file} is not calibrated; `python benchmarks.py calibrate` does that")
     return calibration

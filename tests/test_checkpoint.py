@@ -16,15 +16,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from files import TensorFile, tensorfile
+from files import tensorfile
 from gapl.pixels import PixelSpec
 from models.adapt import merge_lora
 from models.config import DetectorConfig, LoraSpec
 from models.detector import build_detector
 from models.weights import checkpoint as checkpoint_module
 from models.weights.backbone import Backbone, architecture, fingerprint, load_backbone
-from models.weights.checkpoint import FORMAT, Checkpoint, expected_shapes, load_checkpoint, save_checkpoint
+from models.weights.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
 from models.weights.names import DETECTOR_FILE, FORMS, TINY
+from models.weights.tensors import expected_shapes
 from prototype.bank import PrototypeBank
 
 PIXEL = PixelSpec(size_px=32, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), small_image="resize")
@@ -44,7 +45,14 @@ def make_checkpoint(stage: int, *, seed: int = 0) -> Checkpoint:
             if not name.startswith("tower.") or ".lora_" in name:
                 tensor.normal_(0, 0.3, generator=generator)
     provenance = {"recipe": {"lr": 1e-4}, "data": {"paths": ["a", "b"]}}
-    return Checkpoint(detector, config, print_of_tower, 0.4, "a notice", provenance)
+    return Checkpoint(
+        detector=detector,
+        config=config,
+        backbone_fingerprint=print_of_tower,
+        threshold=0.4,
+        notice="a notice",
+        provenance=provenance,
+    )
 
 
 def logits(checkpoint: Checkpoint) -> Tensor:
@@ -81,7 +89,7 @@ def rewrite(
     header: Callable[[dict[str, Any]], Any] = len,
 ) -> None:
     """Changes a detector file: the functions alter the dictionaries that they are given."""
-    found_header, found_tensors = TensorFile(path).read()
+    found_header, found_tensors = tensorfile.read(path, format=FORMAT)
     tensors(found_tensors)
     header(found_header)
     tensorfile.write(path, found_tensors, format=FORMAT, header=found_header)
@@ -138,7 +146,7 @@ def test_merged_tower_in_a_short_type_is_half_as_large_and_close(dtype: str, tmp
     long, short, again = (tmp_path / f"{name}.safetensors" for name in ("long", "short", "again"))
     save_checkpoint(long, original)
     save_checkpoint(short, original, dtype=dtype)
-    tensors = TensorFile(short).read()[1]
+    tensors = tensorfile.read(short, format=FORMAT)[1]
     of_tower = {name for name in tensors if name.startswith("tower.")}
     assert {name for name, tensor in tensors.items() if tensor.dtype == getattr(torch, dtype)} == of_tower
     saved_bytes = 2 * sum(tensors[name].numel() for name in of_tower)
@@ -148,7 +156,7 @@ def test_merged_tower_in_a_short_type_is_half_as_large_and_close(dtype: str, tmp
     difference_B = (logits(loaded) - logits(original)).abs()
     assert 0 < difference_B.max() < 0.05 * logits(original).abs().max()
     save_checkpoint(again, loaded, dtype=dtype)
-    again_tensors = TensorFile(again).read()[1]
+    again_tensors = tensorfile.read(again, format=FORMAT)[1]
     assert all(torch.equal(again_tensors[name], tensor) for name, tensor in tensors.items())
 
 
@@ -315,8 +323,14 @@ def test_config_that_does_not_fit_is_named(
         (with_("threshold", 1.5), r"its threshold is 1\.5; a score is between 0 and 1"),
         (with_("dtype", "bfloat16"), "is of type torch.float32; expected torch.bfloat16"),
         (with_("form", "full"), "is missing"),
-        (with_("form", "whole"), "its header is not that of a detector"),
-        (without("labels"), "its header is not that of a detector"),
+        (with_("form", "whole"), "unknown form 'whole'; choose from adapter, full, merged"),
+        (with_("form", "released"), "its form is 'released'; expected adapter, full, merged"),
+        (with_("dtype", "float8"), "its tower is of type 'float8'; expected float32"),
+        (with_("notice", "two\nlines"), "its notice is not one printable line"),
+        (with_("colour", 1), "unknown field 'colour' in DetectorInfo"),
+        (without("backbone_fingerprint"), "field 'backbone_fingerprint' of DetectorInfo is missing"),
+        (with_("versions", [1]), "versions is an object with names"),
+        (without("labels"), "its labels are None"),
     ],
 )
 def test_header_that_does_not_fit_is_named(

@@ -15,7 +15,7 @@ import benchmarks
 import inference
 from gapl.calibration import Calibration
 from inference import Detector
-from models.weights.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, store_calibration
+from models.weights.checkpoint import load_checkpoint, read_info, save_checkpoint, store_calibration
 
 CALIBRATION = Calibration(
     method="platt",
@@ -144,7 +144,7 @@ def test_calibrate_reads_the_scores_that_a_run_keeps(
     options = ("--model_path", tiny_run.stage2, "--out", out)
     done = run_cli(benchmarks.main, "calibrate", tmp_path / "scores_heldout.csv", *options)
     assert done.code == 0, done.err
-    stored = read_checkpoint(out)
+    stored = read_info(out)
     assert stored.calibration is not None
     assert stored.provenance["data"]["root"] is None, "where the images lay is left out"
 

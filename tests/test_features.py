@@ -31,7 +31,7 @@ from features import store as features
 from features.extractor import FeatureExtractor
 from features.spec import FORMAT, FeatureSpec
 from features.store import FeatureStore, FeatureTable
-from files import TensorFile, tensorfile
+from files import tensorfile
 from files.cache import cache_dir
 from gapl.decode import decode_image
 from gapl.labels import Label
@@ -209,7 +209,7 @@ def flip_a_bit(segment: Path) -> None:
 
 
 def narrow(segment: Path) -> None:
-    _, tensors = TensorFile(segment).read()
+    _, tensors = tensorfile.read(segment, format=FORMAT)
     tensors["features_ND"] = tensors["features_ND"][:, :5].clone()
     tensorfile.write(segment, tensors, format=FORMAT, header={})
 
@@ -230,8 +230,10 @@ def test_damaged_segment_is_computed_anew(
     monkeypatch.setattr(features, "SEGMENT_IMAGES", 4)
     _, (before,), _, _ = extract(images)
     expected_ND = whole(before)
-    assert [len(TensorFile(path).read()[1]["features_ND"]) for path in segments(tmp_path)].count(4) == 2
-    victim = next(path for path in segments(tmp_path) if len(TensorFile(path).read()[1]["features_ND"]) == 4)
+    read = {path: tensorfile.read(path, format=FORMAT)[1] for path in segments(tmp_path)}
+    sizes = {path: len(tensors["features_ND"]) for path, tensors in read.items()}
+    assert list(sizes.values()).count(4) == 2
+    victim = next(path for path, size in sizes.items() if size == 4)
     damage(victim)
     with caplog.at_level(logging.WARNING):
         seen, (table,), _, _ = extract(images)

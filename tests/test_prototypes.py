@@ -210,8 +210,8 @@ def test_file_that_is_no_bank_is_refused_in_one_line(tmp_path: Path, tiny_run: T
     (tmp_path / "text.safetensors").write_text("no bank")
     for path, message in (
         (tmp_path / "missing.safetensors", "no such file; expected a prototype bank"),
-        (tmp_path / "text.safetensors", "damaged, or no safetensors file; expected a prototype bank"),
-        (tiny_run.stage1, "of the format 'gapl-detector-1'; expected a prototype bank"),
+        (tmp_path / "text.safetensors", "damaged, or no safetensors file"),
+        (tiny_run.stage1, "of the format 'gapl-detector-1', not 'gapl-prototypes-1'; expected a prototype bank"),
         (incomplete, "tensor 'labels' is missing"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
@@ -271,7 +271,7 @@ def test_bad_requests_are_one_line_and_leave_no_bank(run_cli: RunCli, tiny_run: 
         ((*root, "--num", 64), "20 real images are too few for 32 kmeans prototypes"),
         ((*root, "--num", 5), "even and at least 2, not 5"),
         ((*root, "--stage1", tiny_run.stage2), "a stage-2 detector, not stage 1's"),
-        ((*root, "--stage1", tiny_run.bank), "of the format 'gapl-prototypes-1'; expected a detector"),
+        ((*root, "--stage1", tiny_run.bank), "of the format 'gapl-prototypes-1', not"),
         ((*root, "--device", "cuda"), "--device cuda"),
         ((), "no images to train on"),
         (("--data", tiny_run.root / "train/alpha/0_real"), "no class folder found"),

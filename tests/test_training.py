@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 import train
-from files import TensorFile
+from files import tensorfile
 from models.adapt import base_tower, is_lora, merge_lora
 from models.config import LoraSpec
 from models.weights.backbone import fingerprint, load_backbone
-from models.weights.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from models.weights.checkpoint import FORMAT, load_checkpoint, read_checkpoint, read_info, save_checkpoint
 from models.weights.names import DETECTOR_NAME, FORMS, TINY
 from prototype.bank import PrototypeBank
 from training.recipe import make_recipe
@@ -109,7 +109,7 @@ def test_short_types_in_training_leave_no_trace_in_the_file(stage2: Train, tmp_p
     for form in FORMS:
         done = stage2(tmp_path / form, *options, "--form", form)
         assert done.code == 0, done.err
-    files = {form: TensorFile(tmp_path / form / DETECTOR_NAME).read()[1] for form in FORMS}
+    files = {form: tensorfile.read(tmp_path / form / DETECTOR_NAME, format=FORMAT)[1] for form in FORMS}
     assert {value.dtype for tensors in files.values() for value in tensors.values()} == {torch.float32}
     backbone = load_backbone(TINY).tower.state_dict()
     assert all(torch.equal(value, backbone[name]) for name, value in base_tower(files["full"]).items())
@@ -457,15 +457,13 @@ def test_lora_goes_on_from_a_head_on_the_frozen_tower(run_cli: RunCli, tiny_run:
     )
     assert done.code == 0, done.err
     stored = read_checkpoint(head / "detector.safetensors")
-    assert stored.config is not None
-    assert stored.config.lora is None
+    assert stored.info is not None
+    assert stored.info.config.lora is None
     assert not [name for name in stored.tensors if name.startswith("tower.")], "the tower is as it was"
     start = ("--init", head / "detector.safetensors")
     done = run_cli(
         *(train.main, "--stage", 2, "--preset", "mini", *start, "--max-steps", 2, "--out", whole, *common)
     )
     assert done.code == 0, done.err
-    stored = read_checkpoint(whole / "detector.safetensors")
-    assert stored.config is not None
-    assert stored.config.lora is not None
+    assert read_info(whole / "detector.safetensors").config.lora is not None
     assert (whole / "scores_heldout.csv").read_text().startswith("uri,label,generator,logit,score")

@@ -146,19 +146,20 @@ def make(folder: Path) -> None:
     import torch
     from transformers import CLIPConfig, CLIPModel
 
-    from files.picklefile import write
+    from files import torchfile
     from models.config import VIT_L14, DetectorConfig, LoraSpec
     from models.detector import build_detector
     from models.tower import VisionTower
-    from models.weights.released import PROTOTYPES, release_pixels, to_official
+    from models.weights.released import released_pixels, to_released
+    from models.weights.tensors import PROTOTYPES
 
     torch.manual_seed(0)
-    config = DetectorConfig(2, "", VIT_L14, release_pixels(224), num_prototypes=64, lora=LoraSpec())
+    config = DetectorConfig(2, "", VIT_L14, released_pixels(224), num_prototypes=64, lora=LoraSpec())
     state = build_detector(config, VisionTower(VIT_L14)).state_dict()
     for name, tensor in state.items():
         if ".lora_B" in name or name == PROTOTYPES:
             tensor.normal_(0, 0.01)
-    write(folder / "checkpoint.pt", to_official(config, state))
+    torchfile.write(folder / "checkpoint.pt", to_released(config, state))
     CLIPModel(CLIPConfig(**CLIP_L14)).save_pretrained(folder / "clip")
 
 

@@ -15,7 +15,8 @@ from models.weights.backbone import Backbone, architecture, fingerprint
 from models.weights.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from models.weights.hub import find_model
 from models.weights.names import DEFAULT
-from models.weights.released import PROTOTYPES
+from models.weights.stored import RELEASED_FORM
+from models.weights.tensors import PROTOTYPES
 from prototype.bank import PrototypeBank
 from training.recipe import Recipe
 
@@ -26,7 +27,9 @@ def start_stage1(recipe: Recipe, *, backbone: Backbone) -> Checkpoint:
     """Put a new head on the tower of a backbone."""
     spec, layers = backbone.tower.spec, recipe.layers()
     config = DetectorConfig(1, backbone.name, spec, _pixels(backbone.pixel, recipe), feature_layers=layers)
-    return Checkpoint(build_detector(config, backbone.tower), config, fingerprint(backbone.tower.state_dict()))
+    own_fingerprint = fingerprint(backbone.tower.state_dict())
+    detector = build_detector(config, backbone.tower)
+    return Checkpoint(detector=detector, config=config, backbone_fingerprint=own_fingerprint)
 
 
 def load_init(name: str, *, backbone: str | None, form: str, asked: Mapping[str, Any]) -> Checkpoint:
@@ -41,7 +44,7 @@ def load_init(name: str, *, backbone: str | None, form: str, asked: Mapping[str,
     init = load_checkpoint(
         find_model(name), merge=False, backbone=backbone, allow_tiny=True, allow_projection=True
     )
-    has_tower = init.form in ("full", "merged", "official")
+    has_tower = init.form in ("full", "merged", RELEASED_FORM)
     if backbone and (has_tower or (init.form == "adapter" and backbone != init.config.backbone)):
         raise ValueError(f"--backbone {backbone}: {name} has {init.config.backbone or 'its own tower'}")
     if form == "adapter" and (init.form == "merged" or not init.config.backbone):
@@ -91,7 +94,12 @@ def _attend(recipe: Recipe, init: Checkpoint, bank: PrototypeBank) -> Checkpoint
     detector = build_detector(config, init.detector.tower)
     detector.project.load_state_dict(init.detector.project.state_dict())
     detector.load_state_dict(detector.state_dict() | {PROTOTYPES: bank.vectors_PE})
-    return Checkpoint(detector, config, init.backbone_fingerprint, provenance={"prototypes": bank.facts()})
+    return Checkpoint(
+        detector=detector,
+        config=config,
+        backbone_fingerprint=init.backbone_fingerprint,
+        provenance={"prototypes": bank.facts()},
+    )
 
 
 def _train_on(recipe: Recipe, init: Checkpoint, bank: PrototypeBank | None) -> Checkpoint:
@@ -104,11 +112,11 @@ def _train_on(recipe: Recipe, init: Checkpoint, bank: PrototypeBank | None) -> C
         start.detector.prototypes_PE = bank.vectors_PE.clone()
         prototypes, config = bank.facts(), replace(config, num_prototypes=len(bank.vectors_PE))
     return Checkpoint(
-        start.detector,
-        config,
-        start.backbone_fingerprint,
-        init.threshold,
-        init.notice,
+        detector=start.detector,
+        config=config,
+        backbone_fingerprint=start.backbone_fingerprint,
+        threshold=init.threshold,
+        notice=init.notice,
         provenance={"prototypes": prototypes},
     )
 
@@ -125,7 +133,8 @@ def add_recipe_lora(recipe: Recipe, start: Checkpoint) -> Checkpoint:
 
 def empty_detector(recipe: Recipe, *, stage: int, backbone: str | None, init: str | None) -> TowerHead:
     """Build the modules of a detector without weights, which is enough to count them."""
-    known = read_checkpoint(find_model(init)).config if init else None
+    info = read_checkpoint(find_model(init)).info if init else None
+    known = info and info.config
     name = backbone or (known.backbone if known else DEFAULT)
     spec = known.tower if known else architecture(name)
     layers = known.feature_layers if known else recipe.layers()

@@ -98,10 +98,7 @@ def write_state(path: Path, state: TrainingState) -> None:
 def read_state(path: Path) -> TrainingState:
     """Read a checkpoint. Raise ValueError, with the path, when the file is damaged or is something else."""
     try:
-        file = tensorfile.TensorFile(path)
-        if file.format != FORMAT:
-            raise ValueError(f"not a checkpoint of training (its format is {file.format or 'unknown'})")
-        header, tensors = file.read()
+        header, tensors = tensorfile.read(path, format=FORMAT)
         return TrainingState(
             position=_position(header["position"]),
             model=_without_prefix("model", tensors),

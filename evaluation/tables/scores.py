@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from scipy.special import logit
 
 from data.images.degrade import CLEAN
-from files import check_is_file
+from files.refusal import check_is_file
 from gapl.calibration import Calibration, score_of
 from gapl.labels import LABELS_EXPECTED, Label, parse_label
 from gapl.schema import build_spec

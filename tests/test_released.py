@@ -1,4 +1,4 @@
-"""The authors' files: the scores are those of the release's own computation, and nothing is lost either way.
+"""Released files: the scores are those of the release's own computation, and nothing is lost either way.
 
 The reference is written anew from the published description, with plain transformers, peft and torchvision.
 """
@@ -31,9 +31,10 @@ import train
 from inference import Detector
 from models.adapt import add_lora_shapes
 from models.config import VIT_L14, DetectorConfig, LoraSpec
-from models.weights import convert
-from models.weights.checkpoint import expected_shapes, load_checkpoint, read_checkpoint, save_checkpoint
-from models.weights.released import release_pixels
+from models.weights.__main__ import main as weights
+from models.weights.checkpoint import load_checkpoint, read_checkpoint, read_info, save_checkpoint
+from models.weights.released import released_pixels
+from models.weights.tensors import expected_shapes
 from prototype import dream_prototype
 from prototype.bank import PrototypeBank
 
@@ -137,7 +138,7 @@ def backbone(
     """A transformers folder of the tower inside the checkpoint, as `convert --save-backbone` takes it out."""
     folder = tmp_path_factory.mktemp("backbone")
     options = ("--form", "adapter", "--save-backbone", folder / "tower")
-    done = run_cli(convert.main, "convert", checkpoint, folder / "adapter.safetensors", *options)
+    done = run_cli(weights, "convert", checkpoint, folder / "adapter.safetensors", *options)
     assert done.code == 0, done.err
     return folder / "tower"
 
@@ -266,7 +267,7 @@ def test_checkpoint_of_the_released_trainer(
     trained.eval()
     trained.prototypes_PE = torch.load(tmp_path / "checkpoint_3.pt", weights_only=True)["propVec"]
     assert found == pytest.approx([trained.score(image) for image in images[:3]], abs=1e-5)
-    assert "a checkpoint of the released trainer" in caplog.text
+    assert "checkpoint of the released trainer" in caplog.text
     assert "epoch, itr, optimizer, scheduler" in caplog.text
 
 
@@ -276,7 +277,7 @@ def test_no_network_and_no_backbone_is_asked_for(checkpoint: Path, images: list[
 
 def test_form_of_the_released_file() -> None:
     """541 tensors beside the prototypes, 305,736,320 parameters, 2,556,544 of them trained (published)."""
-    config = DetectorConfig(2, "", VIT_L14, release_pixels(224), num_prototypes=64, lora=LoraSpec())
+    config = DetectorConfig(2, "", VIT_L14, released_pixels(224), num_prototypes=64, lora=LoraSpec())
     shapes = expected_shapes(config, "full")
     assert len(shapes) == 541 + 1
     counts = {name: shape.numel() for name, shape in shapes.items() if name != "prototypes_PE"}
@@ -293,7 +294,7 @@ def test_form_of_the_released_file() -> None:
 # There and back
 
 
-def official_bits(path: Path) -> dict[str, Tensor]:
+def released_bits(path: Path) -> dict[str, Tensor]:
     saved = torch.load(path, weights_only=True)
     assert set(saved) == {"model", "prototype"}
     tensors: dict[str, Tensor] = saved["model"] | {"prototype": saved["prototype"]}
@@ -310,12 +311,12 @@ def test_there_and_back_is_equal_to_the_bit(
 ) -> None:
     ours, back = tmp_path / "ours.safetensors", tmp_path / "back.pt"
     options = ("--backbone", backbone) if form == "adapter" else ()
-    there = run_cli(convert.main, "convert", checkpoint, ours, "--form", form, *options)
+    there = run_cli(weights, "convert", checkpoint, ours, "--form", form, *options)
     assert there.code == 0, there.err
-    again = run_cli(convert.main, "convert", ours, back, "--form", "official")
+    again = run_cli(weights, "convert", ours, back, "--form", "released")
     assert again.code == 0, again.err
-    assert list(official_bits(back)) == list(official_bits(checkpoint))
-    assert same_bits(official_bits(back), official_bits(checkpoint))
+    assert list(released_bits(back)) == list(released_bits(checkpoint))
+    assert same_bits(released_bits(back), released_bits(checkpoint))
     assert f"{checkpoint.stat().st_size / 1e6:,.1f} MB" in there.out
     assert f"({form})" in there.out
 
@@ -325,7 +326,7 @@ def test_merged_scores(
     checkpoint: Path, images: list[Path], dtype: str, tolerance: float, tmp_path: Path, run_cli: RunCli
 ) -> None:
     out = tmp_path / "merged.safetensors"
-    done = run_cli(convert.main, "convert", checkpoint, out, "--form", "merged", "--dtype", dtype)
+    done = run_cli(weights, "convert", checkpoint, out, "--form", "merged", "--dtype", dtype)
     assert done.code == 0, done.err
     assert scores(out, images) == pytest.approx(scores(checkpoint, images), abs=tolerance)
     if dtype != "float32":
@@ -358,47 +359,45 @@ def test_adapter_of_another_backbone_is_refused(
         (str(tmp_path / "nowhere"), "no such folder"),
         ("tiny", "differs"),
     ):
-        done = run_cli(convert.main, "convert", checkpoint, out, "--form", "adapter", "--backbone", name)
+        done = run_cli(weights, "convert", checkpoint, out, "--form", "adapter", "--backbone", name)
         assert message in done.only_error()
         assert not out.exists()
-    assert "--save-backbone" in run_cli(convert.main, "convert", checkpoint, out, "--form", "adapter").only_error()
+    assert "--save-backbone" in run_cli(weights, "convert", checkpoint, out, "--form", "adapter").only_error()
 
 
-def test_what_the_authors_form_cannot_hold_is_named(
+def test_what_the_released_form_cannot_hold_is_named(
     checkpoint: Path, tmp_path: Path, run_cli: RunCli, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = load_checkpoint(checkpoint, merge=False)
     save_checkpoint(
         tmp_path / "full.safetensors", replace(whole, form="full", threshold=0.4, notice="a demonstration")
     )
-    done = run_cli(
-        convert.main, "convert", tmp_path / "full.safetensors", tmp_path / "back.pt", "--form", "official"
-    )
+    done = run_cli(weights, "convert", tmp_path / "full.safetensors", tmp_path / "back.pt", "--form", "released")
     assert done.code == 0
     assert "does not hold the threshold 0.4, the notice 'a demonstration'" in caplog.text
 
 
 def test_merged_file_cannot_be_unmerged(checkpoint: Path, tmp_path: Path, run_cli: RunCli) -> None:
     merged = tmp_path / "merged.safetensors"
-    assert run_cli(convert.main, "convert", checkpoint, merged, "--form", "merged").code == 0
-    for form in ("official", "full", "adapter"):
-        done = run_cli(convert.main, "convert", merged, tmp_path / "out", "--form", form)
+    assert run_cli(weights, "convert", checkpoint, merged, "--form", "merged").code == 0
+    for form in ("released", "full", "adapter"):
+        done = run_cli(weights, "convert", merged, tmp_path / "out", "--form", form)
         assert "merged and cannot be taken out again" in done.only_error()
 
 
 def test_what_is_there_is_kept(checkpoint: Path, tmp_path: Path, run_cli: RunCli) -> None:
     out = tmp_path / "full.safetensors"
     out.write_text("mine")
-    done = run_cli(convert.main, "convert", checkpoint, out, "--form", "full")
+    done = run_cli(weights, "convert", checkpoint, out, "--form", "full")
     assert "--overwrite" in done.only_error()
     assert out.read_text() == "mine"
-    assert run_cli(convert.main, "convert", checkpoint, out, "--form", "full", "--overwrite").code == 0
+    assert run_cli(weights, "convert", checkpoint, out, "--form", "full", "--overwrite").code == 0
 
 
 def test_detector_that_the_release_would_score_otherwise_is_not_given_its_form(
     tiny_run: Any, tmp_path: Path, run_cli: RunCli
 ) -> None:
-    done = run_cli(convert.main, "convert", tiny_run.stage1, tmp_path / "out.pt", "--form", "official")
+    done = run_cli(weights, "convert", tiny_run.stage1, tmp_path / "out.pt", "--form", "released")
     assert "stage, merged LoRA" in done.only_error() or "no CLIP vision tower" in done.only_error()
     assert not (tmp_path / "out.pt").exists()
 
@@ -408,7 +407,7 @@ def test_detector_that_the_release_would_score_otherwise_is_not_given_its_form(
 
 
 def inspected(run_cli: RunCli, path: Path) -> dict[str, Any]:
-    done = run_cli(convert.main, "inspect", path, "--json")
+    done = run_cli(weights, "inspect", path, "--json")
     assert done.code == 0, done.err
     facts: dict[str, Any] = json.loads(done.out)
     return facts
@@ -416,7 +415,7 @@ def inspected(run_cli: RunCli, path: Path) -> dict[str, Any]:
 
 def test_inspect_tells_architecture_counts_pixels_and_prototypes(checkpoint: Path, run_cli: RunCli) -> None:
     facts = inspected(run_cli, checkpoint)
-    assert facts["form"] == "official"
+    assert facts["form"] == "released"
     assert facts["tower"]["hidden_size"] == WIDTH
     assert facts["tower"]["num_hidden_layers"] == LAYERS
     assert facts["tower"]["patch_size"] == 32
@@ -434,7 +433,7 @@ def test_inspect_tells_architecture_counts_pixels_and_prototypes(checkpoint: Pat
     assert (facts["prototypes"]["real"], facts["prototypes"]["fake"]) == (4, 4)
     assert facts["prototypes"]["orthonormal"] == {"real": False, "fake": False}
     assert facts["bytes"] == checkpoint.stat().st_size
-    text = run_cli(convert.main, "inspect", checkpoint).out
+    text = run_cli(weights, "inspect", checkpoint).out
     assert facts["sha256"] in text
     assert "patch_size 32" in text
 
@@ -449,10 +448,10 @@ def test_inspect_tells_prototypes_and_projections(stage1: Path, prototypes: Path
 
 def test_provenance_survives_conversion(checkpoint: Path, tmp_path: Path, run_cli: RunCli) -> None:
     full, merged = tmp_path / "full.safetensors", tmp_path / "merged.safetensors"
-    assert run_cli(convert.main, "convert", checkpoint, full, "--form", "full").code == 0
-    assert run_cli(convert.main, "convert", full, merged, "--form", "merged").code == 0
+    assert run_cli(weights, "convert", checkpoint, full, "--form", "full").code == 0
+    assert run_cli(weights, "convert", full, merged, "--form", "merged").code == 0
     provenance = inspected(run_cli, merged)["provenance"]
-    assert provenance["source"] == "the authors' release"
+    assert provenance["source"] == "released checkpoint"
     assert provenance["converted"]["sha256"] == inspected(run_cli, checkpoint)["sha256"]
 
 
@@ -518,14 +517,14 @@ def test_what_does_not_fit_is_named(checkpoint: Path, change: str, tmp_path: Pat
 def test_labels_the_right_way_round_are_accepted(checkpoint: Path, tmp_path: Path) -> None:
     saved = torch.load(checkpoint, weights_only=True) | {"class_to_idx": {"0_real": 0, "1_fake": 1}}
     torch.save(saved, tmp_path / "checkpoint.pt")
-    assert read_checkpoint(tmp_path / "checkpoint.pt").form == "official"
+    assert read_info(tmp_path / "checkpoint.pt").form == "released"
 
 
 def test_values_whose_sum_overflows_are_finite(checkpoint: Path, tmp_path: Path) -> None:
     saved = torch.load(checkpoint, weights_only=True)
     saved["model"]["fc.weight"].fill_(3e38)
     torch.save(saved, tmp_path / "checkpoint.pt")
-    assert read_checkpoint(tmp_path / "checkpoint.pt").form == "official"
+    assert read_info(tmp_path / "checkpoint.pt").form == "released"
 
 
 def test_score_that_is_no_number_is_an_error(checkpoint: Path, images: list[Path], tmp_path: Path) -> None:
@@ -589,7 +588,7 @@ def test_fast_track_from_the_released_files(
     assert done.code == 0, done.err
     trained = load_checkpoint(tmp_path / "run/detector.safetensors", merge=False)
     assert torch.equal(trained.detector.prototypes_PE, torch.load(prototypes, weights_only=True))
-    assert trained.config.pixel == release_pixels(224)
+    assert trained.config.pixel == released_pixels(224)
     started = torch.load(stage1, weights_only=True)
     started = started["model"]["foren_proj.weight"] if as_dictionary else started
     assert 0 < (trained.detector.project.weight - started).abs().max() < 1e-3

@@ -1,0 +1,21 @@
+"""How a file that cannot be used is refused: in one line that says what was expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MAX_REASON = 200  # characters: an untrusted file may contain names and numbers of any length
+
+
+def check_is_file(path: Path, *, what: str) -> None:
+    """Raise ValueError, one line, unless there is such a file; `what` says what was expected."""
+    if not path.is_file():
+        kind = "no such file" if not path.exists() else "a folder" if path.is_dir() else "not a regular file"
+        raise ValueError(f"{path}: {kind}; expected {what}")
+
+
+def refusal(path: Path, error: ValueError, *, what: str) -> ValueError:
+    """Return a ValueError with the path, the reason and what was expected, on one short, printable line."""
+    reason = "".join(char if char.isprintable() else "?" for char in " ".join(str(error).split()))
+    reason = reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 3]}..."
+    return ValueError(f"{path}: {reason}; expected {what}")

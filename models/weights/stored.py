@@ -1,0 +1,63 @@
+"""What a file of weights holds: its tensors, and what it says of its detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from gapl.calibration import Calibration
+from gapl.labels import Label
+from models.config import DetectorConfig
+from models.weights.names import FORMS
+
+LABELS = {label.word: int(label) for label in Label}  # as headers and the released trainer's files spell them
+THRESHOLD = 0.5  # the score from which a detector that states no threshold calls an image fake
+RELEASED_FORM, PROJECTION = "released", "projection"  # forms of the authors' files, beside our own FORMS
+
+
+@dataclass(kw_only=True)
+class DetectorInfo:
+    """What a detector file says of its detector, beside the tensors; the JSON header of our files holds it.
+
+    backbone_fingerprint   of the tower without LoRA, see models.weights.backbone.fingerprint
+    threshold    the score from which an image is called fake
+    notice       what a user must know of its verdicts, or nothing
+    provenance   prototypes (method, sources, seed), recipe, training data, seed
+    form         adapter, full or merged; released or projection for the authors' files
+    versions     of the packages that made the file
+    calibration  makes scores of logits, and verdicts that may be "unsure"; None: a score is the logit's sigmoid
+    """
+
+    config: DetectorConfig
+    backbone_fingerprint: str
+    threshold: float = THRESHOLD
+    notice: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    form: str = "adapter"
+    versions: dict[str, str] = field(default_factory=dict)
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        if self.form not in (*FORMS, RELEASED_FORM, PROJECTION):
+            raise ValueError(f"unknown form {self.form!r}; choose from {', '.join(FORMS)}")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"its threshold is {self.threshold}; a score is between 0 and 1")
+        if not self.notice.isprintable():
+            raise ValueError("its notice is not one printable line")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of weights that was read and checked, but not built.
+
+    described   what the log and `inspect` call it
+    tensors     of a detector, by the names of its modules; `project.weight` alone of the authors' stage 1;
+                `prototypes_PE` alone of their prototypes
+    info        of a detector; None for the authors' stage 1 and prototypes, which have no tower
+    """
+
+    described: str
+    tensors: dict[str, Tensor]
+    info: DetectorInfo | None = None
