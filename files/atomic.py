@@ -1,4 +1,4 @@
-"""A file written whole or not at all."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A scratch file beside `path` that takes its place when all went well, and is removed when it did not."""
+    """Yield a scratch file beside `path`; it replaces `path` at the end, and is removed if the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         scratch.touch()
-        mode = scratch.stat().st_mode  # what the user's umask says; safetensors makes files for their owner alone
+        mode = scratch.stat().st_mode  # as the user's umask wants; safetensors makes files for their owner only
         yield scratch
         scratch.chmod(mode)
         with scratch.open("rb") as file:

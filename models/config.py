@@ -1,6 +1,6 @@
-"""What defines a detector, apart from its weights: how pixels are made, the tower's shape, the head, LoRA.
+"""What defines a detector beside its weights: the shape of its tower, LoRA, the head, how pixels are made.
 
-Each is a frozen dataclass that checks itself, so that a header of an untrusted file can be turned into it.
+Each is a frozen dataclass that checks itself, so that it can be built from the header of an untrusted file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TowerSpec:
 
     @property
     def num_tokens(self) -> int:
-        """The class token and the patches."""
+        """Return how many tokens there are: the class token and the patches."""
         return 1 + (self.image_size // self.patch_size) ** 2
 
     def feature_width(self, feature_layers: Sequence[int]) -> int:
@@ -75,7 +75,7 @@ class LoraSpec:
 
     @property
     def scale(self) -> float:
-        """What an update B A is multiplied with."""
+        """Return what an update B A is multiplied with."""
         return self.alpha / self.rank
 
 
@@ -119,15 +119,19 @@ class DetectorConfig:
 
     @property
     def feature_width(self) -> int:
-        """D"""
+        """Return D, the width of the feature that the head reads."""
         return self.tower.feature_width(self.feature_layers)
 
     def to_json(self) -> dict[str, Any]:
+        """Return what from_json takes."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Any) -> DetectorConfig:
-        """Raise ValueError that names a missing, an unknown or a mistyped field."""
+        """Build a config from what to_json returned.
+
+        Raises ValueError that names a missing, an unknown or a mistyped field.
+        """
         config: DetectorConfig = build_spec(cls, data)
         return config
 

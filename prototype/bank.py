@@ -24,9 +24,11 @@ FORMAT = "gapl-prototypes-1"
 
 @dataclass(frozen=True)
 class PrototypeBank:
-    """vectors_PE: unit rows, real first, then fake. labels_P: 0 real, 1 fake.
+    """Prototypes and their labels.
 
-    provenance: method, seed, how many images of which sources, the stage-1 file.
+    vectors_PE   unit rows, real first, then fake
+    labels_P     0 real, 1 fake
+    provenance   method, seed, how many images of which sources, the stage-1 file
     """
 
     vectors_PE: Tensor

