@@ -417,11 +417,14 @@ def test_stages_that_do_not_fit_together_are_refused(stage2: Train, tiny_run: Ti
             stage2(out, "--lora-dropout", 0.2, init=tiny_run.stage2),
             "--lora-dropout 0.2: .* dropout 0.1, which is kept",
         ),
-        (stage2(out, init=tiny_run.bank), "of the format 'gapl-prototypes-1'; expected a detector"),
+        (stage2(out, init=tiny_run.bank), "of the format 'gapl-prototypes-1', not"),
         (stage2(out, init=tmp_path / "gone"), "no such file; expected a detector"),
         (stage2(out, bank=None), "--init is a stage-1 detector: it also needs --prototypes"),
         (stage2(out, bank=narrow), "vectors of 64 dimensions, but the embeddings of"),
-        (stage2(out, bank=tiny_run.stage1), "of the format 'gapl-detector-1'; expected a prototype bank"),
+        (
+            stage2(out, bank=tiny_run.stage1),
+            "of the format 'gapl-detector-1', not 'gapl-prototypes-1'; expected a",
+        ),
         (stage2(out, "--normalisation", "imagenet"), "the detector of --init was trained with another"),
     ):
         assert re.search(message, done.only_error())
