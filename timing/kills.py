@@ -1,11 +1,11 @@
-"""Kills a short run at random moments, also while it saves, and compares the end with that of a run left alone.
+"""Kill a short run at random moments, also while it saves, and compare its end with that of an undisturbed run.
 
     python timing/kills.py --kills 50
 
-Images are made on the spot; the tower is the random one of the tests, a checkpoint is written after every step.
-Each killed run gets one SIGKILL at a moment drawn from the length of an undisturbed run, and is then given the
-same command again until it has ended. A row a kill: when it came, what it hit, and whether detector and metrics
-are the same as without it, to the last bit (rates apart).
+Images are made on the spot, the tower is the random one of the tests, and a checkpoint is written after every
+step. Each run gets one SIGKILL at a random moment within the length of an undisturbed run; then the same command
+is given again until the run has ended. A row for each kill says when it came, what it hit, and whether the
+detector and the metrics, except rates, are the same as without it, to the last bit.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def make_images(folder: Path) -> None:
 
 
 def start(command: list[str]) -> BaseProcess:
-    """A process in a session of its own that runs train.py or another file of the project with its options.
+    """Start a process, in a session of its own, that runs a file of the project with its options.
 
-    It is forked from this one, which has imported what takes long to import.
+    It is forked from this process, which has imported what is slow to import.
     """
     process = multiprocessing.get_context("fork").Process(target=run_file, args=(command,))
     process.start()
@@ -123,7 +123,7 @@ def run(command: list[str]) -> None:
 
 
 def kill_once(command: list[str], out: Path, *, aimed: bool, after_s: float, rng: random.Random) -> str:
-    """Starts the command and kills it and its children; says at which step, and whether a save was under way."""
+    """Start the command and kill it with its children. Return at which step, and whether it was saving."""
     process = start(command)
     began = time.monotonic()
     saves_left = rng.randrange(1, 30)  # before the one to hit; counted as half-written files that were seen
@@ -168,7 +168,7 @@ def outcome_of_run(command: list[str], out: Path) -> tuple[bytes, list[dict[str,
 
 
 def outcome(out: Path) -> tuple[bytes, list[dict[str, object]]]:
-    """The tensors' bytes of the detector file, and the metrics without rates."""
+    """Return the bytes of the tensors in the detector file, and the metrics without rates."""
     blob = (out / "detector.safetensors").read_bytes()
     start = 8 + int.from_bytes(blob[:8], "little")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -1,12 +1,13 @@
-"""What a step of stage 2 costs on 1 to 1,024 processes, on paper, from pieces that can be measured.
+"""Estimate what a step of stage 2 costs on 1 to 1,024 processes, from figures that can be measured.
 
     python timing/scaling.py
     python timing/scaling.py --tflops 989 --decode-ms 25 --storage-gb 10
 
-Each process has one GPU and its own part of a growing batch. A step is the tower's arithmetic, then gradients
-round all processes (a ring for the bytes, a tree for the latency), then one small sum that all agree on. Images
-must be read and decoded meanwhile, or they set the pace. The defaults are of an A100 and of the set's shards;
-docs/scaling.md says what was measured. The hours are those of --images at the rate of the row.
+Each process has one GPU and its own part of a batch that grows with them. A step is the tower's arithmetic, then
+the exchange of gradients (a ring for the bytes, a tree for the latency), then one small sum over all processes.
+Images are read and decoded meanwhile; if that takes longer, it sets the pace. The defaults are those of an A100
+and of the shards of CommunityForensics-Small; docs/scaling.md says what was measured. The hours are for --images
+images at the rate of the row.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 def row(world: int, compute_s: float, gradient_bytes: int, args: argparse.Namespace) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     hops = 2 * math.ceil(math.log2(world)) if world > 1 else 0
     latency_s = hops * args.latency_us * 1e-6
     gradients_s = 2 * (world - 1) / world * gradient_bytes / (args.network_gb * 1e9) + latency_s
@@ -62,8 +63,11 @@ def row(world: int, compute_s: float, gradient_bytes: int, args: argparse.Namesp
 
 
 def read_amplification(world: int, shards: int) -> float:
-    """How often a byte is read: a shard that is cut in k pieces for k readers is read (k + 1) / 2 times, since
-    what lies before a piece is read and dropped."""
+    """Return how often a byte is read.
+
+    A shard that is cut in k pieces for k readers is read (k + 1) / 2 times: what lies before a piece is read and
+    dropped.
+    """
     from data.shards.order import open_in_part
 
     units = world * max(2, open_in_part(shards, num_parts=world, open_shards=4))
@@ -76,17 +80,17 @@ def parse_arguments() -> argparse.Namespace:
 
     parser = cli.Parser(__doc__)
     parser.add_argument("--batch", type=int, default=64, help="images a step and process")
-    parser.add_argument("--trainable", type=int, default=2_556_544, help="parameters whose gradients go round")
+    parser.add_argument("--trainable", type=int, default=2_556_544, help="parameters with gradients")
     parser.add_argument("--tflops", type=float, default=312, help="of a GPU, in bfloat16")
-    parser.add_argument("--utilisation", type=float, default=0.4, help="share of it that is reached")
+    parser.add_argument("--utilisation", type=float, default=0.4, help="share of that which is reached")
     parser.add_argument("--network-gb", type=float, default=25, help="GB/s between processes")
     parser.add_argument("--latency-us", type=float, default=20, help="microseconds of one hop")
-    parser.add_argument("--storage-gb", type=float, default=5, help="GB/s that the shards' storage gives in all")
+    parser.add_argument("--storage-gb", type=float, default=5, help="GB/s of the shards' storage, in all")
     parser.add_argument("--image-mb", type=float, default=1.3, help="MB of an image")
-    parser.add_argument("--decode-ms", type=float, default=20, help="of a core, to decode and view an image")
-    parser.add_argument("--cores", type=int, default=12, help="for each process")
-    parser.add_argument("--shards", type=int, default=92, help="of the class that has fewer")
-    parser.add_argument("--images", type=float, default=RELEASE_IMAGES, help="of the whole run")
+    parser.add_argument("--decode-ms", type=float, default=20, help="core milliseconds per image")
+    parser.add_argument("--cores", type=int, default=12, help="cores for each process")
+    parser.add_argument("--shards", type=int, default=92, help="shards of the class that has fewer")
+    parser.add_argument("--images", type=float, default=RELEASE_IMAGES, help="images of the whole run")
     return parser.parse_args()
 
 

@@ -1,12 +1,12 @@
-"""Stage 1 on cached features beside one bare pass of the same images through the tower.
+"""Compare stage 1 on cached features with one bare pass of the same images through the tower.
 
     python timing/stage1.py --data DIR --backbone clip-vit-b16-int8 --images 2000
     python timing/stage1.py --data images.csv --epochs 20
 
-The pass is decoding, a random view and the tower, in a loop and nothing else, timed from its first image on.
-Stage 1 is train.py as a user would start it, imports and all, with an empty cache of features and then with the
-one that it filled. Batches, workers and precision are those of the recipe in each; all images are read once
-before, so that all find them in memory. Each runs in a process of its own, one after the other.
+The pass decodes, views and runs the tower in a plain loop, and is timed from its first image on. Stage 1 is
+train.py as a user starts it, imports included: first with an empty feature cache, then with the cache that it
+filled. Both use the batches, workers and precision of the recipe. All images are read once before, so that they
+are in memory. Each measurement is a process of its own, one after the other.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
             start = time.perf_counter()
             run([str(PROJECT / "train.py"), *options, *stage1_options(args, scratch, number)])
             report(f"{args.epochs} epochs, {cache} cache", time.perf_counter() - start, passed["seconds"])
-    print(f"from an empty cache, 20 epochs are to take at most {TARGET} passes")
+    print(f"target: 20 epochs from an empty cache take at most {TARGET} passes")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -52,10 +52,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="images as train.py takes them")
     parser.add_argument("--backbone", default=INT8, help=f"as of train.py (default: {INT8})")
-    parser.add_argument("--images", type=int, help="only so many, drawn with seed 0; of image files")
+    parser.add_argument("--images", type=int, help="only so many image files, drawn with seed 0")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
-    parser.add_argument("--bare-pass", action="store_true", help="only the pass: one line of JSON")
+    parser.add_argument("--bare-pass", action="store_true", help="measure only the pass; print JSON")
     args = parser.parse_args()
     if args.bare_pass:
         print(json.dumps(bare_pass(args)))
@@ -64,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def list_images(args: argparse.Namespace, scratch: Path) -> Path:
-    """What train.py is given: all of --data, or a list of some. Each image is read once."""
+    """Return what train.py gets as --data: all images, or a list of some. Read each of them once."""
     from data.sources import open_source
 
     manifest = open_source(args.data, split="train")
@@ -90,7 +90,7 @@ def stage1_options(args: argparse.Namespace, scratch: Path, number: int) -> list
 
 
 def run(command: list[str]) -> str:
-    """Standard output of a Python program; it shows its progress on ours."""
+    """Run a Python program and return its standard output; it shows its progress on our stderr."""
     done = subprocess.run([sys.executable, *command], check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise ValueError(f"{Path(command[0]).name} failed, exit code {done.returncode}")
@@ -102,7 +102,7 @@ def report(what: str, seconds: float, of_pass: float) -> None:
 
 
 def bare_pass(args: argparse.Namespace) -> dict[str, Any]:
-    """In a process of its own: how long all images take through decoding, view and tower."""
+    """Measure how long all images take through decoding, view and tower."""
     import torch
     from tqdm import tqdm
 

@@ -1,16 +1,16 @@
-"""A step of stage 2 (forward, backward, AdamW): this project beside a plain loop of transformers and peft.
+"""Compare a step of stage 2 (forward, backward, AdamW) with a plain loop of transformers and peft.
 
     python timing/stage2.py
     python timing/stage2.py --dropout 0 --steps 3 --rounds 5
     python timing/stage2.py --curve 20
 
-The plain loop is float32, in eager mode, as a user would write it; ours runs in --precision. Both start from the
-same weights and see the same batches: views of --images, or else random numbers. Each is a process of its own, and
-they take steps by turns, each its first one before that counts. On a shared machine only the ratios mean
-something; that of CPU time, which waiting does not change, most.
+The plain loop is float32 in eager mode, as a user would write it; ours runs in --precision. Both start from the
+same weights and see the same batches: views of --images, or else random numbers. Each is a process of its own;
+they take steps in turns, and the first step of each does not count. On a shared machine only the ratios mean
+something, above all that of CPU time, which waiting does not change.
 
---curve trains both for as many steps, without dropout, and compares the losses. They fall, since few batches are
-seen again and again.
+--curve trains both for that many steps without dropout and compares the losses. They fall, because a few batches
+are seen again and again.
 
 Shape suffixes: B batch, C channels, H, W pixels, D tower width, P prototypes, E embedding.
 """
@@ -68,8 +68,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--backbone", default="clip-vit-b16-int8")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=6, help="of each way in a turn")
-    parser.add_argument("--rounds", type=int, default=3, help="turns")
+    parser.add_argument("--steps", type=int, default=6, help="steps of each in a turn")
+    parser.add_argument("--rounds", type=int, default=3, help="number of turns")
     parser.add_argument("--dropout", type=float, default=0.1, help="of LoRA")
     parser.add_argument(
         "--precision", choices=[p for p in PRECISIONS if p != "fp16"], default="auto", help="of ours"
@@ -89,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def prepare(scratch: Path, args: argparse.Namespace) -> None:
-    """start.pt: the tensors of a detector with new LoRA and head; batches.pt: (pixels_BCHW, labels_B)."""
+    """Write start.pt, the tensors of a new detector, and batches.pt, a list of (pixels_BCHW, labels_B)."""
     import torch
 
     from models.weights.backbone import load_backbone
@@ -190,7 +190,7 @@ def ours(args: argparse.Namespace) -> Step:
 
 
 def plain(args: argparse.Namespace) -> Step:
-    """Nothing of this project but the weights to start from."""
+    """Train without this project, except for the weights to start from."""
     import torch
     from peft import LoraConfig, get_peft_model
     from torch import nn
@@ -232,7 +232,7 @@ def plain(args: argparse.Namespace) -> Step:
 
 
 def serve(args: argparse.Namespace) -> None:
-    """In a process of its own: reads how many steps to take, and answers with a JSON line, again and again."""
+    """Read how many steps to take, and answer with a line of JSON, again and again."""
     import torch
 
     torch.manual_seed(0)
@@ -283,13 +283,13 @@ def ask(process: subprocess.Popen[str], num_steps: int) -> list[dict[str, float]
 
 
 def num_flops(spec: TowerSpec, lora: LoraSpec) -> float:
-    """Floating-point operations of the matrix products that one image needs in a step of ours.
+    """Count the floating-point operations of the matrix products that one image needs in a step of ours.
 
-    A product of (n, i) and (i, o) takes 2 n i o. All layers but the last compute T tokens; the last one its keys
-    and values, and the class token alone otherwise. Backward, a frozen layer needs one product, for its input's
-    gradient, and none where nothing before it trains: the patches and the first layer's q, k and v. An update
-    takes two products forward and four backward, attention two and four. The head and what is done number by
-    number are left out.
+    A product of (n, i) and (i, o) takes 2 n i o. All layers except the last compute T tokens; the last computes
+    keys and values of all tokens, and otherwise the class token alone. Backward, a frozen layer needs one product,
+    for the gradient of its input, and none where nothing before it trains: the patches and q, k and v of the first
+    layer. An update takes two products forward and four backward, attention two and four. The head and all
+    elementwise operations are left out.
     """
     tokens, width = spec.num_tokens, spec.hidden_size
     square, mlp = 2 * width**2, 4 * width * spec.intermediate_size
@@ -304,7 +304,7 @@ def num_flops(spec: TowerSpec, lora: LoraSpec) -> float:
 
 
 def matmul_gflops(dtype_name: str, *, seconds: float = 3.0) -> float:
-    """What this machine's matrix product reaches, in GFLOP/s: the best of many of the size of an MLP's."""
+    """Measure the matrix product of this machine in GFLOP/s: the best of many of the size of an MLP's."""
     import torch
 
     dtype = getattr(torch, dtype_name)
