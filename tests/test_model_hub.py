@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import pytest
 from conftest import Finished
@@ -53,29 +53,21 @@ cli.run(main)
 class FakeHub:
     """What the server holds, how it misbehaves, and what it was asked.
 
-    files       (repository, revision, file) -> content
-    large       as the hub keeps large files: a redirection to another host, the sha256 as ETag
-    stop_after  bytes of a file after which each answer breaks off (or waits, with `stall`)
-    refuse      status of every answer on files
+    files   (repository, revision, file) -> content
+    stall   stop in the middle of a file, until it is unset
+    refuse  status of every answer on files
+    asked   (method, path) of every request
     """
 
     url: str = ""
-    storage_url: str = ""
     files: dict[tuple[str, str, str], bytes] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
-    large: bool = True
-    stop_after: int | None = None
-    stops: int = 10**9
     stall: bool = False
     refuse: int | None = None
-    asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    asked: list[tuple[str, str]] = field(default_factory=list)
 
-    def downloads(self) -> list[str]:
-        """The Range of each request for bytes, or nothing; without the redirections to them."""
-        where = "/storage/" if self.large else "/resolve/"
-        return [
-            headers.get("range", "") for method, path, headers in self.asked if method == "GET" and where in path
-        ]
+    def num_downloads(self) -> int:
+        return sum(method == "GET" and "/resolve/" in path for method, path in self.asked)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -92,13 +84,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def answer(self) -> None:
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        self.hub.asked.append((self.command, self.path, headers))
+        self.hub.asked.append((self.command, self.path))
         parts = [unquote(part) for part in self.path.strip("/").split("/")]
         if self.path == "/":
             self.reply(200, {})
-        elif parts[0] == "storage":
-            self.send_file(self.hub.files[parts[1] + "/" + parts[2], parts[3], parts[4]], {})
         elif self.hub.refuse:
             self.reply(self.hub.refuse, {"ETag": '"a page"'})
         elif parts[0] == "api":  # nothing of it is needed
@@ -107,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
             self.resolve("/".join(parts[:2]), parts[3], parts[4])
 
     def resolve(self, repository: str, revision: str, file: str) -> None:
-        """The protocol of /{repository}/resolve/{revision}/{file}."""
+        """Answer /{repository}/resolve/{revision}/{file} as the hub does."""
         hub = self.hub
         if repository in hub.gated:
             return self.reply(403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
@@ -119,34 +108,17 @@ class Handler(BaseHTTPRequestHandler):
         content = hub.files.get((repository, revision, file))
         if content is None:
             return self.reply(404, {"X-Error-Code": "EntryNotFound", **commit})
-        if not hub.large:
-            return self.send_file(content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', **commit})
-        sha256 = hashlib.sha256(content).hexdigest()
-        return self.reply(
-            302,
-            {
-                "Location": f"{hub.storage_url}/storage/{repository}/{quote(revision, safe='')}/{file}",
-                "X-Linked-ETag": f'"{sha256}"',
-                "X-Linked-Size": str(len(content)),
-                **commit,
-            },
-        )
+        return self.send_file(content, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', **commit})
 
     def send_file(self, content: bytes, headers: dict[str, str]) -> None:
-        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
-        headers |= {"Accept-Ranges": "bytes", "Content-Length": str(len(content) - start)}
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        self.begin(206 if start else 200, headers)
+        self.begin(200, headers | {"Content-Length": str(len(content))})
         if self.command == "HEAD":
             return
-        end = self.hub.stop_after if self.hub.stop_after is not None and self.hub.stops else len(content)
-        self.wfile.write(content[start:end])
-        if end < len(content):
-            self.hub.stops -= 1
-            self.close_connection = True
-            while self.hub.stall:
-                time.sleep(0.05)
+        middle = len(content) // 2
+        self.wfile.write(content[:middle])
+        while self.hub.stall:
+            time.sleep(0.05)
+        self.wfile.write(content[middle:])
 
     def reply(self, status: int, headers: dict[str, str]) -> None:
         self.begin(status, {"Content-Length": "0", **headers})
@@ -172,7 +144,6 @@ def hub() -> Iterator[FakeHub]:
     handler = type("HandlerOfThisHub", (Handler,), {"hub": hub})
     server = Server(("127.0.0.1", 0), handler)
     hub.url = f"http://127.0.0.1:{server.server_port}"
-    hub.storage_url = f"http://localhost:{server.server_port}"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield hub
     hub.stall = False
@@ -231,17 +202,14 @@ def user(hub: FakeHub, tmp_path: Path) -> User:
 # Downloading, and what is here
 
 
-@pytest.mark.parametrize("large", [True, False])
-def test_a_file_is_downloaded_once(large: bool, hub: FakeHub, user: User) -> None:
-    hub.large = large
+def test_a_file_is_downloaded_once(hub: FakeHub, user: User) -> None:
     hub.files["some/detector", "main", OURS] = b"weights"
     hub.files["some/detector", "main", THEIRS] = b"other weights"
     path = user.found("some/detector")
     assert path.name == OURS
     assert path.read_bytes() == b"weights"
-    assert hub.downloads() == [""]
     assert user.found("some/detector") == path
-    assert hub.downloads() == [""]
+    assert hub.num_downloads() == 1
     assert not user.partial_files()
 
 
@@ -264,16 +232,8 @@ def test_the_revision_reaches_the_hub(revision: str, asked: str, hub: FakeHub, u
     hub.files["some/detector", "main", OURS] = b"weights"
     hub.files["some/detector", revision, OURS] = b"old weights"
     assert user.found(f"some/detector@{revision}").read_bytes() == b"old weights"
-    assert {path for _, path, _ in hub.asked if "/resolve/" in path} == {f"/some/detector/resolve/{asked}/{OURS}"}
+    assert {path for _, path in hub.asked if "/resolve/" in path} == {f"/some/detector/resolve/{asked}/{OURS}"}
     assert user.without_a_hub().found(f"some/detector@{revision}").read_bytes() == b"old weights"
-
-
-def test_the_token_goes_to_the_hub_alone(hub: FakeHub, user: User) -> None:
-    hub.files["some/detector", "main", OURS] = b"weights"
-    replace(user, settings={"HF_TOKEN": "hf_secret"}).found("some/detector")
-    tokens = {path.split("/")[1]: headers.get("authorization") for _, path, headers in hub.asked}
-    assert tokens["some"] == "Bearer hf_secret"
-    assert tokens["storage"] is None
 
 
 def test_without_a_hub_what_is_here_is_used(hub: FakeHub, user: User) -> None:
@@ -309,33 +269,12 @@ def test_a_server_that_is_no_hub_is_one_line(hub: FakeHub, user: User) -> None:
     hub.refuse = 200
     error = user.find("some/detector").only_error()
     assert "does not seem to be served by a Hugging Face Hub endpoint" in error
-    assert hub.downloads() == []
-
-
-def test_two_at_once_download_once(hub: FakeHub, user: User) -> None:
-    hub.files["some/detector", "main", OURS] = LARGE
-    processes = [user.start("-c", DRIVER, "some/detector") for _ in range(2)]
-    found = {process.communicate(timeout=30)[0] for process in processes}
-    assert [process.returncode for process in processes] == [0, 0]
-    assert Path(found.pop().strip()).read_bytes() == LARGE
-    assert not found
-    assert hub.downloads() == [""]
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Interruptions
-
-
-def test_a_broken_connection_is_taken_up_again(hub: FakeHub, user: User) -> None:
-    hub.files["some/detector", "main", OURS] = LARGE
-    hub.stop_after, hub.stops = len(LARGE) // 2, 1
-    assert user.found("some/detector").read_bytes() == LARGE
-    assert hub.downloads() == ["", f"bytes={WRITTEN}-"]
+    assert hub.num_downloads() == 0
 
 
 def test_an_interrupted_download_leaves_nothing_and_is_started_anew(hub: FakeHub, user: User) -> None:
     hub.files["some/detector", "main", OURS] = LARGE
-    hub.stop_after, hub.stall = len(LARGE) // 2, True
+    hub.stall = True
     process = user.start("-c", DRIVER, "some/detector")
     give_up = time.monotonic() + 20
     while not any(path.stat().st_size >= WRITTEN for path in user.partial_files()):
@@ -347,7 +286,7 @@ def test_an_interrupted_download_leaves_nothing_and_is_started_anew(hub: FakeHub
     assert err.endswith("interrupted\n")
     assert "Traceback" not in err
     assert not user.partial_files()
-    hub.stop_after, hub.stall = None, False
+    hub.stall = False
     assert user.found("some/detector").read_bytes() == LARGE
 
 
@@ -374,7 +313,7 @@ def test_another_released_file_is_refused_unless_its_revision_is_named(hub: Fake
     assert f"its sha256 is {hashlib.sha256(b'weights').hexdigest()}, not the released" in error
     assert error.endswith(f"or name {RELEASED}@main to use it unchecked")
     assert user.found(f"{RELEASED}@main").read_bytes() == b"weights"
-    assert hub.downloads() == [""]
+    assert hub.num_downloads() == 1
 
 
 @pytest.mark.parametrize("settings", [{"HF_HUB_OFFLINE": "1"}, {}])
