@@ -33,6 +33,6 @@ BACKBONE_HELP = (
     f"{WHEEL_MB} MB)"
 )
 MODEL_HELP = (
-    "detector file or run folder of train.py, the authors' checkpoint.pt, one of the released trainer, "
+    "detector file or run folder of train.py, the released checkpoint.pt, one of the released trainer, "
     f"or a repository of the model hub: {RELEASED}[@revision]"
 )

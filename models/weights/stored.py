@@ -14,7 +14,7 @@ from models.weights.names import FORMS
 
 LABELS = {label.word: int(label) for label in Label}  # as headers and the released trainer's files spell them
 THRESHOLD = 0.5  # the score from which a detector that states no threshold calls an image fake
-RELEASED_FORM, PROJECTION = "released", "projection"  # forms of the authors' files, beside our own FORMS
+RELEASED_FORM, PROJECTION = "released", "projection"  # forms of released files, beside our own FORMS
 
 
 @dataclass(kw_only=True)
@@ -25,7 +25,7 @@ class DetectorInfo:
     threshold    the score from which an image is called fake
     notice       what a user must know of its verdicts, or nothing
     provenance   prototypes (method, sources, seed), recipe, training data, seed
-    form         adapter, full or merged; released or projection for the authors' files
+    form         adapter, full or merged; released or projection for a released file
     versions     of the packages that made the file
     calibration  makes scores of logits, and verdicts that may be "unsure"; None: a score is the logit's sigmoid
     """
@@ -53,9 +53,9 @@ class Stored:
     """A file of weights that was read and checked, but not built.
 
     described   what the log and `inspect` call it
-    tensors     of a detector, by the names of its modules; `project.weight` alone of the authors' stage 1;
-                `prototypes_PE` alone of their prototypes
-    info        of a detector; None for the authors' stage 1 and prototypes, which have no tower
+    tensors     of a detector, by the names of its modules; `project.weight` alone of the released stage 1;
+                `prototypes_PE` alone of released prototypes
+    info        of a detector; None for the released stage 1 and prototypes, which have no tower
     """
 
     described: str
