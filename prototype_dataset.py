@@ -29,8 +29,8 @@ STREAM_FROM_BYTES = 8 << 30  # smaller sets of shards are copied to a cache, fro
 
 
 @dataclass(frozen=True)
-class Part:
-    """Images of one data set.
+class Portion:
+    """Some images of one data set.
 
     folders   where it is found below the data root; the first that exists counts
     label     only this class
@@ -48,12 +48,12 @@ class Part:
 class Mix:
     """The data sets that a stage trains on.
 
-    any_part  parts that are not there are left out; else the mix needs all of them
+    may_miss  portions that are not there are left out; else the mix needs all of them
     """
 
     stages: tuple[int, ...]
-    parts: tuple[Part, ...]
-    any_part: bool = False
+    portions: tuple[Portion, ...]
+    may_miss: bool = False
 
 
 PROGAN = ("CNNDetection/train", "ForenSynths/train", "progan_train")
@@ -72,12 +72,12 @@ MIDJOURNEY = (
 
 MIXES: dict[str, Mix] = {
     # One folder that its owner made for stage 1, in any layout.
-    "stage1": Mix((1,), (Part(("stage1",)),)),
-    # Community Forensics in parquet shards: the small set, or parts of it under names that begin alike.
+    "stage1": Mix((1,), (Portion(("stage1",)),)),
+    # Community Forensics in parquet shards: the small set, or portions of it under names that begin alike.
     "commfor": Mix(
         (2,),
         tuple(
-            Part((name,))
+            Portion((name,))
             for name in (
                 "CommunityForensics-Small",
                 "OwensLab/CommunityForensics-Small",
@@ -86,26 +86,26 @@ MIXES: dict[str, Mix] = {
                 "commfor-modern",
             )
         ),
-        any_part=True,
+        may_miss=True,
     ),
     # Released code: 20 LSUN classes x (150 real + 100 ProGAN), 3,000 ImageNet reals, 2,000 each of two others.
     "release": Mix(
         (1,),
         (
-            Part(PROGAN, Label.REAL, cap_each=150),
-            Part(PROGAN, Label.FAKE, cap_each=100),
-            Part(SD14, Label.REAL, cap=3000),
-            Part(SD14, Label.FAKE, cap=2000),
-            Part(MIDJOURNEY, Label.FAKE, cap=2000),
+            Portion(PROGAN, Label.REAL, cap_each=150),
+            Portion(PROGAN, Label.FAKE, cap_each=100),
+            Portion(SD14, Label.REAL, cap=3000),
+            Portion(SD14, Label.FAKE, cap=2000),
+            Portion(MIDJOURNEY, Label.FAKE, cap=2000),
         ),
     ),
     # Paper: 2,000 fakes of each of three generators and 6,000 reals, here 2,000 from each one's own reals.
     "paper": Mix(
         (1,),
-        tuple(Part(folders, label, cap=2000) for folders in (PROGAN, SD14, MIDJOURNEY) for label in Label),
+        tuple(Portion(folders, label, cap=2000) for folders in (PROGAN, SD14, MIDJOURNEY) for label in Label),
     ),
     # Any root with a `train` folder, such as the demonstration corpus, for both stages.
-    "train": Mix((1, 2), (Part(("train",)),)),
+    "train": Mix((1, 2), (Portion(("train",)),)),
 }
 
 
@@ -172,10 +172,10 @@ def open_shards(paths: list[str] | None, root: Path | None, *, stage: int, mix: 
     check_data(paths, root, stage=stage, mix=mix)
     if not paths:
         assert root is not None
-        parts = MIXES[_pick_mix(root, stage=stage, mix=mix)].parts
-        if any(part != Part(part.folders) for part in parts):
-            return None  # a part that is capped or of one class
-        paths = [str(folder) for part in parts if (folder := _locate(root, part))]
+        portions = MIXES[_pick_mix(root, stage=stage, mix=mix)].portions
+        if any(each != Portion(each.folders) for each in portions):
+            return None  # one of them is capped or of one class
+        paths = [str(folder) for each in portions if (folder := _locate(root, each))]
     from data.shards.index import join_indexes
     from data.sources import open_index
 
@@ -190,7 +190,9 @@ def open_mix(root: Path, *, stage: int, mix: str = "auto", seed: int = 0) -> Man
     Raises ValueError that names the folders that were looked for.
     """
     mix = _pick_mix(root, stage=stage, mix=mix)
-    manifests = [_open_part(root, part, seed=seed) for part in MIXES[mix].parts if _locate(root, part)]
+    manifests = [
+        _open_portion(root, portion, seed=seed) for portion in MIXES[mix].portions if _locate(root, portion)
+    ]
     return join(f"{mix} of {root.name}", manifests)
 
 
@@ -211,35 +213,35 @@ def _pick_mix(root: Path, *, stage: int, mix: str) -> str:
     return mix
 
 
-def _open_part(root: Path, part: Part, *, seed: int) -> Manifest:
+def _open_portion(root: Path, portion: Portion, *, seed: int) -> Manifest:
     from data.sources import open_source  # pyarrow is slow to import
 
-    folder = _locate(root, part)
+    folder = _locate(root, portion)
     assert folder is not None
     manifest = open_source(folder, split="train")
-    if part.label is not None:
-        manifest = manifest.where(lambda record: record.label == part.label)
-    if part.cap_each is not None:
+    if portion.label is not None:
+        manifest = manifest.where(lambda record: record.label == portion.label)
+    if portion.cap_each is not None:
         by_source: dict[Source, list[Record]] = defaultdict(list)
         for record in manifest:
             by_source[record.source].append(record)
         groups = [Manifest(manifest.name, tuple(records)) for records in by_source.values()]
-        manifest = join(manifest.name, [group.draw(part.cap_each, seed=seed) for group in groups])
-    return manifest if part.cap is None else manifest.draw(part.cap, seed=seed)
+        manifest = join(manifest.name, [group.draw(portion.cap_each, seed=seed) for group in groups])
+    return manifest if portion.cap is None else manifest.draw(portion.cap, seed=seed)
 
 
-def _locate(root: Path, part: Part) -> Path | None:
-    return next((root / folder for folder in part.folders if (root / folder).is_dir()), None)
+def _locate(root: Path, portion: Portion) -> Path | None:
+    return next((root / folder for folder in portion.folders if (root / folder).is_dir()), None)
 
 
 def _is_there(root: Path, mix: Mix) -> bool:
-    located = [_locate(root, part) is not None for part in mix.parts]
-    return any(located) if mix.any_part else all(located)
+    located = [_locate(root, portion) is not None for portion in mix.portions]
+    return any(located) if mix.may_miss else all(located)
 
 
 def _folders(mix: Mix) -> str:
-    alternatives = dict.fromkeys(" or ".join(part.folders) for part in mix.parts)
-    return (" or " if mix.any_part else ", ").join(alternatives)
+    alternatives = dict.fromkeys(" or ".join(portion.folders) for portion in mix.portions)
+    return (" or " if mix.may_miss else ", ").join(alternatives)
 
 
 def describe(images: Images) -> str:

@@ -39,8 +39,8 @@ def split_images(
     """
     held = choose_sources(images.sources(), fraction=holdout, names=names, seed=seed)
     rest, heldout = images.partition(held)
-    training, part = rest.split(fraction, max_images=max_images, seed=seed)
-    return Split(training, part, heldout.draw(max_images, seed=seed) if max_images else heldout, held)
+    training, drawn = rest.split(fraction, max_images=max_images, seed=seed)
+    return Split(training, drawn, heldout.draw(max_images, seed=seed) if max_images else heldout, held)
 
 
 def choose_sources(

@@ -85,7 +85,7 @@ class Images(Protocol):
         """Return (images of other sources, images of these sources)."""
 
     def split(self, fraction: float, *, max_images: int = 0, seed: int) -> tuple[Self, Self]:
-        """Return (rest, part): `part` is a fraction of each class, and at most `max_images` unless that is 0."""
+        """Return (rest, drawn): `drawn` is a fraction of each class, and at most `max_images` unless that is 0."""
 
     def draw(self, count: int, *, seed: int) -> Self:
         """Return at most `count` of the images, in their order, chosen so that they stand for all of them."""
@@ -148,7 +148,7 @@ class Manifest:
         return Manifest(self.name, tuple(self.records[i] for i in chosen))
 
     def split(self, fraction: float, *, max_images: int = 0, seed: int) -> tuple[Manifest, Manifest]:
-        """Return (rest, part): `part` is drawn from each class, at least one image when fraction > 0, never all.
+        """Return (rest, drawn): `drawn` is of each class, at least one image when fraction > 0, never all.
 
         It is about `fraction` of the images, but not more than about `max_images` unless that is 0.
         """
@@ -161,8 +161,7 @@ class Manifest:
             of_class = self.where(lambda record, label=label: record.label == label)  # type: ignore[misc]
             if fraction and len(of_class) > 1:
                 count = max(1, min(len(of_class) - 1, round(fraction * len(of_class))))
-                part = of_class.draw(count, seed=seed)
-                taken.update(record.uri for record in part)
+                taken.update(of_class.draw(count, seed=seed).uris())
         return self.where(lambda r: r.uri not in taken), self.where(lambda r: r.uri in taken)
 
 

@@ -138,3 +138,10 @@ def test_a_set_without_one_of_the_classes_is_refused(images: Images) -> None:
     _, photographs = images.partition([source for source in images.sources() if source.label is Label.REAL])
     with pytest.raises(ValueError, match=r"ed: no fake images \(35 real, 0 fake\); both classes are needed"):
         require_both_classes(photographs)
+
+
+def test_sources_are_read_as_they_are_written_and_as_older_detectors_have_them() -> None:
+    for source in listed().sources():
+        assert Source.parse(str(source)) == Source.parse(f"{source.label.word} {source.name}") == source
+    with pytest.raises(ValueError, match="'cats' is no source"):
+        Source.parse("cats")

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.loading.ahead import read_ahead
 from data.loading.batches import Batch
+from data.loading.loader import read_ahead
 from data.loading.plan import BatchPlan, Rank
 from data.shards import stream
 from data.shards.index import Names, ShardIndex

@@ -84,8 +84,8 @@ def apply_protocol(benchmark: Benchmark, protocol: str, *, seed: int = 0) -> Ben
 
 
 def _draw(manifest: Manifest, seed: int) -> Manifest:
-    parts = [manifest.where(lambda record, label=label: record.label == label) for label in Label]  # type: ignore[misc]
-    is_small = any(0 < len(part) < RELEASE_IMAGES for part in parts)
+    classes = [manifest.where(lambda record, label=label: record.label == label) for label in Label]  # type: ignore[misc]
+    is_small = any(0 < len(each) < RELEASE_IMAGES for each in classes)
     count = RELEASE_IMAGES_OF_SMALL if is_small else RELEASE_IMAGES
-    chosen = {record.uri for part in parts for record in part.draw(count, seed=seed)}
+    chosen = {record.uri for each in classes for record in each.draw(count, seed=seed)}
     return manifest.where(lambda record: record.uri in chosen)

@@ -8,8 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from data.loading.ahead import read_ahead
-from data.loading.loader import LISTS_PER_WORKER, batch_loader
+from data.loading.loader import LISTS_PER_WORKER, batch_loader, read_ahead
 from data.loading.samples import Sample, read_samples
 from data.records import Record
 

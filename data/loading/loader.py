@@ -1,18 +1,21 @@
-"""A DataLoader whose worker processes make batches of lists, and end when this process ends."""
+"""Load batches: lists are made ahead in a thread, and worker processes turn them into batches."""
 
 from __future__ import annotations
 
 import atexit
 import multiprocessing
+import queue
 import signal
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 LISTS_PER_WORKER = 2  # that a worker has in hand and before it
+Item = TypeVar("Item")
 
 
 def batch_loader(dataset: Dataset[Any], batches: Iterable[list[Any]], *, num_workers: int) -> DataLoader[Any]:
@@ -57,3 +60,36 @@ def _end_workers() -> None:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def read_ahead(items: Iterator[Item], *, depth: int) -> Iterator[Item]:
+    """Yield items that a thread makes, `depth` of them ahead; what is raised there is raised here.
+
+    The thread ends when this iterator is closed or collected.
+    """
+    made: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    room, stopped = threading.Semaphore(depth), threading.Event()
+
+    def make() -> None:
+        try:
+            while room.acquire() and not stopped.is_set():
+                made.put((next(items), None))
+        except BaseException as error:  # to be raised where it is seen
+            made.put((None, error))
+
+    threading.Thread(target=make, name="read_ahead", daemon=True).start()
+    try:
+        while True:
+            item, error = made.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                try:
+                    raise error
+                finally:
+                    del error  # its traceback leads to this frame: a loader would outlive its use by the cycle
+            room.release()
+            yield item
+    finally:
+        stopped.set()
+        room.release()

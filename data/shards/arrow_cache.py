@@ -34,7 +34,7 @@ class CachedRow:
 
 
 # A shard, when it was changed, and the rows that are taken of it.
-_Part = tuple[Shard, int, np.ndarray]
+_Rows = tuple[Shard, int, np.ndarray]
 
 
 def copy_rows(rows_of_shards: Sequence[tuple[Shard, np.ndarray]]) -> Any:
@@ -47,22 +47,22 @@ def copy_rows(rows_of_shards: Sequence[tuple[Shard, np.ndarray]]) -> Any:
     """
     import datasets  # slow to import: not for those who have no shards
 
-    parts = [_versioned(shard, rows) for shard, rows in rows_of_shards]
-    num_bytes = sum(shard.num_bytes * len(rows) // shard.num_rows for shard, _, rows in parts)
+    versioned = [_versioned(shard, rows) for shard, rows in rows_of_shards]
+    num_bytes = sum(shard.num_bytes * len(rows) // shard.num_rows for shard, _, rows in versioned)
     try:
         with _progress_bar(shown=num_bytes >= _PROGRESS_FROM_BYTES):
             # Not load_dataset("parquet"): measured, it takes memory of more than four row groups.
             return datasets.Dataset.from_generator(
                 _read_images,
                 features=datasets.Features({IMAGE_COLUMN: datasets.Value("binary")}),
-                gen_kwargs={"parts": parts},
+                gen_kwargs={"rows_of_shards": versioned},
                 writer_batch_size=32,
             )
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ or error from error
 
 
-def _versioned(shard: Shard, rows: np.ndarray) -> _Part:
+def _versioned(shard: Shard, rows: np.ndarray) -> _Rows:
     """What the cache is keyed by. Size and time make a changed shard another entry."""
     if as_url(shard.url):
         return shard, 0, rows
@@ -70,8 +70,8 @@ def _versioned(shard: Shard, rows: np.ndarray) -> _Part:
     return replace(shard, url=str(path)), path.stat().st_mtime_ns, rows
 
 
-def _read_images(parts: list[_Part]) -> Iterator[dict[str, bytes]]:
-    for shard, _time, rows in parts:
+def _read_images(rows_of_shards: list[_Rows]) -> Iterator[dict[str, bytes]]:
+    for shard, _time, rows in rows_of_shards:
         for _row, image in read_rows(shard, rows):
             yield {IMAGE_COLUMN: image}
 

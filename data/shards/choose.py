@@ -96,8 +96,10 @@ def _choose_shards(
     while True:
         gain_SG = np.minimum(count_SG, need_G)
         gain_SG[(bytes_S > room) | np.isin(np.arange(len(bytes_S)), chosen)] = 0
-        classes = sorted((slice(_REAL, 1), slice(1, None)), key=lambda part: -_lack(need_G[part], quota_G[part]))
-        useful = next((s for part in classes if (s := gain_SG[:, part].any(axis=1)).any()), None)
+        classes = sorted(
+            (slice(_REAL, 1), slice(1, None)), key=lambda groups: -_lack(need_G[groups], quota_G[groups])
+        )
+        useful = next((s for groups in classes if (s := gain_SG[:, groups].any(axis=1)).any()), None)
         if useful is None:
             return _drop_needless(chosen, count_SG, bytes_S, quota_G)
         best = int(np.argmax(np.where(useful, gain_SG.sum(axis=1) / bytes_S, 0)))

@@ -133,7 +133,7 @@ class ShardIndex:
         return self.where(~chosen_N), self.where(chosen_N)
 
     def split(self, fraction: float, *, max_images: int = 0, seed: int) -> tuple[ShardIndex, ShardIndex]:
-        """Return (rest, part): `part` is the first rows of every shard: to read a row is to read those before it.
+        """Return (rest, drawn): `drawn` is the first rows of every shard, since reading a row reads those before it.
 
         It is `fraction` of each class, at least one image when fraction > 0, and of each class at most half of
         `max_images` unless that is 0. Nothing is drawn by the seed.
@@ -204,8 +204,8 @@ def join_indexes(name: str, indexes: Sequence[ShardIndex]) -> ShardIndex:
     )
 
 
-def _join_names(parts: Sequence[Names]) -> Names:
-    names = tuple(dict.fromkeys(name for part in parts for name in part.names))
+def _join_names(columns: Sequence[Names]) -> Names:
+    names = tuple(dict.fromkeys(name for column in columns for name in column.names))
     positions = {name: position for position, name in enumerate(names)}
-    joined = [np.array([positions[name] for name in part.names], np.int32)[part.number_N] for part in parts]
+    joined = [np.array([positions[name] for name in each.names], np.int32)[each.number_N] for each in columns]
     return Names(np.concatenate(joined), names)

@@ -15,9 +15,8 @@ from typing import TypeVar
 import numpy as np
 
 from data.images.views import TensorView
-from data.loading.ahead import read_ahead
 from data.loading.batches import Batch, SampleDataset
-from data.loading.loader import batch_loader
+from data.loading.loader import batch_loader, read_ahead
 from data.loading.plan import BatchPlan
 from data.loading.samples import Sample
 from data.seeds import draw_seed
