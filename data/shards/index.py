@@ -133,7 +133,7 @@ class ShardIndex:
         return self.where(~chosen_N), self.where(chosen_N)
 
     def split(self, fraction: float, *, max_images: int = 0, seed: int) -> tuple[ShardIndex, ShardIndex]:
-        """Return (rest, drawn): `drawn` is the first rows of every shard, since reading a row reads those before it.
+        """Return (rest, drawn): `drawn` is the first rows of every shard: to read a row is to read those before.
 
         It is `fraction` of each class, at least one image when fraction > 0, and of each class at most half of
         `max_images` unless that is 0. Nothing is drawn by the seed.
