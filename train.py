@@ -17,10 +17,12 @@ result is the same to the last bit.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cli
@@ -32,7 +34,7 @@ from models.precision import resolve_precision
 from models.weights.hub import find_model
 from models.weights.names import BANK_FILE, DEFAULT, DETECTOR_NAME
 from prototype_dataset import check_data, describe, open_images
-from training.arguments import given_fields, parse_arguments
+from training.arguments import TRACKERS, add_arguments
 from training.recipe import Recipe, make_recipe
 
 # Functions that work with torch import it themselves, so that a wrong option is refused at once.
@@ -50,7 +52,7 @@ HELD_OUT_SHOWN = 20  # names; config.json has all of them
 
 
 def main() -> None:
-    args = parse_arguments(__doc__)
+    args = parse_arguments()
     if args.reuse and (args.out / DETECTOR_NAME).exists():
         print(f"{args.out / DETECTOR_NAME} is there: reused")
         return
@@ -126,15 +128,6 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
 
 # ---------------------------------------------------------------------------------------------------------
 # Images
-
-
-def check_files(args: argparse.Namespace) -> None:
-    """Raise ValueError for a path that does not exist, before anything slow is imported."""
-    check_data(args.data, args.data_root, stage=args.stage, mix=args.mix)
-    if args.init:
-        find_model(args.init)
-    if args.prototypes:
-        check_is_file(args.prototypes, what=BANK_FILE)
 
 
 def open_checked(args: argparse.Namespace, recipe: Recipe) -> Images:
@@ -315,6 +308,49 @@ def show_parameters(detector: TowerHead) -> None:
 
     every, trainable = count_parameters(detector)
     print(f"{every:,} parameters, {trainable:,} trainable")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Arguments
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = cli.Parser(__doc__)
+    add_arguments(parser)
+    args = parser.parse_args()
+    args.out = args.out or Path(f"runs/stage{args.stage}")
+    check_arguments(args)
+    return args
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError for options that do not fit together."""
+    if args.save_minutes <= 0 or args.save_steps < 0:
+        raise ValueError("--save-minutes must be positive and --save-steps not negative")
+    if args.stage == 1 and (args.init or args.prototypes):
+        raise ValueError("--init and --prototypes are for stage 2")
+    if args.stage == 2 and not args.dry_run and not args.init:
+        raise ValueError("--stage 2 needs --init (stage 1's detector.safetensors) and --prototypes (a bank)")
+    for name in args.track or ():
+        if name not in TRACKERS:
+            raise ValueError(f"--track {name}: choose from {', '.join(TRACKERS)}")
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"--track {name} needs the package {name}: pip install {name}")
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raise ValueError for a path that does not exist, before anything slow is imported."""
+    check_data(args.data, args.data_root, stage=args.stage, mix=args.mix)
+    if args.init:
+        find_model(args.init)
+    if args.prototypes:
+        check_is_file(args.prototypes, what=BANK_FILE)
+
+
+def given_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of the recipe that the user gave."""
+    given = {item.name: getattr(args, item.name) for item in fields(Recipe)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def test_picture_is_a_png(tmp_path: Path, records: list[dict[str, Any]]) -> None
     ("text", "message"),
     [
         ("", "metrics.jsonl is empty"),
-        ('{"step": 1, "epoch": 1, "loss": 1, "lr": 1}\n{"st', "line 2: no JSON"),
+        ('{"step": 1, "epoch": 1, "loss": 1, "lr": 1}\n{"st', "line 2: not JSON"),
         ("[1]\n", "line 1: expected an object with a step"),
     ],
 )

@@ -1,12 +1,11 @@
-"""The options of train.py, parsed and checked before anything slow is imported."""
+"""The options of train.py. Nothing slow is imported for them."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import cli
 from models.weights.names import BACKBONE_HELP, FORMS
@@ -16,9 +15,8 @@ from training.recipe import PRESET_NAMES, Recipe
 TRACKERS = ("tensorboard", "wandb")
 
 
-def parse_arguments(description: str | None) -> argparse.Namespace:
-    """Parse the command line. Raise ValueError for options that do not fit together."""
-    parser = cli.Parser(description)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all options of train.py."""
     parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
     parser.add_argument("--preset", default="paper", help=f"{', '.join(PRESET_NAMES)} (default: paper)")
     add_data_arguments(parser)
@@ -28,17 +26,13 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
         metavar="NAME",
         help="generators and photo sources to validate on; real:NAME or fake:NAME where both have the name",
     )
-    add_detector_arguments(parser)
-    add_stream_arguments(parser)
-    add_running_arguments(parser)
-    add_recipe_arguments(parser)
-    args = parser.parse_args()
-    args.out = args.out or Path(f"runs/stage{args.stage}")
-    check_arguments(args)
-    return args
+    _add_detector_arguments(parser)
+    _add_stream_arguments(parser)
+    _add_running_arguments(parser)
+    _add_recipe_arguments(parser)
 
 
-def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what training starts from, and in which form its result is saved."""
     parser.add_argument(
         "--backbone",
@@ -60,7 +54,7 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     """Add whether and how shards are streamed."""
     group = parser.add_argument_group("stream of shards")
     group.add_argument(
@@ -78,7 +72,7 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_running_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_running_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where the run goes, and what does not change its result."""
     group = parser.add_argument_group("running")
     group.add_argument("--out", type=Path, help="folder of the run (default: runs/stage1 or runs/stage2)")
@@ -105,7 +99,7 @@ def add_running_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--profile", action="store_true", help="print where the time of a step goes")
 
 
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """Add an option for each field of the recipe."""
     group = parser.add_argument_group("recipe", "replace a field of the preset")
     types = get_type_hints(Recipe)
@@ -116,24 +110,3 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
             choices=item.metadata["choices"] or None,
             help=item.metadata["help"],
         )
-
-
-def given_fields(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of the recipe that the user gave."""
-    given = {item.name: getattr(args, item.name) for item in fields(Recipe)}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise ValueError for options that do not fit together."""
-    if args.save_minutes <= 0 or args.save_steps < 0:
-        raise ValueError("--save-minutes must be positive and --save-steps not negative")
-    if args.stage == 1 and (args.init or args.prototypes):
-        raise ValueError("--init and --prototypes are for stage 2")
-    if args.stage == 2 and not args.dry_run and not args.init:
-        raise ValueError("--stage 2 needs --init (stage 1's detector.safetensors) and --prototypes (a bank)")
-    for name in args.track or ():
-        if name not in TRACKERS:
-            raise ValueError(f"--track {name}: choose from {', '.join(TRACKERS)}")
-        if importlib.util.find_spec(name) is None:
-            raise ValueError(f"--track {name} needs the package {name}: pip install {name}")
