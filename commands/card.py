@@ -30,9 +30,8 @@ def run(args: argparse.Namespace) -> None:
     require_tables(args.tables)
     check_is_file(args.model_path, what=DETECTOR_FILE)
     from models.weights.checkpoint import read_info
-    from reporting.card import DetectorFacts, Licence, write_card
+    from reporting.card import DetectorFacts, write_card
 
-    licence = Licence(args.licence, link=args.licence_link)
     scores = read_tables(args.tables)
     name = name_of_file(args.model_path, scores, tables=args.tables)
     info = read_info(args.model_path)
@@ -46,5 +45,5 @@ def run(args: argparse.Namespace) -> None:
         notice=info.notice,
         datasets=args.datasets,
     )
-    write_card(args.out, scores, facts=facts, licence=licence, model=name)
+    write_card(args.out, scores, model=name, facts=facts, licence=args.licence, licence_link=args.licence_link)
     print(f"model card in {args.out}")

@@ -74,7 +74,8 @@ def show_run(folder: Path) -> None:
 def show_tables(scores: ScoreTable, out: Path | None) -> None:
     """Print the figures of clean images, then the cost of each degradation if any; write both to `out`."""
     from evaluation import robustness
-    from evaluation.tables.report import make_table, to_text, write_tables
+    from evaluation.tables.layout import to_text
+    from evaluation.tables.report import make_table, write_tables
 
     table = make_table(scores)
     print(to_text(table))

@@ -5,6 +5,7 @@ Every image of a benchmark counts once, whichever subsets share it; images witho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
@@ -29,18 +30,18 @@ COLUMNS = (
 )
 
 
-def robustness_table(frame: pd.DataFrame, *, thresholds: Mapping[str, float] | float) -> pd.DataFrame:
+def robustness_table(frame: pd.DataFrame, *, thresholds: Mapping[str, float]) -> pd.DataFrame:
     """Return a row for each model, benchmark and degradation, clean first; the columns are COLUMNS.
 
     frame       a row for each image x model x degradation: uri, label, benchmark, model, degradation, score, error
-    thresholds  of each model, or one for all; an image is called fake from it on
+    thresholds  of each model; an image is called fake from it on
 
     auroc, balanced_accuracy   in [0, 1]; NaN when a class is missing
     ..._fall    the clean figure, of the images that have a score for this degradation, minus this figure
     flips       share of the images with both scores (n_paired) whose verdict differs from the clean one; it is
                 the sum of real_to_fake (called real when clean, fake now) and fake_to_real
 
-    Raises ValueError when a model has no threshold, a benchmark no clean scores, or an image two rows.
+    Raises ValueError when a benchmark has no clean scores, or an image two rows.
     """
     key = [*GROUP, "degradation", "uri"]
     if (doubled := frame.duplicated(key)).any():
@@ -48,15 +49,14 @@ def robustness_table(frame: pd.DataFrame, *, thresholds: Mapping[str, float] | f
         raise ValueError(f"{uri} has two scores for {degradation!r} ({benchmark}, {model}); expected one")
     rows: list[dict[str, object]] = []
     for (model, benchmark), group in frame.groupby(GROUP, sort=False):
+        threshold = thresholds[str(model)]
         by_degradation = dict(list(group.set_index("uri").groupby("degradation", sort=False)))
         if CLEAN not in by_degradation:
             raise ValueError(
                 f"{benchmark}, {model}: no scores for {CLEAN!r} to compare {', '.join(by_degradation)} with"
             )
         for name in _in_order(by_degradation):
-            figures = _compare(
-                by_degradation[name], by_degradation[CLEAN], threshold=_threshold(thresholds, str(model))
-            )
+            figures = _compare(by_degradation[name], by_degradation[CLEAN], threshold=threshold)
             rows.append({"model": model, "benchmark": benchmark, "degradation": name, **figures})
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     rates = list(COLUMNS[COLUMNS.index("auroc") :])
@@ -87,16 +87,7 @@ def _compare(degraded: pd.DataFrame, clean: pd.DataFrame, *, threshold: float) -
 
 def _figures(rows: pd.DataFrame, threshold: float) -> dict[str, float]:
     metrics = compute_metrics(rows["label"].to_numpy(int), rows["score"].to_numpy(float), threshold=threshold)
-    values = {name: getattr(metrics, name) for name in FIGURES}
-    return {name: float("nan") if value is None else value for name, value in values.items()}
-
-
-def _threshold(thresholds: Mapping[str, float] | float, model: str) -> float:
-    if not isinstance(thresholds, Mapping):
-        return thresholds
-    if model not in thresholds:
-        raise ValueError(f"no threshold for model {model!r}; there are some for {', '.join(thresholds)}")
-    return thresholds[model]
+    return {name: math.nan if (value := getattr(metrics, name)) is None else value for name in FIGURES}
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
@@ -116,11 +107,6 @@ def matrix(table: pd.DataFrame, *, model: str, figure: str) -> pd.DataFrame:
     Several benchmarks get a last row: the unweighted mean over those that have the figure for all degradations.
     """
     wanted = table[table["model"] == model]
-    if wanted.empty:
-        raise ValueError(f"no model {model!r}; there are {', '.join(dict.fromkeys(table['model']))}")
-    allowed = COLUMNS[len(GROUP) + 1 :]
-    if figure not in allowed:
-        raise ValueError(f"unknown figure {figure!r}; choose from {', '.join(allowed)}")
     wide = wanted.pivot(index="benchmark", columns="degradation", values=figure)
     wide = wide.loc[list(dict.fromkeys(wanted["benchmark"])), _in_order(wide.columns)]
     whole = wide.dropna()
@@ -140,51 +126,29 @@ def worst_cases(table: pd.DataFrame) -> pd.DataFrame:
         by_name = group.set_index("degradation")
         for figure in FIGURES:
             degraded = by_name[figure].drop(index=CLEAN).dropna()
-            if degraded.empty:
-                continue
-            name = degraded.idxmin()
-            rows.append(
-                {
-                    "model": model,
-                    "benchmark": benchmark,
-                    "figure": figure,
-                    "clean": by_name.loc[CLEAN, figure],
-                    "worst": degraded[name],
-                    "fall": by_name.loc[name, f"{figure}_fall"],
-                    "degradation": name,
-                }
-            )
+            if len(degraded):
+                name = degraded.idxmin()
+                figures = (by_name.loc[CLEAN, figure], degraded[name], by_name.loc[name, f"{figure}_fall"])
+                rows.append((model, benchmark, figure, *figures, name))
     return pd.DataFrame(rows, columns=["model", "benchmark", "figure", "clean", "worst", "fall", "degradation"])
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the points of all curves by strength.
+    """Return the points of the curves of AUROC by strength.
 
-    Columns: model, benchmark, family, unit, strength, figure, value, clean. Families without a strength, and names
-    that data.images.degrade does not know, have no curve.
+    Columns: model, benchmark, family, unit, strength, auroc, clean. Families without a strength, and names that
+    data.images.degrade does not know, have no curve.
     """
-    clean = table[table["degradation"] == CLEAN].set_index(GROUP)
+    clean = table[table["degradation"] == CLEAN].set_index(GROUP)["auroc"]
     rows = []
-    for point in table.to_dict("records"):
-        family, strength = split_name(str(point["degradation"]))
-        if family not in FAMILIES or strength is None:
-            continue
-        for figure in (*FIGURES, "flips"):
+    for model, benchmark, name, auroc in table[[*GROUP, "degradation", "auroc"]].itertuples(index=False):
+        family, strength = split_name(str(name))
+        if family in FAMILIES and strength is not None:
             rows.append(
-                {
-                    "model": point["model"],
-                    "benchmark": point["benchmark"],
-                    "family": family,
-                    "unit": FAMILIES[family].unit,
-                    "strength": strength,
-                    "figure": figure,
-                    "value": point[figure],
-                    "clean": clean.loc[(point["model"], point["benchmark"]), figure],
-                }
+                (model, benchmark, family, FAMILIES[family].unit, strength, auroc, clean[model, benchmark])
             )
-    columns = ["model", "benchmark", "family", "unit", "strength", "figure", "value", "clean"]
-    found = pd.DataFrame(rows, columns=columns)
-    return found.sort_values([*GROUP, "family", "figure", "strength"], ignore_index=True)
+    found = pd.DataFrame(rows, columns=[*GROUP, "family", "unit", "strength", "auroc", "clean"])
+    return found.sort_values([*GROUP, "family", "strength"], ignore_index=True)
 
 
 def to_text(table: pd.DataFrame) -> str:

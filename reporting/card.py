@@ -55,7 +55,6 @@ class DetectorFacts:
 
     form          adapter, full, merged or released
     backbone      name of the tower, such as clip-vit-l14
-    base_model    its repository on the hub
     provenance    prototypes, recipe, training data, seed
     notice        what to know before relying on its verdicts
     datasets      repositories on the hub that it was trained on
@@ -64,7 +63,6 @@ class DetectorFacts:
     name: str
     form: str = ""
     backbone: str = ""
-    base_model: str = ""
     sha256: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
@@ -72,49 +70,37 @@ class DetectorFacts:
     datasets: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Licence:
-    """The hub's identifier of a licence, such as "mit"; "other" needs a name, and may have a link."""
-
-    identifier: str
-    name: str = ""
-    link: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.identifier or (self.identifier == "other" and not self.name):
-            raise ValueError(
-                f"licence {self.identifier!r}; expected the hub's identifier, such as mit, or other with its name"
-            )
-
-
 def write_card(
-    path: Path, scores: ScoreTable, *, facts: DetectorFacts, licence: Licence, model: str | None = None
+    path: Path, scores: ScoreTable, *, model: str, facts: DetectorFacts, licence: str, licence_link: str = ""
 ) -> None:
     """Write README.md whole or not at all.
 
-    model   whose scores; needed when the table has several
+    model          whose scores the card shows; the table has some
+    licence        the hub's identifier of a licence, such as "mit"
+    licence_link   where its text is
 
-    Raises ValueError when the table has no such model, or several and none is named.
+    Raises ValueError for the licence "other", which the hub shows only with a name, and for an empty one.
     """
-    model = _choose(scores, model)
+    if licence in ("", "other"):
+        raise ValueError(f"licence {licence!r}; expected the hub's identifier of a licence, such as mit")
     scores = replace(scores, frame=scores.frame[scores.frame["model"] == model])
     table = make_table(scores)
-    front = _front_matter(_results(scores, table), facts=facts, licence=licence)
+    front = _front_matter(_results(scores, table), facts=facts, licence=licence, licence_link=licence_link)
     body = "\n\n".join(_body(scores, table, facts=facts, model=model))
     card = ModelCard(f"---\n{front.to_yaml()}\n---\n\n{body}\n")
     with replacing(path) as scratch:
         scratch.write_text(str(card), encoding="utf-8", errors="replace")
 
 
-def _front_matter(results: list[EvalResult], *, facts: DetectorFacts, licence: Licence) -> ModelCardData:
+def _front_matter(
+    results: list[EvalResult], *, facts: DetectorFacts, licence: str, licence_link: str
+) -> ModelCardData:
     """Return what the hub reads; it shows no results without a name of the model and its metrics."""
     return ModelCardData(
-        license=licence.identifier,
-        license_name=licence.name or None,
-        license_link=licence.link or None,
+        license=licence,
+        license_link=licence_link or None,
         pipeline_tag=TASK,
         tags=list(TAGS),
-        base_model=facts.base_model or None,
         datasets=list(facts.datasets) or None,
         model_name=facts.name if results else None,
         eval_results=results or None,
@@ -146,15 +132,6 @@ def _body(scores: ScoreTable, table: pd.DataFrame, *, facts: DetectorFacts, mode
 
 # ---------------------------------------------------------------------------------------------------------
 # Parts
-
-
-def _choose(scores: ScoreTable, model: str | None) -> str:
-    known = ", ".join(scores.models)
-    if model is None and len(scores.models) > 1:
-        raise ValueError(f"scores of {len(scores.models)} models ({known}); name the one that the card is of")
-    if model is not None and model not in scores.models:
-        raise ValueError(f"no scores of a model {model!r}; the table has {known}")
-    return scores.models[0] if model is None else model
 
 
 def _results(scores: ScoreTable, table: pd.DataFrame) -> list[EvalResult]:
@@ -217,12 +194,7 @@ def _failures(table: pd.DataFrame) -> str:
     if worst.empty:
         return f"No subset has {MIN_IMAGES} fakes; nothing can be said."
     lines = [
-        [
-            str(row["benchmark"]),
-            str(row["subset"]),
-            f"{row['n_fake']:,}",
-            share(row["fake_accuracy"], row["n_fake"]),
-        ]
+        [row["benchmark"], row["subset"], f"{row['n_fake']:,}", share(row["fake_accuracy"], row["n_fake"])]
         for row in worst.to_dict("records")
     ]
     words = f"The subsets (of {MIN_IMAGES} fakes or more) whose fakes are missed most, with 95 % Wilson intervals."

@@ -74,7 +74,7 @@ def _curves(table: pd.DataFrame, *, models: list[str]) -> list[Picture]:
     num_strengths = points.groupby("family", sort=False)["strength"].nunique()
     pictures = []
     for family in num_strengths.index[num_strengths > 1]:
-        figure = plots.strengths(points, models=models, family=family, figure="auroc")
+        figure = plots.strengths(points, models=models, family=family)
         label = f"AUROC against the strength of {family}"
         caption = f"AUROC under {family}: the mean over benchmarks is thick, the clean AUROC dotted."
         pictures.append(to_picture(figure, label=label, caption=caption))

@@ -98,31 +98,30 @@ def histogram(
 
 
 @mpl.rc_context(STYLE)
-def strengths(points: pd.DataFrame, *, models: Sequence[str], family: str, figure: str) -> Figure:
-    """Draw a figure of evaluation.robustness.curves against the strength of one family of degradations.
+def strengths(points: pd.DataFrame, *, models: Sequence[str], family: str) -> Figure:
+    """Draw the AUROC of evaluation.robustness.curves against the strength of one family of degradations.
 
-    The benchmarks of a model are thin, their mean is thick, and the clean figure is dotted. Colours are in the
+    The benchmarks of a model are thin, their mean is thick, and the clean AUROC is dotted. Colours are in the
     order of `models`.
     """
-    wanted = points[(points["family"] == family) & (points["figure"] == figure)].dropna(subset="value")
+    wanted = points[points["family"] == family].dropna(subset="auroc")
     unit = wanted["unit"].iloc[0] if len(wanted) else ""
-    drawing, axes = _panel(family, f"{family}: {unit}", FIGURES[figure], unit_square=False)
+    figure, axes = _panel(family, f"{family}: {unit}", FIGURES["auroc"], unit_square=False)
     for number, name in enumerate(models):
         of_model = wanted[wanted["model"] == name]
         if of_model.empty:
             continue
         colour = SERIES[number % len(SERIES)]
         for _, line in of_model.groupby("benchmark", sort=False):
-            axes.plot(line["strength"], line["value"], color=colour, alpha=0.35, linewidth=0.8)
-        mean = of_model.groupby("strength")[["value", "clean"]].mean()
+            axes.plot(line["strength"], line["auroc"], color=colour, alpha=0.35, linewidth=0.8)
+        mean = of_model.groupby("strength")[["auroc", "clean"]].mean()
         options: dict[str, Any] = {"color": colour, "linestyle": DASHES[number % len(DASHES)]}
-        axes.plot(mean.index, mean["value"], marker="o", markersize=4, label=shorten(name, limit=24), **options)
-        if figure != "flips":
-            axes.axhline(float(mean["clean"].mean()), color=colour, linewidth=0.9, linestyle=":")
+        axes.plot(mean.index, mean["auroc"], marker="o", markersize=4, label=shorten(name, limit=24), **options)
+        axes.axhline(float(mean["clean"].mean()), color=colour, linewidth=0.9, linestyle=":")
     axes.margins(y=0.15)
     if wanted["model"].nunique() > 1:
         axes.legend(loc="best")
-    return drawing
+    return figure
 
 
 @mpl.rc_context(STYLE)

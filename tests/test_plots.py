@@ -23,8 +23,7 @@ POINTS = pd.DataFrame(
         "family": "jpeg",
         "unit": "quality",
         "strength": [50.0, 90.0] * 3,
-        "figure": "auroc",
-        "value": [0.6, 0.8, 0.7, 0.9, 0.5, 0.5],
+        "auroc": [0.6, 0.8, 0.7, 0.9, 0.5, 0.5],
         "clean": [0.9, 0.9, 0.95, 0.95, 0.5, 0.5],
     }
 )
@@ -37,7 +36,7 @@ def draw_all() -> dict[str, Figure]:
         "precision_recall": plots.precision_recall(pair),
         "reliability": plots.reliability(LABELS, SCORES, ece=0.1),
         "histogram": plots.histogram(LABELS, SCORES, threshold=0.5, band=(0.4, 0.6)),
-        "strengths": plots.strengths(POINTS, models=["a", "b"], family="jpeg", figure="auroc"),
+        "strengths": plots.strengths(POINTS, models=["a", "b"], family="jpeg"),
         "attention": plots.attention(np.eye(3), names=["a", "b", "c"], num_real=1),
         "map": plots.embedding_map(np.random.default_rng(0).normal(size=(8, 2)), LABELS, axis_names=("1", "2")),
     }
@@ -117,7 +116,7 @@ def test_histogram_names_threshold_and_band() -> None:
 
 
 def test_strengths_colours_go_by_the_models_given() -> None:
-    figure = plots.strengths(POINTS, models=["z", "a", "b"], family="jpeg", figure="auroc")
+    figure = plots.strengths(POINTS, models=["z", "a", "b"], family="jpeg")
     thick = {str(line.get_label()): line for line in figure.axes[0].get_lines() if line.get_marker() == "o"}
     assert {name: line.get_color() for name, line in thick.items()} == {"a": plots.SERIES[1], "b": plots.SERIES[2]}
     assert np.asarray(thick["a"].get_ydata()).tolist() == pytest.approx([0.65, 0.85])

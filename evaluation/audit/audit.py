@@ -80,7 +80,6 @@ def audit_benchmarks(
     model   whose scores; None means the first of the table
     """
     of_train = read_traits(train, num_workers=num_workers) if train else None
-    model = model or (scores.models[0] if scores else None)
     audits = {}
     for each in benchmarks:
         traits = read_traits(each.images().records, num_workers=num_workers)
@@ -100,17 +99,24 @@ def audit_benchmark(
     """Audit the benchmark `name` from the rows of `read_traits`, one for each of its images.
 
     scores   of these images or of more; images are found by their uri, or else by their content
-    model    whose scores; needed when there are several
+    model    whose scores; None means the first of the table
     train    rows of read_traits of the training images
 
-    Raises ValueError for a class with fewer images than folds, and for scores of other images or several models.
+    Raises ValueError for a class with fewer images than folds, and for scores of other images.
     """
     read = traits[traits["error"] == ""].drop_duplicates("uri").reset_index(drop=True)
     fakes, reals = read[read["label"] == 1], read[read["label"] == 0]
-    _require_enough(len(reals), len(fakes), name=name)
+    if min(len(reals), len(fakes)) < MIN_PER_CLASS:
+        raise ValueError(
+            f"{name}: {len(reals)} real and {len(fakes)} fake images could be read; "
+            f"an audit takes at least {MIN_PER_CLASS} of each"
+        )
     found = None
     if scores is not None:
-        found = audit_detector(read, scores, model=model, name=name, num_resamples=num_resamples)
+        model = model or scores.models[0]
+        found = audit_detector(
+            read, scores, model=model, name=name, num_resamples=num_resamples
+        )
     predicted, unit = predict_labels(read, num_resamples=num_resamples)
     audit = Audit(
         name=name,
@@ -127,14 +133,6 @@ def audit_benchmark(
     return replace(audit, verdict=tuple(_verdict(audit, read, found)))
 
 
-def _require_enough(n_real: int, n_fake: int, *, name: str) -> None:
-    if min(n_real, n_fake) < MIN_PER_CLASS:
-        raise ValueError(
-            f"{name}: {n_real} real and {n_fake} fake images could be read; "
-            f"an audit takes at least {MIN_PER_CLASS} of each"
-        )
-
-
 def _verdict(audit: Audit, read: pd.DataFrame, found: DetectorAudit | None) -> list[str]:
     """Say what the tables of an audit mean; `read` are the traits of the images that could be read."""
     sentences = about_traits(audit.traits, read, detector=audit.detector)
@@ -146,7 +144,6 @@ def _verdict(audit: Audit, read: pd.DataFrame, found: DetectorAudit | None) -> l
         audit.with_train,
         num_fakes=audit.n_fake,
         num_images=audit.n_real + audit.n_fake,
-        max_bits=audit.max_bits,
     )
     without_score = found.detector["without_score"] if found else 0
     return sentences + about_method(

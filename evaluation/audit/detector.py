@@ -32,16 +32,17 @@ class DetectorAudit:
 
 
 def audit_detector(
-    traits: pd.DataFrame, scores: ScoreTable, *, model: str | None, name: str, num_resamples: int
+    traits: pd.DataFrame, scores: ScoreTable, *, model: str, name: str, num_resamples: int
 ) -> DetectorAudit:
     """Compare a detector's scores with the traits of the same images.
 
     traits   rows of the readable images of the benchmark `name`
-    model    whose scores; None is allowed when the table has only one
+    model    whose scores
 
-    Raises ValueError when the model is unknown, or one of the classes has no clean image with a score.
+    Raises ValueError when the table has no such model, or one of the classes has no clean image with a score.
     """
-    model = _choose_model(scores, model, name=name)
+    if model not in scores.models:
+        raise ValueError(f"{name}: no scores of model {model!r}; there are some of {', '.join(scores.models)}")
     by_degradation = _match(traits, scores.frame[scores.frame["model"] == model])
     clean = by_degradation.get(CLEAN)
     if clean is None:
@@ -69,16 +70,6 @@ def audit_detector(
     }
     wrong = false_positives(clean, threshold=threshold)
     return DetectorAudit(detector, correlations(clean), _re_encoded(by_degradation), wrong)
-
-
-def _choose_model(scores: ScoreTable, model: str | None, *, name: str) -> str:
-    models = scores.models
-    if model is None and len(models) > 1:
-        raise ValueError(f"{name}: scores of {len(models)} models ({', '.join(models)}); name one of them")
-    model = models[0] if model is None and models else model
-    if model not in models:
-        raise ValueError(f"{name}: no scores of model {model!r}; there are some of {', '.join(models) or 'none'}")
-    return model
 
 
 def _match(traits: pd.DataFrame, scores: pd.DataFrame) -> dict[str, pd.DataFrame]:

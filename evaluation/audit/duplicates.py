@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-# Of 64 bits. Saving 218 pictures of 256 px again as JPEG of quality 30 changed at most 6 bits, mostly none or 2.
+# The largest Hamming distance of two hashes that counts, of 64 bits.
+# Saving 218 pictures of 256 px again as JPEG of quality 30 changed at most 6 bits, mostly none or 2.
 # Unrelated pictures differ in 32 bits on average, with a standard deviation of 4.
 MAX_BITS = 6
 COLUMNS = ("uri", "source", "partner", "partner_source", "bits", "same_file")
@@ -17,16 +18,13 @@ BLOCK = 1 << 22  # pairs compared at once
 FLAT = frozenset({"0000000000000000", "8000000000000000", "ffffffffffffffff"})
 
 
-def find_duplicates(images: pd.DataFrame, others: pd.DataFrame, *, max_bits: int = MAX_BITS) -> pd.DataFrame:
+def find_duplicates(images: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """Return the images that have a partner among the others: the same file, or the one with the nearest hash.
 
     images, others   rows of data.benchmarks.traits.read_traits without an error
-    max_bits         the largest Hamming distance of two hashes that counts
 
-    There is a row for each such image; the columns are COLUMNS. Raises ValueError when max_bits is not 0 to 31.
+    There is a row for each such image; the columns are COLUMNS. Hashes count as near up to MAX_BITS apart.
     """
-    if not 0 <= max_bits < 32:
-        raise ValueError(f"a distance of {max_bits} bits; expected 0 to 31: unrelated pictures differ in about 32")
     partner_of_file = others.drop_duplicates("content_sha256").set_index("content_sha256")["uri"]
     source_of = dict(zip(others["uri"], others["source"], strict=True))
     same = images["content_sha256"].map(partner_of_file)
@@ -40,7 +38,7 @@ def find_duplicates(images: pd.DataFrame, others: pd.DataFrame, *, max_bits: int
             "same_file": same.notna(),
         }
     )
-    found = found[found["bits"] <= max_bits]
+    found = found[found["bits"] <= MAX_BITS]
     found = found.assign(partner_source=found["partner"].map(source_of)).sort_values(["bits", "uri"])
     return found[list(COLUMNS)].reset_index(drop=True)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from evaluation.audit.duplicates import MAX_BITS
 from evaluation.audit.shortcuts import ALL, TRAITS
 from evaluation.intervals import MIN_SOURCES
 
@@ -123,10 +124,9 @@ def about_duplicates(
     *,
     num_fakes: int,
     num_images: int,
-    max_bits: int,
 ) -> list[str]:
     """Say how many fakes look like a photograph, and how many images like one of the training."""
-    meaning = f"perceptual hashes within {max_bits} of 64 bits, or the same file"
+    meaning = f"perceptual hashes within {MAX_BITS} of 64 bits, or the same file"
     pairs = [(across_classes, f"of {num_fakes} fakes", "a photograph of this benchmark")]
     if with_train is not None:
         pairs.append((with_train, f"of {num_images} images", "an image of the training"))

@@ -15,6 +15,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from evaluation.tables.scores import COLUMNS, DETAILS, FORMAT, METADATA_KEY, Det
 from files.atomic import replacing
 from gapl.calibration import score_of
 from gapl.labels import Label
+from gapl.schema import build_spec
 
 TABLE, JOB, IMAGES, PARTS = "scores.parquet", "job.json", "images.parquet", "parts"
 
@@ -144,7 +146,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "protocol": job.protocol,
         "details": job.details,
         "precision": job.precision,
-        "about": {**job.about, "models": {name: model.to_dict() for name, model in job.models.items()}},
+        "about": {**job.about, "models": {name: asdict(model) for name, model in job.models.items()}},
     }
 
 
@@ -227,18 +229,17 @@ def _join(images: pa.Table, scored: pa.Table, asked: dict[str, Any], *, where: s
     Raises ValueError, which begins with `where`, when the job was not written by this program.
     """
     stored = asked["about"].get("models", {})
-    models = {name: DetectorEntry.from_dict(stored.get(name), where=where) for name, _ in asked["models"]}
-    model_rank = {name: rank for rank, (name, _) in enumerate(asked["models"])}
-    degradation_rank = {name: rank for rank, name in enumerate(asked["degradations"])}
+    models = {name: build_spec(DetectorEntry, stored.get(name), where=where) for name, _ in asked["models"]}
+    order = {"model": list(models), "degradation": asked["degradations"]}
     frame = scored.to_pandas()
     # Two processes that were started by mistake for the same batches have written the same numbers.
     frame = frame.drop_duplicates(["image", "model", "degradation"])
     frame = images.to_pandas().merge(frame, on="image")
-    ranks = [frame["image"], frame["benchmark"], frame["model"].map(model_rank)]
-    order = pd.concat([*ranks, frame["degradation"].map(degradation_rank)], axis=1).sort_values(
-        ["image", "benchmark", "model", "degradation"], kind="stable"
+    frame = frame.sort_values(
+        ["image", "benchmark", "model", "degradation"],
+        key=lambda column: column.map(order[column.name].index) if column.name in order else column,
     )
-    frame = frame.loc[order.index].assign(score=_scores(frame, models), protocol=asked["protocol"])
+    frame = frame.assign(score=_scores(frame, models), protocol=asked["protocol"])
     columns = [*COLUMNS, *(DETAILS if asked["details"] else ())]
     table = pa.Table.from_pandas(frame[columns], preserve_index=False).replace_schema_metadata()
     about = {"format": FORMAT, **asked["about"]} | {k: asked[k] for k in ("protocol", "batch_size", "precision")}

@@ -15,12 +15,10 @@ import pandas as pd
 
 from evaluation.intervals import FIGURES, Replicates, bootstrap, mean_replicates
 from evaluation.metrics import RATES, Metrics, compute_metrics, mean_metrics
-from evaluation.tables.layout import COUNTS, to_latex, to_markdown, to_text
+from evaluation.tables.layout import COUNTS, to_latex, to_markdown
 from evaluation.tables.published import PUBLISHED_COLUMNS, add_published, published_table
 from evaluation.tables.rows import ALL_IMAGES, MEAN, NO_SUBSET, OVERALL
 from evaluation.tables.scores import CLEAN, ScoreTable
-
-__all__ = ["make_table", "to_latex", "to_markdown", "to_text", "write_tables"]
 
 AT_HALF = ("accuracy_at_0.5", "balanced_accuracy_at_0.5")
 COLUMNS = (

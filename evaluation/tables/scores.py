@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +75,6 @@ class DetectorEntry:
     calibration: Calibration | None = None
     prototypes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the form for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, stored: Any, *, where: str) -> DetectorEntry:
-        """Read the form of `to_dict`. Raises ValueError, which begins with `where`, for any other."""
-        detector: DetectorEntry = build_spec(cls, stored, where=where)
-        return detector
-
 
 @dataclass(frozen=True)
 class ScoreTable:
@@ -142,7 +132,7 @@ def read_scores(
     check_is_file(path, what="a table of scores")
     found, about = _read(path)
     detectors = {
-        name: DetectorEntry.from_dict(stored, where=f"{path}, detector {name}")
+        name: build_spec(DetectorEntry, stored, where=f"{path}, detector {name}")
         for name, stored in about.pop("models", {}).items()
     }
     if found.empty:
