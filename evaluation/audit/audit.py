@@ -114,9 +114,7 @@ def audit_benchmark(
     found = None
     if scores is not None:
         model = model or scores.models[0]
-        found = audit_detector(
-            read, scores, model=model, name=name, num_resamples=num_resamples
-        )
+        found = audit_detector(read, scores, model=model, name=name, num_resamples=num_resamples)
     predicted, unit = predict_labels(read, num_resamples=num_resamples)
     audit = Audit(
         name=name,
