@@ -236,7 +236,7 @@ def open_run(
     if is_main:
         run.write_config(
             start.provenance
-            | {"detector": start.config.to_json(), "device": str(accelerator.device), "processes": world_size}
+            | {"detector": asdict(start.config), "device": str(accelerator.device), "processes": world_size}
             | {"versions": package_versions()}
             | {"arguments": {name: str(value) for name, value in vars(args).items() if value is not None}}
         )

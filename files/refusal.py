@@ -19,3 +19,8 @@ def refusal(path: Path, error: ValueError, *, what: str) -> ValueError:
     reason = "".join(char if char.isprintable() else "?" for char in " ".join(str(error).split()))
     reason = reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 3]}..."
     return ValueError(f"{path}: {reason}; expected {what}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class when it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Turn logits into scores, and keep what scores mean: a calibration as a detector file stores it.
+"""Turn logits into scores, and say what scores mean: the calibration that a detector file stores.
 
 Shape suffix: N images.
 """
@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
-
-from gapl.schema import build_spec
 
 METHODS = ("temperature", "platt")
 BALANCED = "balanced"
@@ -57,7 +54,8 @@ class Calibration:
             raise ValueError("a calibration has at least one operating point")
         errors = {"ece_before": self.ece_before, "ece_after": self.ece_after}
         for name, value in (*self.operating_points.items(), *errors.items()):
-            _check_unit_interval(name, value)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; expected a number in [0, 1]")
         if not 0 <= self.band_low <= self.band_high <= 1:
             raise ValueError(f"band from {self.band_low} to {self.band_high}; expected 0 <= low <= high <= 1")
         if not 0 < self.alpha < 0.5:
@@ -79,16 +77,6 @@ class Calibration:
         """Return P(fake) as float64, where both classes are as frequent as the held-out images were weighted."""
         return _sigmoid(self.a * np.asarray(logit_N, dtype=np.float64) + self.b)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the form for JSON, which keeps every bit of a float."""
-        return asdict(self) | {"operating_points": dict(self.operating_points)}
-
-    @classmethod
-    def from_dict(cls, stored: Any) -> Calibration:
-        """Read the form of `to_dict`. Raises ValueError when a field is missing, unknown or of a wrong type."""
-        calibration: Calibration = build_spec(cls, stored)
-        return calibration
-
 
 def score_of(logit_N: np.ndarray, calibration: Calibration | None = None) -> np.ndarray:
     """Return the scores of logits, P(fake) as float64: calibrated, or their sigmoid without a calibration."""
@@ -101,8 +89,3 @@ def _sigmoid(x_N: np.ndarray) -> np.ndarray:
     """Return 1 / (1 + exp(-x)), computed so that it never overflows. NaN, of an unreadable image, stays NaN."""
     with np.errstate(invalid="ignore"):
         return np.exp(-np.logaddexp(0.0, -x_N))
-
-
-def _check_unit_interval(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}; expected a number in [0, 1]")

@@ -1,11 +1,11 @@
-"""Build frozen dataclasses from JSON or YAML of files that are not trusted."""
+"""Build frozen dataclasses from the JSON or YAML of untrusted files."""
 
 from __future__ import annotations
 
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 MAX_SIZE = 1 << 16  # of anything that is counted in a model's shape; more is a mistake or an attack
 MAX_COUNT = 1 << 53  # of any whole number: above it a float is no longer exact
@@ -34,20 +34,14 @@ def build_spec(cls: Any, data: Any, *, where: str = "") -> Any:
 
 
 def _convert(where: str, value: Any, hint: Any) -> Any:
-    """The value as its annotation wants it. Raises ValueError when it is of another type."""
+    """Return the value as its annotation wants it. Raises ValueError when it is of another type."""
     origin, alternatives = get_origin(hint), get_args(hint)
     if is_dataclass(hint):
         return build_spec(hint, value, where=where)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in alternatives:
-            return None
-        others = [each for each in alternatives if each is not type(None)]
-        if len(others) == 1:
-            return _convert(where, value, others[0])
-        for each in others:
-            if _is_a(value, each):
-                return value
-        raise ValueError(f"{where} cannot be {_shown(value)}")
+    if origin is types.UnionType:
+        wanted, nothing = alternatives
+        assert nothing is type(None), hint
+        return None if value is None else _convert(where, value, wanted)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where} is a list, not {_shown(value)}")
@@ -56,7 +50,7 @@ def _convert(where: str, value: Any, hint: Any) -> Any:
         if len(value) != len(alternatives):
             raise ValueError(f"{where} has {len(alternatives)} entries, not {len(value)}")
         return tuple(_convert(where, item, each) for item, each in zip(value, alternatives, strict=True))
-    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+    if origin in (dict, Mapping):
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise ValueError(f"{where} is an object with names, not {_shown(value)}")
         return {key: _convert(f"{where}.{key}", item, alternatives[1]) for key, item in value.items()}
@@ -83,7 +77,7 @@ def _shown(value: Any) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a text can be shown: it may come from an untrusted file."""
+    """Return whether a text can be shown: it may come from an untrusted file."""
     return len(text) <= MAX_NAME and text.isprintable()
 
 

@@ -40,11 +40,6 @@ def _has_updates(name: str, spec: LoraSpec) -> bool:
     return not spec.num_layers or layer is None or int(layer[1]) < spec.num_layers
 
 
-def has_lora(tower: nn.Module) -> bool:
-    """Tell whether the tower has updates that are not merged."""
-    return any(name.endswith(LORA_A) for name in tower.state_dict())
-
-
 def is_lora(name: str) -> bool:
     """Tell whether a tensor of this name is part of an update."""
     return ".lora_" in name

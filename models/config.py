@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from gapl.pixels import PixelSpec
-from gapl.schema import MAX_NAME, MAX_SIZE, build_spec, check_choice, check_positive, is_name
+from gapl.schema import MAX_NAME, MAX_SIZE, check_choice, check_positive, is_name
 
 MAX_LAYERS = 1000
 MAX_TARGETS = 100
@@ -75,7 +74,7 @@ class LoraSpec:
 
     @property
     def scale(self) -> float:
-        """Return what an update B A is multiplied with."""
+        """Return the factor of an update B A."""
         return self.alpha / self.rank
 
 
@@ -121,19 +120,6 @@ class DetectorConfig:
     def feature_width(self) -> int:
         """Return D, the width of the feature that the head reads."""
         return self.tower.feature_width(self.feature_layers)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what from_json takes."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Any) -> DetectorConfig:
-        """Build a config from what to_json returned.
-
-        Raises ValueError that names a missing, an unknown or a mistyped field.
-        """
-        config: DetectorConfig = build_spec(cls, data)
-        return config
 
 
 VIT_B16 = TowerSpec(768, 3072, 12, 12, image_size=224, patch_size=16)

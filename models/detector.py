@@ -43,8 +43,7 @@ class TowerHead(nn.Module):
         self.classifier = nn.Linear(embed_dim, 1, bias=False)
 
     def feature(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return the class token after the last layer norm, before any visual projection; or those of several
-        layers."""
+        """Return the class token after the last layer norm, or the class tokens of `feature_layers`, joined."""
         feature_BD: Tensor = self.tower(pixels_BCHW, self.feature_layers)
         return feature_BD
 
@@ -61,10 +60,6 @@ class TowerHead(nn.Module):
 
 class Stage1Detector(TowerHead):
     """Frozen tower -> projection -> L2 norm -> linear classifier without bias. Two linear layers train."""
-
-    def __init__(self, tower: VisionTower, *, embed_dim: int = 128, feature_layers: tuple[int, ...] = ()) -> None:
-        super().__init__(tower, embed_dim=embed_dim, feature_layers=feature_layers)
-        tower.requires_grad_(False)
 
     def head(self, feature_BD: Tensor) -> Output:
         embedding_BE = self.embed(feature_BD)
@@ -110,9 +105,9 @@ def build_detector(config: DetectorConfig, tower: VisionTower | None = None) -> 
     if tower is None:
         with torch.device("meta"):
             return build_detector(config, VisionTower(config.tower))
+    tower.requires_grad_(False)
     if config.stage == 1:
         return Stage1Detector(tower, embed_dim=config.embed_dim, feature_layers=config.feature_layers)
-    tower.requires_grad_(False)
     if config.lora is not None:
         add_lora(tower, config.lora)
     zeros_PE = torch.zeros(config.num_prototypes, config.embed_dim)

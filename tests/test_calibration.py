@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy.special import expit
 
 from gapl.calibration import Calibration, score_of
 from gapl.pixels import PixelSpec
+from gapl.schema import build_spec
 from gapl.verdict import DecisionRule, Judge, decision_rule
 
 FOUND = Calibration(
@@ -32,7 +33,7 @@ FOUND = Calibration(
 
 
 def test_stored_form_is_kept_bit_for_bit() -> None:
-    again = Calibration.from_dict(json.loads(json.dumps(FOUND.to_dict())))
+    again = build_spec(Calibration, json.loads(json.dumps(asdict(FOUND))))
     assert again == FOUND
     assert (again.a, again.operating_points["fpr1"]) == (FOUND.a, FOUND.operating_points["fpr1"])
 
@@ -66,7 +67,7 @@ def test_operating_point_by_name() -> None:
 )
 def test_stored_form_is_checked(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Calibration.from_dict(FOUND.to_dict() | change)
+        build_spec(Calibration, asdict(FOUND) | change)
 
 
 def test_verdicts_by_hand() -> None:

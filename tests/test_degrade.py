@@ -259,7 +259,7 @@ def test_what_there_is_not_is_refused(text: str, message: str) -> None:
 
 
 def test_names_units_and_the_suite() -> None:
-    assert (parse_degradation("jpeg:75").name, parse_degradation("jpeg:75.0").unit) == ("jpeg:75", "quality")
+    assert parse_degradation("jpeg:75.0").name == "jpeg:75"
     assert parse_degradation(" crop:0.80 ").name == "crop:0.8"
     names = [each.name for each in SUITE]
     assert names[0] == CLEAN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_our_own_table(tmp_path: Path) -> None:
     assert math.isnan(table.frame["score"][2])
     assert (table.models, table.threshold("m"), table.threshold("other")) == (["m"], 0.3, 0.5)
     assert (table.calibration("m"), table.calibration("other")) == (None, None)
-    about["models"]["m"]["calibration"] = CALIBRATION.to_dict()
+    about["models"]["m"]["calibration"] = asdict(CALIBRATION)
     assert read_scores(ours(tmp_path / "scores.parquet", about=about)).calibration("m") == CALIBRATION
     about["models"]["m"]["calibration"] = {"a": 1}
     with pytest.raises(ValueError, match=r"parquet, detector m: DetectorEntry: .* Calibration is missing"):

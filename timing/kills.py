@@ -27,13 +27,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
+
+import cli
+
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))  # run as a file, from any folder
 
 
 def main() -> None:
-    import cli
-
     parser = cli.Parser(__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -65,8 +66,8 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     run([*command, str(folder / "alone")])
     length_s = time.monotonic() - began
     expected = outcome(folder / "alone")
-    again = outcome_of_run([*command, str(folder / "again")], folder / "again")
-    twice = "the same twice" if again == expected else "NOT the same twice"
+    run([*command, str(folder / "again")])
+    twice = "the same twice" if outcome(folder / "again") == expected else "NOT the same twice"
     print(f"undisturbed: {length_s:.1f} s, {len(expected[1])} lines of metrics, {twice}", flush=True)
 
     rng = random.Random(args.seed)
@@ -162,11 +163,6 @@ def finish(command: list[str], out: Path) -> int:
     return restarts
 
 
-def outcome_of_run(command: list[str], out: Path) -> tuple[bytes, list[dict[str, object]]]:
-    run(command)
-    return outcome(out)
-
-
 def outcome(out: Path) -> tuple[bytes, list[dict[str, object]]]:
     """Return the bytes of the tensors in the detector file, and the metrics without rates."""
     blob = (out / "detector.safetensors").read_bytes()
@@ -176,6 +172,4 @@ def outcome(out: Path) -> tuple[bytes, list[dict[str, object]]]:
 
 
 if __name__ == "__main__":
-    import cli
-
     cli.run(main)

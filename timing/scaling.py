@@ -17,8 +17,9 @@ import math
 import sys
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(PROJECT), str(PROJECT / "timing")]  # run as a file, from any folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
+
+import cli
 
 PROCESSES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 RELEASE_IMAGES = 10 * 0.99 * 556_541  # epochs, without validation, CommunityForensics-Small
@@ -76,8 +77,6 @@ def read_amplification(world: int, shards: int) -> float:
 
 
 def parse_arguments() -> argparse.Namespace:
-    import cli
-
     parser = cli.Parser(__doc__)
     parser.add_argument("--batch", type=int, default=64, help="images a step and process")
     parser.add_argument("--trainable", type=int, default=2_556_544, help="parameters with gradients")
@@ -95,6 +94,4 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    import cli
-
     cli.run(main)

@@ -23,15 +23,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
+
+import cli
+
 PROJECT = Path(__file__).resolve().parent.parent
 OUT, TABLE = "scored", "scores.parquet"
 SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-sys.path.insert(0, str(PROJECT))  # run as a file, from any folder
 
 
 def main() -> None:
-    import cli
-
     parser = cli.Parser(__doc__)
     parser.add_argument("--model_path", required=True)
     parser.add_argument("--data-root", type=Path, required=True)
@@ -124,6 +125,4 @@ def command(args: argparse.Namespace) -> list[str]:
 
 
 if __name__ == "__main__":
-    import cli
-
     cli.run(main)

@@ -21,8 +21,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
+
+import cli
+
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))  # run as a file, from any folder
 
 PRESET = "paper"
 TARGET = 1.15  # of a pass, for 20 epochs from an empty cache
@@ -46,7 +49,6 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    import cli
     from models.weights.names import INT8
 
     parser = cli.Parser(__doc__)
@@ -106,7 +108,6 @@ def bare_pass(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from tqdm import tqdm
 
-    import cli
     from data.images.augment import train_view
     from data.loading.batches import SampleDataset
     from data.loading.loader import batch_loader
@@ -137,6 +138,4 @@ def bare_pass(args: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    import cli
-
     cli.run(main)

@@ -34,6 +34,8 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
+import cli
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -62,7 +64,6 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    import cli
     from models.precision import PRECISIONS
 
     parser = cli.Parser(__doc__)
@@ -357,6 +358,4 @@ def report_curve(steps: dict[str, list[dict[str, float]]]) -> None:
 
 
 if __name__ == "__main__":
-    import cli
-
     cli.run(main)

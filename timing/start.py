@@ -19,40 +19,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
+import cli
+from models.config import VIT_L14, DetectorConfig, LoraSpec
+
 IMAGE = Path(__file__).resolve().parent.parent / "assets" / "test_image.jpg"
 CLIP_L14: dict[str, Any] = {
     "projection_dim": 768,
-    "vision_config": {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "patch_size": 14,
-    },
-    "text_config": {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-    },
+    "vision_config": asdict(VIT_L14),
+    "text_config": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
 }
 
 
 def ours(checkpoint: Path, clip: Path) -> float:
-    """P(fake), imports included."""
+    """Return P(fake), imports included."""
     from inference import Detector
 
     return Detector.load(checkpoint, device="cpu")(IMAGE).score
 
 
 def released(checkpoint: Path, clip: Path | None) -> float:
-    """The same by plain transformers, peft and torchvision, as the release's files are meant to be loaded."""
+    """Return it by transformers, peft and torchvision, as the release's files are meant to be loaded."""
     import timm  # noqa: F401, the release's models import it
     import torch
     from peft import LoraConfig, get_peft_model
@@ -97,7 +90,7 @@ WAYS: dict[str, Callable[[Path, Path], float]] = {
 
 
 def measure(way: str, checkpoint: Path, clip: Path) -> None:
-    """In a process of its own: one JSON line."""
+    """Print one JSON line about a way; each runs in a process of its own."""
     import resource
 
     start = time.perf_counter()
@@ -108,8 +101,6 @@ def measure(way: str, checkpoint: Path, clip: Path) -> None:
 
 
 def main() -> None:
-    import cli
-
     parser = cli.Parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, help="in the form of the released checkpoint.pt")
     parser.add_argument("--clip", type=Path, help="transformers folder of a whole CLIP ViT-L/14")
@@ -142,12 +133,11 @@ def report(runs: dict[str, list[dict[str, float]]]) -> None:
 
 
 def make(folder: Path) -> None:
-    """Random weights in the forms of checkpoint.pt and of OpenAI's CLIP."""
+    """Write random weights in the forms of checkpoint.pt and of OpenAI's CLIP."""
     import torch
     from transformers import CLIPConfig, CLIPModel
 
     from files import torchfile
-    from models.config import VIT_L14, DetectorConfig, LoraSpec
     from models.detector import build_detector
     from models.tower import VisionTower
     from models.weights.released import released_pixels, to_released
@@ -169,6 +159,4 @@ if __name__ == "__main__":
     elif sys.argv[1:2] and sys.argv[1] in WAYS:
         measure(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
     else:
-        import cli
-
         cli.run(main)

@@ -15,8 +15,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
+
+import cli
+
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))  # run as a file, from any folder
 
 TARGET_S = 1.0
 MODULES = ("models.weights", "data.shards.plan", "data.demo")  # run with `python -m`
@@ -89,8 +92,6 @@ def measure(line: str) -> tuple[float, int]:
 
 
 def main() -> None:
-    import cli
-
     parser = cli.Parser(__doc__)
     parser.add_argument("--runs", type=int, default=3, help="processes for each row; the fastest counts")
     args = parser.parse_args()
@@ -104,6 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import cli
-
     cli.run(main)

@@ -35,6 +35,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
+import cli
+
 if TYPE_CHECKING:
     from data.images.views import TensorView
     from data.loading.batches import Batch
@@ -45,8 +47,6 @@ SHARDS, ROWS_A_SHARD, GENERATORS = 93, 2994, 4803  # of a class in CommunityFore
 
 
 def main() -> None:
-    import cli
-
     parser = cli.Parser(__doc__)
     parser.add_argument("--gb", type=float, default=4, help="of each of the two shards (default: 4)")
     parser.add_argument("--images", type=int, default=256, help="that count in a run (default: 256)")
@@ -267,6 +267,4 @@ def memory_mb(name: str) -> float:
 
 
 if __name__ == "__main__":
-    import cli
-
     cli.run(main)

@@ -208,11 +208,6 @@ class Degradation:
         """The text that parse_degradation reads, such as "jpeg:75"."""
         return self.family if self.strength is None else f"{self.family}:{self.strength:.12g}"
 
-    @property
-    def unit(self) -> str:
-        """The unit of the strength; empty for a family without one."""
-        return FAMILIES[self.family].unit
-
     def __call__(self, image: Image.Image, *, seed: int) -> Image.Image:
         """Return a new RGB image; the given one stays as it is. The seed is not negative, see content_seed."""
         if image.mode != "RGB":

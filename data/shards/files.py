@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from data.shards.pages import PIECE_BYTES
 from data.shards.urls import as_url
+from files.refusal import first_line
 
 _REQUEST_BYTES = 16 << 20  # asked of a server at a time while images are read
 
@@ -86,12 +87,8 @@ def _naming(url: str) -> Iterator[None]:
         kind = (
             "read as parquet" if as_url(url) is None or isinstance(error, pa.ArrowException) else "reached or read"
         )
-        raise ValueError(f"{url} cannot be {kind}: {_first_line(error)}") from error
+        raise ValueError(f"{url} cannot be {kind}: {first_line(error)}") from error
     except (ValueError, AssertionError):
         raise
     except Exception as error:  # each file system of fsspec has its own, which are no OSErrors
-        raise ValueError(f"{url} cannot be reached or read: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{url} cannot be reached or read: {first_line(error)}") from error

@@ -88,16 +88,11 @@ def read_rows(shard: Shard, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[
 def describe(url: str, num_bytes: int, file: pq.ParquetFile) -> Shard:
     """Describe an open shard by its footer. Raises ValueError when it has no encoded images."""
     groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
-    leaf = _image_leaf(url, file)
-    image_bytes = [chunk_of(group, leaf).total_compressed_size for group in groups]
-    return Shard(url, num_bytes, tuple(group.num_rows for group in groups), tuple(image_bytes))
-
-
-def _image_leaf(url: str, file: pq.ParquetFile) -> str:
     leaf = image_leaf(file.schema_arrow)
     if leaf is None:
         raise ValueError(f"{url}: no column of encoded images; found {', '.join(file.schema_arrow.names)}")
-    return leaf
+    image_bytes = [chunk_of(group, leaf).total_compressed_size for group in groups]
+    return Shard(url, num_bytes, tuple(group.num_rows for group in groups), tuple(image_bytes))
 
 
 def chunk_of(group: pq.RowGroupMetaData, column: str) -> pq.ColumnChunkMetaData:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from files.refusal import check_is_file, refusal
 from files.torchfile import is_torch_file
 from gapl.calibration import BALANCED, Calibration
 from gapl.schema import build_spec
-from models.adapt import has_lora, merge_lora, name_base
+from models.adapt import is_lora, merge_lora, name_base
 from models.config import DetectorConfig, LoraSpec
 from models.detector import TowerHead, build_detector
 from models.weights.backbone import fingerprint, load_backbone
@@ -71,9 +71,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, dtype: str = "float32
     if checkpoint.form == "merged":
         state, config = _merged(state, config.lora, dtype), replace(config, lora=None)
     names = adapter_names(state) if checkpoint.form == "adapter" else state
-    calibration = checkpoint.calibration and checkpoint.calibration.to_dict()
+    calibration = checkpoint.calibration and asdict(checkpoint.calibration)
     header = {each.name: getattr(checkpoint, each.name) for each in fields(DetectorInfo)}
-    header |= {"config": config.to_json(), "versions": package_versions(), "calibration": calibration}
+    header |= {"config": asdict(config), "versions": package_versions(), "calibration": calibration}
     header |= {"labels": LABELS, "dtype": dtype}
     tensorfile.write(path, {name: state[name] for name in names}, format=FORMAT, header=header)
 
@@ -85,7 +85,7 @@ def _check_form(checkpoint: Checkpoint, dtype: str) -> None:
         raise ValueError(f"unknown form {form!r}; choose from {', '.join(FORMS)}")
     if dtype not in DTYPES or (dtype != "float32" and form != "merged"):
         raise ValueError(f"a {form} file cannot be of type {dtype}; only a merged one can be {', '.join(DTYPES)}")
-    if form != "merged" and config.lora and not has_lora(checkpoint.detector.tower):
+    if form != "merged" and config.lora and not any(map(is_lora, checkpoint.detector.tower.state_dict())):
         raise ValueError("the LoRA of this detector is merged into its tower; it can only be saved as merged")
     if form == "adapter" and not config.backbone:
         raise ValueError(
@@ -115,7 +115,7 @@ def store_calibration(source: Path, calibration: Calibration, *, out: Path) -> N
         raise ValueError(f"{source} cannot hold a calibration; convert it: python -m models.weights convert")
     read_checkpoint(source)
     header, tensors = tensorfile.read(source, format=FORMAT)
-    stored = {"calibration": calibration.to_dict(), "threshold": calibration.threshold(BALANCED)}
+    stored = {"calibration": asdict(calibration), "threshold": calibration.threshold(BALANCED)}
     if isinstance(data := header["provenance"].get("data"), dict):
         names = [Path(path).name for path in data.get("paths", ())]
         header["provenance"]["data"] = data | {"paths": names, "root": None}

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from files.checksum import sha256_of
-from files.refusal import check_is_file
+from files.refusal import check_is_file, first_line
 from models.weights.names import DETECTOR_FILE, DETECTOR_NAME, RELEASED, RELEASED_FILE, RELEASED_MB
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def _from_hub(name: str, repository: str, revision: str | None) -> Path:
     except errors.RevisionNotFoundError:
         reason = f"this repository of the model hub has no revision {revision!r}"
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:
-        cause = _first_line(error.__cause__ or error)
+        cause = first_line(error.__cause__ or error)
         reason = f"no such file or folder here, and the model hub refuses ({cause})"
     except (errors.HTTPError, OSError) as error:
         reason = _what_went_wrong(error)
@@ -93,11 +93,7 @@ def _what_went_wrong(error: Exception) -> str:
 
     if isinstance(error, OSError) and error.errno is not None:
         return f"cannot write to {constants.HF_HUB_CACHE} ({error.strerror}); HF_HOME names another folder"
-    return f"the download failed ({_first_line(error)}); run the same again"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"the download failed ({first_line(error)}); run the same again"
 
 
 def hub_offline() -> bool:

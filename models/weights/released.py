@@ -93,16 +93,13 @@ def _from_dictionary(data: dict[Any, Any]) -> Stored:
     described = "released checkpoint" if names[0] == "prototype" else "checkpoint of the released trainer"
     config = _config_of(tensors)
     check_shapes(tensors, expected_shapes(config, "full"))
-    return Stored(described, tensors, _info(described, config, tensors))
-
-
-def _info(described: str, config: DetectorConfig, tensors: Mapping[str, Tensor]) -> DetectorInfo:
-    return DetectorInfo(
+    info = DetectorInfo(
         config=config,
         backbone_fingerprint=fingerprint(base_tower(tensors)),
         provenance={"source": described},
         form=RELEASED_FORM,
     )
+    return Stored(described, tensors, info)
 
 
 def _log_ignored(data: dict[Any, Any]) -> None:
