@@ -21,7 +21,7 @@ MAX_PICKLE_BYTES = 1 << 20  # a detector's pickle has 0.1 MB, with its optimizer
 
 
 def is_torch_file(path: Path) -> bool:
-    """Return whether the file begins like one of torch.save, or like a pickle outside of a zip archive."""
+    """Return whether the file begins like one of torch.save, or like a pickle without a zip archive."""
     with path.open("rb") as file:
         start = file.read(len(ZIP_MAGIC))
     return start == ZIP_MAGIC or PICKLE_MAGIC.match(start) is not None

@@ -35,7 +35,7 @@ class Verdict:
 
     @property
     def confidence(self) -> float:
-        """The probability of the label, or of the likelier class where the label is "unsure"."""
+        """Return the probability of the label, or of the likelier class where the label is "unsure"."""
         if self.label == "unsure":
             return max(self.score, 1 - self.score)
         return self.score if self.label == "fake" else 1 - self.score

@@ -17,12 +17,6 @@ from gapl.pixels import PixelSpec
 
 View = Callable[[Image.Image], np.ndarray]
 
-RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
-
 
 def eval_view(pixel: PixelSpec) -> View:
     """Return the evaluation view of a PixelSpec: optional resize, centre crop, normalise.
@@ -57,7 +51,7 @@ def resize_short_side(image: Image.Image, size_px: int, interpolation: str) -> I
     short, long = sorted(image.size)
     other = int(size_px * long / short)
     size = (size_px, other) if image.width <= image.height else (other, size_px)
-    return image.resize(size, RESAMPLING[interpolation])
+    return image.resize(size, Image.Resampling[interpolation.upper()])
 
 
 def centre_crop(image: Image.Image, size_px: int) -> Image.Image:

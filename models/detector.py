@@ -35,7 +35,7 @@ class TowerHead(nn.Module):
     The head computes in float32 even when autocast runs the tower in a shorter type.
     """
 
-    def __init__(self, tower: VisionTower, *, embed_dim: int, feature_layers: tuple[int, ...] = ()) -> None:
+    def __init__(self, tower: VisionTower, *, embed_dim: int = 128, feature_layers: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.tower, self.feature_layers = tower, feature_layers
         self.feature_width = tower.spec.feature_width(feature_layers)

@@ -1,4 +1,4 @@
-"""What scoring costs beside the detector's forward pass, and what a kill costs it.
+"""Measure what scoring costs besides the forward pass, and check that killed runs end with the same table.
 
     python timing/scoring.py --model_path runs/stage2/detector.safetensors --data-root DIR
     python timing/scoring.py --model_path runs/stage2/detector.safetensors --data-root DIR --kills 30
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--benchmarks", help="names, separated by commas")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--num-workers", type=int, default=2)
-    parser.add_argument("--kills", type=int, default=0, help="so many, instead of the share")
+    parser.add_argument("--kills", type=int, default=0, help="kill this many times instead of measuring the share")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--allow-tiny", action="store_true")
     args = parser.parse_args()
@@ -99,7 +99,7 @@ def count_kills(args: argparse.Namespace) -> None:
 
 
 def kill_at(args: argparse.Namespace, folder: Path, seconds: float) -> bool:
-    """Whether the run was still going on then."""
+    """Start the run, kill it after so many seconds, and return whether it was still going on."""
     process = subprocess.Popen(command(args), cwd=folder, start_new_session=True, **SILENT)
     try:
         process.wait(seconds)

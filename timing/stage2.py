@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -100,7 +101,7 @@ def prepare(scratch: Path, args: argparse.Namespace) -> None:
     detector = build(source, args)
     detector.prototypes_PE.copy_(torch.nn.functional.normalize(torch.randn(NUM_PROTOTYPES, EMBED_DIM), dim=1))
     torch.save(detector.state_dict(), scratch / "start.pt")
-    torch.save(list(make_batches(source.pixel, args)), scratch / "batches.pt")
+    torch.save(list(itertools.islice(make_batches(source.pixel, args), NUM_BATCHES)), scratch / "batches.pt")
     (scratch / "tower.json").write_text(json.dumps(asdict(source.tower.spec)))
 
 
@@ -127,14 +128,13 @@ def lora_of(args: argparse.Namespace) -> LoraSpec:
 
 
 def make_batches(pixel: Any, args: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (pixels_BCHW, labels_B) endlessly: views of --images, or else random numbers."""
     import torch
 
-    count = NUM_BATCHES
     if args.images is None:
-        for _ in range(count):
+        while True:
             pixels_BCHW = torch.randn(args.batch_size, 3, pixel.size_px, pixel.size_px)
             yield pixels_BCHW, (torch.rand(args.batch_size) > 0.5).float()
-        return
     from data.folders import scan_folder
     from data.images.augment import train_view
     from data.loading.epochs import train_batches
@@ -144,13 +144,10 @@ def make_batches(pixel: Any, args: argparse.Namespace) -> Iterator[tuple[Tensor,
     if len(manifest) < args.batch_size:
         raise ValueError(f"--images {args.images}: {len(manifest)} images are less than one batch")
     view = train_view("crop_flip", size_px=pixel.size_px, mean=pixel.mean, std=pixel.std)
-    epoch = 0
-    while count:
+    for epoch in itertools.count():
         for batch in train_batches(manifest, view, BatchPlan(args.batch_size), sampling="class", epoch=epoch):
-            if count and len(batch.labels_B) == args.batch_size:
-                count -= 1
+            if len(batch.labels_B) == args.batch_size:
                 yield batch.pixels_BCHW, batch.labels_B
-        epoch += 1
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -48,8 +48,8 @@ SHARDS, ROWS_A_SHARD, GENERATORS = 93, 2994, 4803  # of a class in CommunityFore
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--gb", type=float, default=4, help="of each of the two shards (default: 4)")
-    parser.add_argument("--images", type=int, default=256, help="that count in a run (default: 256)")
+    parser.add_argument("--gb", type=float, default=4, help="GB of each of the two shards (default: 4)")
+    parser.add_argument("--images", type=int, default=256, help="images that a run measures (default: 256)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

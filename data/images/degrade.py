@@ -205,7 +205,7 @@ class Degradation:
 
     @property
     def name(self) -> str:
-        """The text that parse_degradation reads, such as "jpeg:75"."""
+        """Return the text that parse_degradation reads, such as "jpeg:75"."""
         return self.family if self.strength is None else f"{self.family}:{self.strength:.12g}"
 
     def __call__(self, image: Image.Image, *, seed: int) -> Image.Image:

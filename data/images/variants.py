@@ -27,7 +27,7 @@ Degrade = Callable[..., Image.Image]  # (image, seed=...) -> image
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What is known of an image that was read. `error` says why it could not be decoded, or is empty."""
+    """The facts about one image. `error` says why it could not be decoded, or is empty."""
 
     content_sha256: str = ""
     width: int = 0
@@ -78,7 +78,7 @@ class VariantDataset(Dataset[Any]):
 
 
 def open_image(sample: Sample) -> tuple[ImageInfo, Image.Image | None]:
-    """Return what is known of the image, and the image; None when it cannot be read."""
+    """Return the facts about the image, and the image itself or None when it cannot be read."""
     try:
         encoded = sample.read_bytes()
     except OSError as error:

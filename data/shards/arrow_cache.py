@@ -1,4 +1,4 @@
-"""Copies of rows of parquet shards in the Arrow cache of `datasets`, where each can be read at once."""
+"""Copies of rows of parquet shards in the Arrow cache of `datasets`, where any row can be read directly."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def copy_rows(rows_of_shards: Sequence[tuple[Shard, np.ndarray]]) -> Any:
 
 
 def _versioned(shard: Shard, rows: np.ndarray) -> _Rows:
-    """What the cache is keyed by. Size and time make a changed shard another entry."""
+    """Return what the cache is keyed by: with size and time, a changed shard gets a new entry."""
     if as_url(shard.url):
         return shard, 0, rows
     path = Path(shard.url).resolve()
@@ -78,7 +78,7 @@ def _read_images(rows_of_shards: list[_Rows]) -> Iterator[dict[str, bytes]]:
 
 @contextmanager
 def _progress_bar(*, shown: bool) -> Iterator[None]:
-    """Hides the progress bar of `datasets` where the work takes seconds."""
+    """Hide the progress bar of `datasets` unless `shown`."""
     import datasets
 
     if shown or datasets.are_progress_bars_disabled():

@@ -180,7 +180,7 @@ class ShardIndex:
         return sum(self.shards[number].group_bytes[group] for number, group in read)
 
     def is_remote(self) -> bool:
-        """Whether any of the shards is behind a URL."""
+        """Return whether any of the shards is behind a URL."""
         return any(as_url(shard.url) for shard in self.shards)
 
 

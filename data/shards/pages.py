@@ -28,7 +28,7 @@ _SNAPPY_WINDOW = 1 << 16  # how far back snappy refers
 
 
 def can_stream(chunk: pq.ColumnChunkMetaData) -> bool:
-    """Whether its compression and encodings are among those that stream_values knows."""
+    """Return whether stream_values knows the chunk's compression and encodings."""
     return chunk.compression in _STREAMED and set(chunk.encodings) <= _ENCODINGS
 
 

@@ -3,7 +3,7 @@
     python -m data.shards.plan --data hf://datasets/OwensLab/CommunityForensics-Small --per-class 5000 \\
         --max-gb 20 --out plan.json
 
-Expected output: what was chosen of each class, what could not be had, and how to download it. A plan is a source
+Expected output: what was chosen of each class, what is missing, and how to download it. A plan is a source
 of images like the shards themselves.
 """
 

@@ -36,7 +36,7 @@ class Shard:
 
     @property
     def num_rows(self) -> int:
-        """The rows of all row groups."""
+        """Return the number of rows in all row groups."""
         return sum(self.group_rows)
 
 
@@ -104,7 +104,7 @@ def chunk_of(group: pq.RowGroupMetaData, column: str) -> pq.ColumnChunkMetaData:
 def _read_group(
     file: pq.ParquetFile, stream: pa.NativeFile, group: int, wanted: np.ndarray
 ) -> Iterator[tuple[int, bytes]]:
-    """Yield as read_rows, with rows counted from the start of the row group."""
+    """Yield what read_rows yields, with rows counted from the start of the row group."""
     if not len(wanted):
         return
     leaf = image_leaf(file.schema_arrow)
@@ -119,7 +119,7 @@ def _read_group(
 
 
 def _read_batches(file: pq.ParquetFile, group: int, wanted: np.ndarray, leaf: str) -> Iterator[tuple[int, bytes]]:
-    """Yield as _read_group, by pyarrow in small batches, which take the memory of a whole page twice."""
+    """Yield what _read_group yields, by pyarrow in small batches, which take twice the memory of a page."""
     footer = file.metadata.row_group(group)
     num_bytes = chunk_of(footer, leaf).total_compressed_size
     per_batch = max(1, _BATCH_BYTES * footer.num_rows // max(1, num_bytes))

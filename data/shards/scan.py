@@ -22,13 +22,13 @@ _THREADS = 16  # that wait for a disk or a server
 
 
 def holds_images(root: str | Path) -> bool:
-    """Whether `root` is, or holds, parquet shards with encoded images in them."""
+    """Return whether `root` is, or contains, parquet shards of encoded images."""
     shards = find_shards(root)
     return bool(shards) and has_images(shards[0])
 
 
 def has_images(shard: str) -> bool:
-    """Whether this parquet file has encoded images in it. Raises ValueError when it cannot be read."""
+    """Return whether this parquet file contains encoded images. Raises ValueError when it cannot be read."""
     with open_shard(shard) as (file, _):
         return image_leaf(file.schema_arrow) is not None
 
@@ -49,7 +49,7 @@ def read_index(root: str | Path) -> ShardIndex:
 
 
 def index_files(name: str, urls: Sequence[str]) -> ShardIndex:
-    """Index these shards, in this order, as read_index."""
+    """Index these shards in this order, as read_index does."""
     from tqdm import tqdm
 
     with ThreadPoolExecutor(min(_THREADS, len(urls))) as pool:

@@ -1,7 +1,7 @@
 """Stream training batches endlessly from parquet shards, each of which is read once a pass.
 
-What is drawn when is told by data/shards/order.py. Here it is read: a unit from its first row on, and of each open
-unit no more than a window is held. A rank owns whole parts of the stream.
+data/shards/order.py decides what is drawn and when; this module reads it. A unit is read from its first row on,
+and no more than one window of each open unit is held. A rank owns whole parts of the stream.
 
 Shape suffixes: D draws of a pass.
 """
@@ -34,10 +34,10 @@ def stream_batches(
 ) -> Iterator[Batch]:
     """Yield this rank's micro-batches endlessly, `micro_batches` a step, of random views.
 
-    The batch of a step is that of all parts of the stream, one after the other; a rank has the parts rank, rank +
-    world size, ... In a part real and fake images alternate; the smaller class comes round more often. Same
-    arguments, same batches, whatever the number of workers; and with the same number of parts, whatever the number
-    of ranks. `first_step` steps are skipped without reading, except for what lies before the next row in each open
+    The batch of a step joins the batches of all parts of the stream; a rank has the parts rank, rank + world size,
+    ... In each part real and fake images alternate, so the smaller class is repeated more often. The same
+    arguments give the same batches for any number of workers and, with the same number of parts, for any number of
+    ranks. `first_step` steps are skipped without reading, except for what lies before the next row in each open
     row group. Each view of an image has a seed of its own.
 
     Memory: a window for each open unit, at most (parts of this rank) * 2 * open_shards of them, and the batches
@@ -98,10 +98,10 @@ def read_lane(index: ShardIndex, lane: Lane, *, first: int) -> Iterator[tuple[in
 
 
 class UnitReader:
-    """The images of a shard by row, each given as often as it is in `row_D`.
+    """Give the images of a shard by row, each as often as it occurs in `row_D`.
 
-    It reads on only as far as it is asked, and keeps an image only for uses that are to come. Asked for the rows
-    window after window, it so holds a window at most.
+    It reads no further than it is asked to, and keeps an image only as long as it is needed again. Asked for rows
+    window after window, it holds at most one window.
     """
 
     def __init__(self, shard: Shard, row_D: np.ndarray) -> None:

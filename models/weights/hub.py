@@ -42,9 +42,9 @@ def find_model(name: str) -> Path:
 
 
 def _from_hub(name: str, repository: str, revision: str | None) -> Path:
-    """Return the newest file that the hub has, or what was downloaded before when the hub cannot be asked.
+    """Return the newest file that the hub has, or an earlier download when the hub cannot be asked.
 
-    So does huggingface_hub when the hub refuses.
+    When the hub refuses, huggingface_hub itself falls back to an earlier download.
     """
     from huggingface_hub import errors, hf_hub_download
 

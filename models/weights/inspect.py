@@ -1,4 +1,4 @@
-"""What a file of weights is: all that it says of itself, and what its tensors show.
+"""Describe a file of weights: everything that it says about itself, and what its tensors show.
 
 Shape suffixes: P prototypes, E embedding.
 """

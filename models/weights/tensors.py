@@ -1,4 +1,4 @@
-"""The tensors of detector files: which there must be, of which shape, and what their values may be.
+"""The tensors that a detector file must have: their names, shapes, types and values.
 
 Shape suffixes: P prototypes, E embedding.
 """
