@@ -28,7 +28,7 @@ def test_no(kind: str) -> None:
 
 
 def test_every_folder_has_a_layer() -> None:
-    assert {module.folder for module in MODULES} <= set(LAYERS)
+    assert {module.folder for module in MODULES} == set(LAYERS)
 
 
 def test_no_relative_imports() -> None:
