@@ -208,7 +208,7 @@ class _Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, tokens_BTD: Tensor) -> Tensor:
-        """All tokens attend to all. Layers with LoRA share one pass when all three have it."""
+        """Let all tokens attend to all tokens. Layers with LoRA share one pass when all three have it."""
         layers: tuple[nn.Module, ...] = (self.q_proj, self.k_proj, self.v_proj)
         with_lora = [layer for layer in layers if isinstance(layer, LoraLinear)]
         if len(with_lora) == len(layers):
@@ -218,7 +218,7 @@ class _Attention(nn.Module):
         return self._attend(query, key, value)
 
     def of_class_token(self, class_B1D: Tensor, tokens_BTD: Tensor) -> Tensor:
-        """The class token attends to all tokens."""
+        """Let the class token attend to all tokens."""
         return self._attend(self.q_proj(class_B1D), self.k_proj(tokens_BTD), self.v_proj(tokens_BTD))
 
     def _attend(self, query_BTD: Tensor, key_BTD: Tensor, value_BTD: Tensor) -> Tensor:

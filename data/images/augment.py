@@ -49,9 +49,9 @@ def _random_state(size_px: int) -> list[Any]:
     return [v2.Resize(resize_px, antialias=True), RandomState(size_px), *_random_crop(size_px)]
 
 
-def _saved_anew(lowest: int, *, p: float) -> v2.RandomApply:
-    """Save the image anew with probability p, by a random codec at a random quality from `lowest` to 98."""
-    codecs = [_RandomCodec(lowest, 98, "JPEG"), _RandomCodec(lowest, 98, "WEBP")]
+def _saved_anew(*, p: float) -> v2.RandomApply:
+    """Save the image anew with probability p, by a random codec at a random quality from 50 to 98."""
+    codecs = [_RandomCodec(50, 98, "JPEG"), _RandomCodec(50, 98, "WEBP")]
     return v2.RandomApply([v2.RandomChoice(codecs, p=[2, 1])], p=p)
 
 
@@ -60,7 +60,7 @@ def _reencode(size_px: int) -> list[Any]:
         v2.RandomApply(
             [_RandomInterpolation(lambda mode: _RandomScale(0.6, 1.3, size_px, mode), INTERPOLATIONS)], p=0.5
         ),
-        _saved_anew(50, p=0.7),
+        _saved_anew(p=0.7),
         *TRAIN_VIEWS["crop_flip"](size_px),
     ]
 
@@ -70,7 +70,7 @@ TRAIN_VIEWS: dict[str, Callable[[int], list[Any]]] = {
     "crop": _random_crop,
     "crop_flip": lambda size_px: [*_random_crop(size_px), v2.RandomHorizontalFlip()],
     "release": _random_state,
-    "recompress": lambda size_px: [_saved_anew(50, p=0.6), *TRAIN_VIEWS["crop_flip"](size_px)],
+    "recompress": lambda size_px: [_saved_anew(p=0.6), *TRAIN_VIEWS["crop_flip"](size_px)],
     "reencode": _reencode,
 }
 
@@ -99,7 +99,7 @@ class RandomState(torch.nn.Module):
             v2.RandomRotation(15, bilinear),
             v2.RandomAffine(0, translate=(0.1, 0.1), interpolation=bilinear),
             v2.RandomAffine(0, shear=(-15, 15, -15, 15), interpolation=bilinear),
-            _RandomFrame(0.05),
+            _RandomFrame(),
             _RandomCutout(),
         ]
 
@@ -167,15 +167,11 @@ class _RandomZoom(v2.RandomResizedCrop):
 
 
 class _RandomFrame(torch.nn.Module):
-    """Add borders of one grey, each up to a fraction of the side, and resize the picture to its size before."""
-
-    def __init__(self, fraction: float) -> None:
-        super().__init__()
-        self.fraction = fraction
+    """Add borders of one grey, each up to a twentieth of the side, and resize the picture to its size before."""
 
     def forward(self, image_CHW: Tensor) -> Tensor:
         height, width = image_CHW.shape[-2:]
-        shares = (self.fraction * torch.rand(4)).tolist()
+        shares = (0.05 * torch.rand(4)).tolist()
         borders = [int(share * side) for share, side in zip(shares, (width, height) * 2, strict=True)]
         framed_CHW = functional.pad(image_CHW, borders, fill=int(torch.randint(256, ())))
         return functional.resize(framed_CHW, [height, width], InterpolationMode.BILINEAR, antialias=True)
