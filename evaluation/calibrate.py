@@ -5,9 +5,9 @@ promised error rates hold for images like the held-out ones (exchangeable with t
 these. That the same images chose a and b does not harm that: scores keep the order of the logits. The calibration
 errors are measured on these very images, and so a little flattering.
 
-The threshold "balanced" is the score from which an image is more likely a fake: 0.5, or the share of fakes if the
-classes are not balanced. It follows from the fit to all images. The threshold that is best on the held-out images
-depends on few of them, and was worse on new sources (studies/calibration.py).
+The threshold "balanced" is the score from which an image is more likely a fake: 0.5. It follows from the fit to
+all images. The threshold that is best on the held-out images depends on few of them, and was worse on new sources
+(studies/calibration.py).
 
 Temperature: Guo et al. 2017, On calibration of modern neural networks. Platt: Platt 1999, Probabilistic outputs
 for support vector machines. Thresholds with a promise: split-conformal quantiles, of each class apart (Mondrian):
@@ -40,20 +40,19 @@ def calibrate(
     method: str = "platt",
     alpha: float = 0.05,
     fprs: Sequence[float] = (0.01, 0.05),
-    balance_classes: bool = True,
 ) -> Calibration:
     """Fit a calibration to held-out images: columns uri, content_sha256, label, logit, error.
 
     method           "temperature" (a * logit) or "platt" (a * logit + b), by maximum likelihood with a > 0
     alpha            error rate of the verdicts outside of the unsure band, in each class
     fprs             an operating point for each: at most that share of photographs is called fake
-    balance_classes  weigh both classes alike; otherwise by how frequent they are among these images
 
+    Both classes weigh the same, however many images they have.
     Raises ValueError with the numbers: too few images, one class only, scores that are missing or rank nothing.
     """
     held_out, notes = _require_held_out(frame, method=method, alpha=alpha, fprs=fprs)
     logit_N, label_N = held_out["logit"].to_numpy(float), held_out["label"].to_numpy(int)
-    weight_N = class_weights(label_N) if balance_classes else np.ones(len(label_N))
+    weight_N = class_weights(label_N)
     a, b = fit(logit_N, label_N, method=method, weight_N=weight_N)
     score_N = score_of(a * logit_N + b)
     real_N, fake_N = score_N[label_N == 0], score_N[label_N == 1]
@@ -63,7 +62,7 @@ def calibrate(
         method=method,
         a=a,
         b=b,
-        operating_points={BALANCED: 0.5 if balance_classes else float(label_N.mean()), **points},
+        operating_points={BALANCED: 0.5, **points},
         band_low=low,
         band_high=high,
         alpha=alpha,

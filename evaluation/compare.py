@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, norm, rankdata
 
-from evaluation.intervals import NUM_RESAMPLES, Replicates, bootstrap
-from evaluation.metrics import Metrics, compute_metrics
+from evaluation.intervals import Replicates, bootstrap
+from evaluation.metrics import compute_metrics
 from evaluation.tables.scores import CLEAN, ScoreTable
 
 OVERALL = "ALL"
@@ -52,9 +52,7 @@ class DeLong:
     p: float | None
 
 
-def compare_models(
-    scores: ScoreTable, *, models: Sequence[str] | None = None, seed: int = 0, num_resamples: int = NUM_RESAMPLES
-) -> pd.DataFrame:
+def compare_models(scores: ScoreTable, *, models: Sequence[str] | None = None) -> pd.DataFrame:
     """Return a row for each benchmark, and one, ALL, for all images; a difference is the second model's minus the
     first's.
 
@@ -72,16 +70,17 @@ def compare_models(
     name_a, name_b = _choose_models(scores, models)
     clean = scores.frame[scores.frame["degradation"] == CLEAN]
     a, b = (clean[clean["model"] == name] for name in (name_a, name_b))
-    measure = _Measure((scores.threshold(name_a), scores.threshold(name_b)), seed, num_resamples)
+    thresholds = scores.threshold(name_a), scores.threshold(name_b)
     benchmarks = [str(name) for name in dict.fromkeys(a["benchmark"])]
     rows = []
     for benchmark in benchmarks if len(benchmarks) > 1 else []:
         named = b[b["benchmark"] == benchmark]
-        row = _compare(a[a["benchmark"] == benchmark], b if named.empty else named, measure)
+        row = _compare(a[a["benchmark"] == benchmark], b if named.empty else named, thresholds)
         if named.empty:
-            row |= {"n_only_b": None, "note": _join(row["note"], f"{name_b} has no benchmark of this name")}
+            notes = [row["note"], f"{name_b} has no benchmark of this name"]
+            row |= {"n_only_b": None, "note": "; ".join(filter(None, notes))}
         rows.append(row | {"benchmark": benchmark})
-    overall = _compare(a, b, measure)
+    overall = _compare(a, b, thresholds)
     if overall["n_shared"] == 0:
         first = f"the first are {_first(a)} and {_first(b)}"
         raise ValueError(f"{name_a!r} and {name_b!r} share no image, by content or uri; {first}")
@@ -198,41 +197,8 @@ def _once(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[~key.duplicated()]
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """How two models' scores of the same images are compared: at the thresholds of both, over paired resamples."""
-
-    thresholds: tuple[float, float]
-    seed: int
-    num_resamples: int
-
-    def metrics(self, labels_N: np.ndarray, scores: Sequence[np.ndarray]) -> list[Metrics]:
-        pairs = zip(scores, self.thresholds, strict=True)
-        return [compute_metrics(labels_N, scores_N, threshold=threshold) for scores_N, threshold in pairs]
-
-    def resample(
-        self, labels_N: np.ndarray, scores: Sequence[np.ndarray], sources_N: Sequence[str]
-    ) -> list[Replicates]:
-        return [
-            bootstrap(
-                labels_N,
-                scores_N,
-                threshold=threshold,
-                sources_N=sources_N,
-                seed=self.seed,
-                num_resamples=self.num_resamples,
-            )
-            for scores_N, threshold in zip(scores, self.thresholds, strict=True)
-        ]
-
-    def right(self, labels_N: np.ndarray, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return for each model which images it calls what they are."""
-        pairs = zip(scores, self.thresholds, strict=True)
-        return [(scores_N >= threshold) == (labels_N == 1) for scores_N, threshold in pairs]
-
-
-def _compare(a: pd.DataFrame, b: pd.DataFrame, measure: _Measure) -> dict[str, Any]:
-    """Return the row of all images that two models share; of COLUMNS without the names."""
+def _compare(a: pd.DataFrame, b: pd.DataFrame, thresholds: tuple[float, float]) -> dict[str, Any]:
+    """Return the row for all images that two models share, without the names of models and benchmark."""
     pairs, only_a, only_b = match(a, b)
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {"n_shared": len(pairs), "n_only_a": only_a, "n_only_b": only_b}
@@ -246,14 +212,17 @@ def _compare(a: pd.DataFrame, b: pd.DataFrame, measure: _Measure) -> dict[str, A
     row |= {"n_real": int((labels_N == 0).sum()), "n_fake": int((labels_N == 1).sum())}
     if pairs.empty:
         return row
-    metrics = measure.metrics(labels_N, scores)
-    replicates = measure.resample(labels_N, scores, pairs["source_a"].tolist())
+    sources = pairs["source_a"].tolist()
+    metrics, replicates, right = [], [], []
+    for scores_N, threshold in zip(scores, thresholds, strict=True):
+        metrics.append(compute_metrics(labels_N, scores_N, threshold=threshold))
+        replicates.append(bootstrap(labels_N, scores_N, threshold=threshold, sources_N=sources))
+        right.append((scores_N >= threshold) == (labels_N == 1))
     row["interval_of"] = replicates[0].unit
     for name in COMPARED:
         if getattr(metrics[0], name) is not None:
             row |= _difference(name, [getattr(each, name) for each in metrics], replicates)
-    right_a, right_b = measure.right(labels_N, scores)
-    row["only_a_right"], row["only_b_right"], row["p_mcnemar"] = mcnemar(right_a, right_b)
+    row["only_a_right"], row["only_b_right"], row["p_mcnemar"] = mcnemar(right[0], right[1])
     if row["n_real"] and row["n_fake"]:
         row["auroc_p_delong"] = delong(labels_N, *scores).p
     return row
@@ -283,7 +252,3 @@ def _difference(name: str, values: Sequence[float], replicates: Sequence[Replica
 
 def _first(rows: pd.DataFrame) -> str:
     return repr(rows["uri"].iloc[0]) if len(rows) else "none"
-
-
-def _join(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)

@@ -30,11 +30,8 @@ MATRICES = ("auroc", "balanced_accuracy", "flips")
 
 def robustness(scores: ScoreTable) -> Section | None:
     """Return the section, or None when only clean images were scored."""
-    frame = scores.frame
-    has_clean = frame.groupby(["model", "benchmark"])["degradation"].transform(
-        lambda names: (names == CLEAN).any()
-    )
-    frame = frame[has_clean.astype(bool)]
+    groups = scores.frame.groupby(["model", "benchmark"])
+    frame = groups.filter(lambda rows: (rows["degradation"] == CLEAN).any())
     if not (frame["degradation"] != CLEAN).any():
         return None
     table = robustness_table(frame, thresholds={name: scores.threshold(name) for name in scores.models})

@@ -28,24 +28,18 @@ if TYPE_CHECKING:
     from evaluation.audit.audit import Audit
 
 TEMPLATES = Path(__file__).with_name("templates")
+TITLE = "Detector report"
 
 
 def write_report(
-    path: Path,
-    scores: ScoreTable,
-    *,
-    audits: Mapping[str, Audit] | None = None,
-    thumbnails: bool = True,
-    title: str = "Detector report",
-    seed: int = 0,
+    path: Path, scores: ScoreTable, *, audits: Mapping[str, Audit] | None = None, thumbnails: bool = True
 ) -> None:
     """Write the file whole or not at all.
 
     audits       name of a benchmark -> what evaluation.audit.audit found
     thumbnails   show the worst mistakes as small images, read from where the table says that they are
-    seed         of the bootstrap, and of the images that are drawn for a map
     """
-    sections = make_sections(scores, audits=audits or {}, thumbnails=thumbnails, seed=seed)
+    sections = make_sections(scores, audits=audits or {}, thumbnails=thumbnails)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -53,18 +47,15 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(title=title, sections=sections, models=scores.models)
+    page = environment.get_template("report.html.j2").render(title=TITLE, sections=sections, models=scores.models)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as scratch:
         scratch.write_text(page, encoding="utf-8", errors="replace")
 
 
-def make_sections(
-    scores: ScoreTable, *, audits: Mapping[str, Audit], thumbnails: bool, seed: int = 0
-) -> list[Section]:
+def make_sections(scores: ScoreTable, *, audits: Mapping[str, Audit], thumbnails: bool) -> list[Section]:
     """Return the sections in the order of the page, without those that the table has nothing for."""
-    table = make_table(scores, seed=seed)
-    table = table.astype(dict.fromkeys(RATES, float))  # a figure that no row has is None
+    table = make_table(scores).astype(dict.fromkeys(RATES, float))  # a figure that no row has is None
     sections = [
         summary(table, absent=absences(scores)),
         subsets(table),
@@ -73,7 +64,7 @@ def make_sections(
         by_source(scores),
         robustness(scores),
         audited(audits) if audits else None,
-        prototype_use(scores, seed=seed),
+        prototype_use(scores),
         mistakes(scores, thumbnails=thumbnails),
         made(scores),
     ]

@@ -58,10 +58,9 @@ def precision_recall(models: Mapping[str, Labelled]) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def reliability(labels_N: np.ndarray, scores_N: np.ndarray, *, ece: float | None = None) -> Figure:
+def reliability(labels_N: np.ndarray, scores_N: np.ndarray, *, ece: float) -> Figure:
     """Draw the share of fakes among images of about the same score, with Wilson's intervals of 95 %."""
-    title = "Reliability" if ece is None else f"Reliability, ECE {ece:.3f}"
-    figure, axes = _panel(title, "score, P(fake)", "share of fakes")
+    figure, axes = _panel(f"Reliability, ECE {ece:.3f}", "score, P(fake)", "share of fakes")
     axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
     bin_N = np.minimum((scores_N * ECE_BINS).astype(int), ECE_BINS - 1)
     bins = pd.DataFrame({"bin": bin_N, "score": scores_N, "label": labels_N}).groupby("bin")

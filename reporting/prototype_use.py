@@ -19,7 +19,7 @@ from reporting.svg import to_picture
 MAX_MAPPED = 5000  # images of a map; of more, so many are drawn
 
 
-def prototype_use(scores: ScoreTable, *, seed: int = 0) -> Section | None:
+def prototype_use(scores: ScoreTable) -> Section | None:
     """Return the section, or None for a table without embeddings and attention.
 
     How many prototypes stand for photographs is in the table where the detector's file says it, as "num_real".
@@ -27,7 +27,7 @@ def prototype_use(scores: ScoreTable, *, seed: int = 0) -> Section | None:
     blocks: list[Block] = []
     for model in scores.models:
         rows = scores.readable(model)
-        found = _attention(scores, rows, model=model) + _map(rows, model=model, seed=seed)
+        found = _attention(scores, rows, model=model) + _map(rows, model=model)
         if found:
             blocks += [Words(heading=model), *found]
     if not blocks:
@@ -64,11 +64,11 @@ def _attention(scores: ScoreTable, rows: pd.DataFrame, *, model: str) -> list[Bl
     return [to_picture(figure, label=label, caption=caption, is_wide=True)]
 
 
-def _map(rows: pd.DataFrame, *, model: str, seed: int) -> list[Block]:
+def _map(rows: pd.DataFrame, *, model: str) -> list[Block]:
     rows = _with_vectors(rows, "embedding")
     if len(rows) < 3:
         return []
-    drawn = rows.sample(min(len(rows), MAX_MAPPED), random_state=seed)
+    drawn = rows.sample(min(len(rows), MAX_MAPPED), random_state=0)
     embedding_NE = np.stack(drawn["embedding"].to_list()).astype(np.float64)
     pca = PCA(2, svd_solver="full").fit(embedding_NE)
     share = pca.explained_variance_ratio_

@@ -88,7 +88,7 @@ def read_list(path: Path) -> list[Image]:
 
 
 def fetch(url: str, folder: Path, *, desc: str) -> Path:
-    """The archive in `folder`, where it appears when it is complete."""
+    """Download an archive to `folder`, unless it is there, and return its path. It appears only when complete."""
     path = folder / Path(urlsplit(url).path).name
     if path.is_file():
         return path
@@ -111,7 +111,7 @@ def fetch(url: str, folder: Path, *, desc: str) -> Path:
 
 
 def extract(archive: Path, wanted: Mapping[str, Image], folder: Path) -> None:
-    """The wanted images, by member. Raises ValueError when one is not there, or not what the list says."""
+    """Write the wanted images, by member, to `folder`. Raises ValueError when one is missing or another image."""
     written = set()
     try:
         for member, content in read_members(archive, wanted):
@@ -130,7 +130,7 @@ def extract(archive: Path, wanted: Mapping[str, Image], folder: Path) -> None:
 
 
 def read_members(archive: Path, members: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """(member, its bytes) of those that are there."""
+    """Yield each member that is in the archive, and its bytes."""
     inside = defaultdict(list)  # file of the archive -> members
     for member in members:
         inside[member.partition("!")[0]].append(member)

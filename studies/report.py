@@ -107,6 +107,7 @@ def measure(scores: pd.DataFrame) -> Results:
 
 
 def to_markdown(rows: Sequence[str], results: Results) -> str:
+    """Return the table of these rows in Markdown."""
     towers = towers_of(rows, results)
     titles = [title for tower in towers for title in (TOWERS[tower], "difference")]
     if with_gain := towers == list(TOWERS):
@@ -122,13 +123,13 @@ def to_markdown(rows: Sequence[str], results: Results) -> str:
 
 
 def towers_of(rows: Sequence[str], results: Results) -> list[str]:
-    """Those on which a row stands beside the reference."""
+    """Return the towers on which some row can be compared with the reference."""
     others = [row for row in rows if row != REFERENCE]
     return [tower for tower in TOWERS if any((row, tower) in results for row in others)]
 
 
 def cells_of(row: str, tower: str, results: Results) -> tuple[str, str]:
-    """The figures, and the difference to the reference."""
+    """Return the figures of a row as text, and their difference to the reference."""
     of_row, of_reference = results.get((row, tower), {}), results.get((REFERENCE, tower), {})
     if not of_row:
         return "", ""
@@ -139,7 +140,7 @@ def cells_of(row: str, tower: str, results: Results) -> tuple[str, str]:
 
 
 def difference(of_row: dict[int, Result], of_other: dict[int, Result]) -> str:
-    """Of AUROC, and its interval, over the seeds that both have."""
+    """Write the mean difference in AUROC over the seeds that both rows have, with its interval."""
     if not (shared := sorted(of_row.keys() & of_other.keys())):
         return ""
     mean = np.mean([of_row[seed].auroc - of_other[seed].auroc for seed in shared])
@@ -148,13 +149,13 @@ def difference(of_row: dict[int, Result], of_other: dict[int, Result]) -> str:
 
 
 def interval(replicates: Sequence[np.ndarray]) -> tuple[float, float]:
-    """95 %, of the mean over seeds."""
+    """Return the 95 % interval of the mean over seeds."""
     low, high = np.quantile(np.mean(replicates, axis=0), (0.025, 0.975))
     return float(low), float(high)
 
 
 def draw(title: str, rows: Sequence[str], results: Results, path: Path) -> None:
-    """A point for each seed, the mean, and its interval."""
+    """Plot a point for each seed, the mean and its interval, a line for each row."""
     from matplotlib.figure import Figure  # a second to import
 
     rows = [row for row in rows if any((row, tower) in results for tower in TOWERS)]

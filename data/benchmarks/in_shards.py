@@ -58,7 +58,7 @@ def _are_images(url: str) -> bool:
     try:
         return has_images(url)
     except ValueError:
-        return True  # that it cannot be read is told to who asks for this benchmark
+        return True  # opening the benchmark tells the user that it cannot be read
 
 
 def open_shard_set(name: str, shards: Shards, spec: BenchmarkSpec | None) -> Benchmark | Absent:

@@ -47,7 +47,7 @@ class SubsetSpec:
 class BenchmarkSpec:
     """A published benchmark; a single subset takes all of its class folders.
 
-    source          where it is had: a name on the hub, or a page
+    source          where to download it: a name on the hub, or a web page
     licence         as its source states it
     folders         names its folder goes by beside `name`, compared normalised
     pairing         one of PAIRINGS

@@ -40,6 +40,8 @@ LUMINANCE_64 = np.array(
     ]
 ).ravel()
 QUALITIES = np.arange(1, 101)
+_PERCENT = np.where(QUALITIES < 50, 5000 // QUALITIES, 200 - 2 * QUALITIES)
+_TABLES = ((LUMINANCE_64 * _PERCENT[:, None] + 50) // 100).clip(1, 255)
 SUBSAMPLINGS = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:1", (1, 2): "4:4:0"}
 
 
@@ -76,7 +78,7 @@ def traits_of(encoded: bytes) -> ImageTraits:
     """Return the traits of an encoded image. Raises UnreadableImage, as decoding does."""
     pixels = to_rgb(decode_image(encoded))
     with warnings.catch_warnings():
-        # Of damaged EXIF, which is told as none, and of many pixels, which decoding has accepted.
+        # Pillow warns of damaged EXIF, which counts as none, and of many pixels, which decoding has accepted.
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(encoded)) as header:
             has_exif, camera = _exif(header)
@@ -105,14 +107,6 @@ def estimate_quality(table_64: Sequence[int] | np.ndarray) -> int:
     table_64   rows from low to high frequency, not in zigzag order
     """
     return int(QUALITIES[np.abs(_TABLES - np.asarray(table_64)).sum(axis=1).argmin()])
-
-
-def _scaled_tables() -> np.ndarray:
-    percent = np.where(QUALITIES < 50, 5000 // QUALITIES, 200 - 2 * QUALITIES)
-    return ((LUMINANCE_64 * percent[:, None] + 50) // 100).clip(1, 255)
-
-
-_TABLES = _scaled_tables()
 
 
 def _quality(image: JpegImagePlugin.JpegImageFile) -> int | None:
@@ -147,7 +141,7 @@ def _exif(image: Image.Image) -> tuple[bool, str]:
 
 
 class TraitsDataset(Dataset[Any]):
-    """Make rows of TRAIT_COLUMNS of lists of samples, in whatever process a loader runs it."""
+    """Turn lists of samples into rows of TRAIT_COLUMNS, in the loader's worker processes."""
 
     def __getitems__(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         return [_row(sample) for sample in samples]

@@ -224,7 +224,7 @@ def _lines(each: Verification) -> Iterator[str]:
     if each.absent:
         yield f"{each.name}: {each.absent}"
         if each.source:
-            yield f"  where it is had: {each.source}"
+            yield f"  available from {each.source}"
         return
     yield f"{each.name} in {each.root}" if each.root else each.name
     real, fake = _beside(each.n_real, each.expected_real), _beside(each.n_fake, each.expected_fake)
@@ -241,10 +241,7 @@ def _subset_lines(subset: SubsetCheck) -> Iterator[str]:
     if subset.is_missing:
         yield f"{subset.name}: missing"
         return
-    real, fake = (
-        _beside(subset.n_real, subset.expected_real),
-        _beside(subset.n_fake, subset.expected_fake),
-    )
+    real, fake = _beside(subset.n_real, subset.expected_real), _beside(subset.n_fake, subset.expected_fake)
     yield f"{subset.name}: {real} real, {fake} fake"
     for label, facts in subset.facts.items():
         sizes = " x ".join(f"{low}-{middle:g}-{high}" for low, middle, high in (facts.width, facts.height))
