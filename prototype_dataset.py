@@ -11,16 +11,15 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cli
 from data.folders import title
-from data.records import Images, Manifest, Record, join
+from data.records import Images, Manifest, join
 from data.shards.urls import require_place
-from gapl.labels import Label, Source
+from gapl.labels import Label
 
 if TYPE_CHECKING:
     from data.shards.index import ShardIndex
@@ -125,7 +124,10 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_data(paths: list[str] | None, root: Path | None, *, stage: int, mix: str) -> None:
-    """Raise ValueError when the images that open_data would open are not there. Nothing is opened."""
+    """Raise ValueError, which names the folders looked for, when the images of open_data are not there.
+
+    Nothing is opened.
+    """
     for path in paths or ():
         require_place(path)
     if not paths and root is None:
@@ -137,12 +139,15 @@ def check_data(paths: list[str] | None, root: Path | None, *, stage: int, mix: s
 def open_data(paths: list[str] | None, root: Path | None, *, stage: int, mix: str, seed: int) -> Manifest:
     """Open the images of all the paths if there are any, else of the mix below the root.
 
-    Raises ValueError as check_data does, and for what cannot be read.
+    The mix "auto" means the first mix of MIXES that is there. Raises ValueError as check_data does, and for what
+    cannot be read.
     """
     check_data(paths, root, stage=stage, mix=mix)
     if not paths:
         assert root is not None
-        return open_mix(root, stage=stage, mix=mix, seed=seed)
+        mix = _pick_mix(root, stage=stage, mix=mix)
+        portions = [portion for portion in MIXES[mix].portions if _locate(root, portion)]
+        return join(f"{mix} of {root.name}", [_open_portion(root, portion, seed=seed) for portion in portions])
     from data.sources import open_source
 
     name = " + ".join(title(Path(path)) for path in paths)
@@ -184,18 +189,6 @@ def open_shards(paths: list[str] | None, root: Path | None, *, stage: int, mix: 
     return join_indexes(" + ".join(index.name for index in found), found) if len(found) == len(indexes) else None
 
 
-def open_mix(root: Path, *, stage: int, mix: str = "auto", seed: int = 0) -> Manifest:
-    """Open the training images of a mix; `auto` takes the first mix of MIXES that is there.
-
-    Raises ValueError that names the folders that were looked for.
-    """
-    mix = _pick_mix(root, stage=stage, mix=mix)
-    manifests = [
-        _open_portion(root, portion, seed=seed) for portion in MIXES[mix].portions if _locate(root, portion)
-    ]
-    return join(f"{mix} of {root.name}", manifests)
-
-
 def _pick_mix(root: Path, *, stage: int, mix: str) -> str:
     if not root.is_dir():
         raise ValueError(f"{root}: no such data folder; give --data-root or set GAPL_DATA_ROOT")
@@ -222,10 +215,7 @@ def _open_portion(root: Path, portion: Portion, *, seed: int) -> Manifest:
     if portion.label is not None:
         manifest = manifest.where(lambda record: record.label == portion.label)
     if portion.cap_each is not None:
-        by_source: dict[Source, list[Record]] = defaultdict(list)
-        for record in manifest:
-            by_source[record.source].append(record)
-        groups = [Manifest(manifest.name, tuple(records)) for records in by_source.values()]
+        groups = [manifest.partition({source})[1] for source in manifest.sources()]
         manifest = join(manifest.name, [group.draw(portion.cap_each, seed=seed) for group in groups])
     return manifest if portion.cap is None else manifest.draw(portion.cap, seed=seed)
 
@@ -259,10 +249,10 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the data sets")
     parser.add_argument("--mix", default="auto", help=f"auto (first that is there) or {', '.join(MIXES)}")
     parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="the stage the images are for")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw where a mix caps a source")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw where a mix caps a source")
     parser.add_argument("--out", type=Path, help="also write the list as a CSV manifest")
     args = parser.parse_args()
-    manifest = open_mix(args.data_root, stage=args.stage, mix=args.mix, seed=args.seed)
+    manifest = open_data(None, args.data_root, stage=args.stage, mix=args.mix, seed=args.seed)
     print(describe(manifest))
     for source, count in sorted(manifest.sources().items()):
         print(f"  {source.label.word}  {source.name:40s} {count:7d}")

@@ -18,11 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="TABLE",
-        help="also say what a detector's scores owe to the files",
+        help="also measure how much a detector's scores depend on the files",
     )
     parser.add_argument("--model", metavar="NAME", help="the detector to audit (default: the first of the tables)")
     parser.add_argument(
-        "--train", nargs="+", default=[], metavar="DATA", help="training data: look for copies of its images"
+        "--train", nargs="+", default=[], metavar="DATA", help="training data, to look for copies of its images"
     )
     parser.add_argument("--out", type=Path, help="write the audits to a JSON file")
     parser.add_argument("--num-workers", type=int, default=2, help="processes that read images")

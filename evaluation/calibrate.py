@@ -2,8 +2,8 @@
 
 Only images that neither training nor a benchmark has seen may be used; `check_no_overlap` refuses others. The
 promised error rates hold for images like the held-out ones (exchangeable with them), on average over draws of
-these. That the same images chose a and b does not harm that: scores keep the order of the logits. The calibration
-errors are measured on these very images, and so a little flattering.
+these. Fitting a and b to the same images does not break the promise, because scores keep the order of the logits.
+The calibration errors are measured on these very images, so they are a little optimistic.
 
 The threshold "balanced" is the score from which an image is more likely a fake: 0.5. It follows from the fit to
 all images. The threshold that is best on the held-out images depends on few of them, and was worse on new sources

@@ -59,8 +59,7 @@ def robustness_table(frame: pd.DataFrame, *, thresholds: Mapping[str, float]) ->
             figures = _compare(by_degradation[name], by_degradation[CLEAN], threshold=threshold)
             rows.append({"model": model, "benchmark": benchmark, "degradation": name, **figures})
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    rates = list(COLUMNS[COLUMNS.index("auroc") :])
-    rates.remove("n_paired")
+    rates = [name for name in COLUMNS[COLUMNS.index("auroc") :] if name != "n_paired"]
     return table.astype(dict.fromkeys(rates, float))
 
 
@@ -116,10 +115,10 @@ def matrix(table: pd.DataFrame, *, model: str, figure: str) -> pd.DataFrame:
 
 
 def worst_cases(table: pd.DataFrame) -> pd.DataFrame:
-    """Return for each model, benchmark and figure the degradation that leaves least of it.
+    """Return for each model, benchmark and figure the degradation under which the figure is lowest.
 
-    Columns: model, benchmark, figure, clean, worst, fall, degradation. The first of the table wins a tie; a figure
-    that is not defined has no row.
+    Columns: model, benchmark, figure, clean, worst, fall, degradation. Of equals, the first in the table is named.
+    A figure that is not defined has no row.
     """
     rows = []
     for (model, benchmark), group in table.groupby(GROUP, sort=False):

@@ -1,6 +1,6 @@
 """Tables of scores, and what a detector file says of itself -> a model card for the Hugging Face hub.
 
-Every figure is read from the tables; the card says what they do not state.
+Every figure is read from the tables; where they do not state something, the card says so.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def _reliability(
 
 
 def _by_benchmark(scores: ScoreTable) -> Iterator[tuple[str, dict[str, plots.Labelled]]]:
-    """Yield each benchmark with the labels and scores of its clean images by model, without those of none."""
+    """Yield each benchmark that has scores of clean images, with their labels and scores by model."""
     for benchmark in dict.fromkeys(scores.frame["benchmark"]):
         models = {}
         for model in scores.models:

@@ -108,8 +108,8 @@ def with_details(scores: ScoreTable, *, seed: int = 0) -> ScoreTable:
 
 
 def make_report(scores: ScoreTable, folder: Path) -> Path:
-    """A page with every section, under a hostile title."""
+    """Write a page with every section."""
     path = folder / "report.html"
     audits = {"Made up": audit_benchmark(plant_format(make_traits(40)), name="Made up", num_resamples=50)}
-    write_report(path, scores, audits=audits, title=f"Report of {HOSTILE}")
+    write_report(path, scores, audits=audits)
     return path

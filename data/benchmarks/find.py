@@ -69,7 +69,7 @@ def _choose(others: Iterable[str], specs: Specs, names: Sequence[str] | None) ->
 
 
 def _find_one(root: str | Path, specs: Specs, names: Sequence[str] | None) -> list[Benchmark | Absent]:
-    """Open it, and tell of others that are asked for by name that they are absent."""
+    """Open `root` as one benchmark; any other benchmark that is asked for by name is absent."""
     url = as_url(root)
     own = name_of(url) if url else Path(root).stem
     name = folder_names(specs).get(normalise(own), own) if url else own

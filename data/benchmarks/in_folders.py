@@ -20,7 +20,7 @@ Groups = dict[str, tuple[list[Record], list[Record]]]  # subset -> (fakes, photo
 def sort_folders(
     root: Path, folders: Folders, specs: Mapping[str, BenchmarkSpec]
 ) -> tuple[dict[str, Folders], Folders]:
-    """Return (folders of each published benchmark, the others), told by the child of `root`, else by `root`."""
+    """Return (folders of each published benchmark, the others), by the name of `root` or its child."""
     names = folder_names(specs)
     of_root = names.get(normalise(title(root)))
     published: dict[str, dict[ImageFolder, list[str]]] = defaultdict(dict)
@@ -47,7 +47,7 @@ def _group(subsets: Mapping[str, Folders], *, train: bool = False) -> Groups:
 
 
 def home_of(root: Path, groups: Groups, names: Iterable[str]) -> str:
-    """Return the folder of one of these names that all of the images are in, at or below `root`; else `root`."""
+    """Return the folder below `root`, with one of these names, that holds all of the images; else `root`."""
     wanted = {normalise(name) for name in names}
     records = [record for fakes, reals in groups.values() for record in fakes + reals]
     ways = {Path(record.uri).parent.relative_to(root).parts for record in records}
@@ -73,7 +73,7 @@ def pair(name: str, groups: Groups, root: str, spec: BenchmarkSpec | None = None
 
 
 def resolve(spec: BenchmarkSpec, folders: Folders, root: Path) -> Benchmark | Absent:
-    """Make a published benchmark of the folders that bear its name."""
+    """Make a published benchmark from the folders with its name."""
     if not folders:
         return absent(spec, root)
     if not spec.subsets:
@@ -146,5 +146,5 @@ def _records(folders: Folders, label: Label, generator: str) -> list[Record]:
 
 
 def _named(folder: ImageFolder, names: Iterable[str]) -> bool:
-    """Whether a folder on the way to this one has one of the names."""
+    """Return whether this folder, or one that it is in, has one of the names."""
     return not {normalise(part) for part in folder.parts}.isdisjoint(map(normalise, names))

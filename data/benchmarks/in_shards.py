@@ -29,7 +29,7 @@ class Shards:
 
 
 def find_shard_sets(root: Path, specs: Mapping[str, BenchmarkSpec]) -> dict[str, Shards]:
-    """Find the shards of each benchmark: in `root`, its children, or what repeats a child's name inside it."""
+    """Find the shards of each benchmark: in `root`, its children, or a child's folder of the same name."""
     names = folder_names(specs)
     found: dict[str, Shards] = {}
     of_root = specs.get(names.get(normalise(title(root)), ""))
@@ -62,7 +62,7 @@ def _are_images(url: str) -> bool:
 
 
 def open_shard_set(name: str, shards: Shards, spec: BenchmarkSpec | None) -> Benchmark | Absent:
-    """Make a benchmark of the shards of the split that is scored, told by how their names begin."""
+    """Make a benchmark of the shards of the split that is scored; the beginning of a name says the split."""
     split_of = {url: _split_of_file(url) for url in shards.urls}
     chosen = evaluation_splits(set(split_of.values()), train=spec is None)
     urls = [url for url in shards.urls if split_of[url] in chosen]

@@ -55,7 +55,7 @@ class SubsetCheck:
     facts: Mapping[Label, ClassFacts] = field(default_factory=dict)
 
     def as_published(self) -> bool:
-        """Whether the counts are those published, as far as they are known."""
+        """Return whether the counts are the published ones, as far as these are known."""
         return self.expected_real in (None, self.n_real) and self.expected_fake in (None, self.n_fake)
 
 
@@ -83,7 +83,7 @@ class Verification:
     subsets: tuple[SubsetCheck, ...] = ()
 
     def is_clean(self) -> bool:
-        """Whether it is as published, and no image that was read is broken or occurs twice."""
+        """Return whether it is as published, and no image that was read is broken or occurs twice."""
         whole = self.expected_real in (None, self.n_real) and self.expected_fake in (None, self.n_fake)
         subsets = self.expected_subsets in (None, sum(not subset.is_missing for subset in self.subsets))
         return not self.absent and whole and subsets and all(map(_is_clean, self.subsets))

@@ -1,4 +1,4 @@
-"""Traits of a benchmark's files, and if there are some a detector's scores -> an audit: is the label in the files?
+"""Traits of a benchmark's files, and a detector's scores if there are any -> an audit: is the label in the files?
 
 A detector that has learnt JPEG against PNG, or one size against another, scores well on a benchmark whose classes
 differ in that (Grommelt et al. 2024, "Fake or JPEG?"). An audit says how far that goes without looking at pixels.
@@ -154,7 +154,7 @@ def _verdict(audit: Audit, read: pd.DataFrame, found: DetectorAudit | None) -> l
 
 
 def to_text(audit: Audit) -> str:
-    """Return the verdict and the tables for a terminal, of long tables the first SHOWN_ROWS rows."""
+    """Return the verdict and the tables for a terminal, with at most SHOWN_ROWS rows of each."""
     lines = [f"{audit.name}: {audit.n_real} real, {audit.n_fake} fake images", ""]
     lines += [f"- {sentence}" for sentence in audit.verdict]
     drawn = f"intervals of 95 % over {audit.interval_unit}"

@@ -6,7 +6,7 @@ threads to the last bit. In the folder of a job are
     job.json          what was asked for; another job is refused
     images.parquet    the images, in order
     parts/            scores of whole batches, each file written whole or not at all
-    scores.parquet    the table, when all parts are there; then the two above it are gone
+    scores.parquet    the table, once all parts are there; images.parquet and parts/ are then deleted
 """
 
 from __future__ import annotations
