@@ -66,8 +66,7 @@ def compute_metrics(
 
     Raises ValueError when a score is not finite.
     """
-    if not np.isfinite(scores_N).all():
-        raise ValueError("scores must be finite; leave out the images that could not be read")
+    _require_finite(scores_N)
     called_N = (scores_N >= threshold).astype(int)
     n_real, n_fake = (int((labels_N == label).sum()) for label in (0, 1))
     real = float(recall_score(labels_N, called_N, pos_label=0)) if n_real else None
@@ -97,6 +96,11 @@ def compute_metrics(
         oracle_gap=max(0.0, oracle - balanced),
         threshold_oracle=at,
     )
+
+
+def _require_finite(scores_N: np.ndarray) -> None:
+    if not np.isfinite(scores_N).all():
+        raise ValueError("scores must be finite; leave out the images that could not be read")
 
 
 def _best_threshold(fpr_T: np.ndarray, tpr_T: np.ndarray, thresholds_T: np.ndarray) -> tuple[float, float]:

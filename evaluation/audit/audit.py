@@ -106,11 +106,7 @@ def audit_benchmark(
     """
     read = traits[traits["error"] == ""].drop_duplicates("uri").reset_index(drop=True)
     fakes, reals = read[read["label"] == 1], read[read["label"] == 0]
-    if min(len(reals), len(fakes)) < MIN_PER_CLASS:
-        raise ValueError(
-            f"{name}: {len(reals)} real and {len(fakes)} fake images could be read; "
-            f"an audit takes at least {MIN_PER_CLASS} of each"
-        )
+    _require_enough(len(reals), len(fakes), name=name)
     found = None
     if scores is not None:
         model = model or scores.models[0]
@@ -129,6 +125,14 @@ def audit_benchmark(
         **(vars(found) if found else {}),
     )
     return replace(audit, verdict=tuple(_verdict(audit, read, found)))
+
+
+def _require_enough(n_real: int, n_fake: int, *, name: str) -> None:
+    if min(n_real, n_fake) < MIN_PER_CLASS:
+        raise ValueError(
+            f"{name}: {n_real} real and {n_fake} fake images could be read; "
+            f"an audit takes at least {MIN_PER_CLASS} of each"
+        )
 
 
 def _verdict(audit: Audit, read: pd.DataFrame, found: DetectorAudit | None) -> list[str]:
