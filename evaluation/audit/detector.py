@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from data.images.degrade import CLEAN, CODECS, split_name
-from evaluation.audit.shortcuts import auroc_of, auroc_within, correlations, false_positives
-from evaluation.intervals import bootstrap
+from evaluation.audit.shortcuts import auroc_interval, auroc_of, auroc_within, correlations, false_positives
 from evaluation.tables.scores import ScoreTable
 
 
@@ -57,6 +56,7 @@ def audit_detector(
             f"{name}: {n_real} real and {n_fake} fake images have a score of {model!r}; both are needed"
         )
     threshold = scores.threshold(model)
+    figures, _unit = auroc_interval(clean, clean["score"].to_numpy(float), num_resamples=num_resamples)
     within, share = auroc_within(clean)
     detector = {
         "model": model,
@@ -64,7 +64,7 @@ def audit_detector(
         "n_real": n_real,
         "n_fake": n_fake,
         "without_score": len(traits) - len(clean),
-        **_auroc(clean, threshold=threshold, num_resamples=num_resamples),
+        **figures,
         "auroc_within": within,
         "paired_share": share,
     }
@@ -85,19 +85,6 @@ def _match(traits: pd.DataFrame, scores: pd.DataFrame) -> dict[str, pd.DataFrame
     matched = scored.assign(uri=uris).dropna(subset=["uri", "score"]).drop_duplicates(["uri", "degradation"])
     joined = traits.merge(matched[["uri", "degradation", "score"]], on="uri")
     return {str(each): part for each, part in joined.groupby("degradation", sort=False)}
-
-
-def _auroc(clean: pd.DataFrame, *, threshold: float, num_resamples: int) -> dict[str, float]:
-    resampled = bootstrap(
-        clean["label"].to_numpy(int),
-        clean["score"].to_numpy(float),
-        threshold=threshold,
-        sources_N=clean["source"].to_list(),
-        uris_N=clean["uri"].to_list(),
-        num_resamples=num_resamples,
-    )
-    low, high = resampled.intervals()["auroc"]
-    return {"auroc": auroc_of(clean), "low": low, "high": high}
 
 
 def _re_encoded(by_degradation: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -15,10 +15,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
-from evaluation.intervals import MIN_SOURCES, NUM_RESAMPLES, bootstrap, wilson
+from evaluation.intervals import MIN_SOURCES, bootstrap, wilson
 from gapl.labels import Label
 
 NUM_FOLDS = 5
+SEED = 0  # of the samples, folds and forests
 MAX_PER_CLASS = 20_000  # images that a model of traits is fitted to; a sample of more
 # Trait -> its columns. The JPEG quality is missing where a file is not JPEG, and the model sees that. The number
 # of bytes per pixel depends in part on the content: smooth pictures take few.
@@ -40,9 +41,7 @@ def is_by_source(traits: pd.DataFrame) -> bool:
     return bool((traits.groupby("label")["source"].nunique() >= MIN_SOURCES).all())
 
 
-def predict_labels(
-    traits: pd.DataFrame, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
-) -> tuple[pd.DataFrame, str]:
+def predict_labels(traits: pd.DataFrame, *, num_resamples: int) -> tuple[pd.DataFrame, str]:
     """Return how well each trait, and all together, predict the label; and what the intervals were drawn from.
 
     There is a row for each: trait, auroc, low, high; 0.5 is chance. A boosted forest sees only the trait, and
@@ -51,40 +50,47 @@ def predict_labels(
     at random. The intervals are those of evaluation.intervals, of the predictions.
     """
     drawn = pd.concat(
-        part.sample(min(len(part), MAX_PER_CLASS), random_state=seed).sort_index()
+        part.sample(min(len(part), MAX_PER_CLASS), random_state=SEED).sort_index()
         for _, part in traits.groupby("label")
     )
     label_N = drawn["label"].to_numpy(int)
-    folds = list(_folds(drawn, seed=seed))
+    folds = list(_folds(drawn))
     rows, unit = [], ""
     for name in (*TRAITS, ALL):
         wanted = list(dict.fromkeys(sum(TRAITS.values(), ()))) if name == ALL else list(TRAITS[name])
-        score_N = _out_of_fold(drawn[wanted], label_N, folds, seed=seed)
-        resampled = bootstrap(
-            label_N,
-            score_N,
-            threshold=0.5,
-            sources_N=drawn["source"].to_list(),
-            uris_N=drawn["uri"].to_list(),
-            seed=seed,
-            num_resamples=num_resamples,
-        )
-        low, high = resampled.intervals()["auroc"]
-        rows.append({"trait": name, "auroc": float(roc_auc_score(label_N, score_N)), "low": low, "high": high})
-        unit = resampled.unit
+        score_N = _out_of_fold(drawn[wanted], label_N, folds)
+        figures, unit = auroc_interval(drawn, score_N, num_resamples=num_resamples)
+        rows.append({"trait": name, **figures})
     return pd.DataFrame(rows), unit
 
 
-def _folds(traits: pd.DataFrame, *, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def auroc_interval(
+    traits: pd.DataFrame, score_N: np.ndarray, *, num_resamples: int
+) -> tuple[dict[str, float], str]:
+    """Return "auroc", "low" and "high" of the scores of these images, and what the interval was drawn from."""
     label_N = traits["label"].to_numpy(int)
-    options = {"n_splits": NUM_FOLDS, "shuffle": True, "random_state": seed}
+    resampled = bootstrap(
+        label_N,
+        score_N,
+        threshold=0.5,  # no AUROC depends on it
+        sources_N=traits["source"].to_list(),
+        uris_N=traits["uri"].to_list(),
+        num_resamples=num_resamples,
+    )
+    low, high = resampled.intervals()["auroc"]
+    return {"auroc": float(roc_auc_score(label_N, score_N)), "low": low, "high": high}, resampled.unit
+
+
+def _folds(traits: pd.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    label_N = traits["label"].to_numpy(int)
+    options = {"n_splits": NUM_FOLDS, "shuffle": True, "random_state": SEED}
     if is_by_source(traits):
         return StratifiedGroupKFold(**options).split(label_N, label_N, groups=traits["source"])
     return StratifiedKFold(**options).split(label_N, label_N)
 
 
 def _out_of_fold(
-    columns: pd.DataFrame, label_N: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]], *, seed: int
+    columns: pd.DataFrame, label_N: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
     """Return P(fake) of each image by the model of the other folds, with both classes weighted alike."""
     score_N = np.full(len(label_N), 0.5)
@@ -99,7 +105,7 @@ def _out_of_fold(
         categorical_features="from_dtype",
         class_weight="balanced",
         early_stopping=False,
-        random_state=seed,
+        random_state=SEED,
     )
     # On so few numbers, threads that wait for each other cost more than they save.
     with threadpool_limits(1, user_api="openmp"):
