@@ -76,8 +76,8 @@ class Recipe:
     )
     val_resize_px: int = _option(0, "short side before the centre crop in validation; 0: no resizing", minimum=0)
     normalisation: str = _option("backbone", "mean and standard deviation of pixels", NORMALISATIONS)
-    sampling: str = _option("shuffle", "order of an epoch, see data/loading/batches.py", SAMPLINGS)
-    balance: str = _option("class", "what a stream of shards draws equally, see data/shards/stream.py", BALANCES)
+    sampling: str = _option("shuffle", "order of an epoch, see data/loading/epochs.py", SAMPLINGS)
+    balance: str = _option("class", "what a stream of shards draws equally, see data/shards/order.py", BALANCES)
     precision: str = _option(
         "fp32",
         "of the tower (auto: bf16 where it is fast, else fp32); the head always computes in fp32",
