@@ -41,6 +41,8 @@ COMMANDS = {  # module in commands/ -> its line in --help
 def main() -> None:
     """Import the module of the command that is named, and no other."""
     words = sys.argv[1:]
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        raise ValueError(f"unknown command {words[0]!r}; choose from {', '.join(COMMANDS)}")
     if not words or words[0] not in (*COMMANDS, "-h", "--help"):
         words = [DEFAULT, *words]
     parser = cli.Parser(__doc__)

@@ -113,12 +113,15 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     root = os.environ.get("GAPL_DATA_ROOT") or None
     parser.add_argument("--data-root", type=Path, default=root, help="folder of the data sets (GAPL_DATA_ROOT)")
     parser.add_argument(
-        "--mix", default="auto", help=f"of the root: auto (first that is there), {', '.join(MIXES)}"
+        "--mix",
+        default="auto",
+        help=f"which mix of the data root: auto (the first that is there), {', '.join(MIXES)}",
     )
     parser.add_argument(
         "--data",
         nargs="+",
-        help="instead: folders, CSV or parquet manifests, parquet shards (also of a server, such as "
+        help="images to use instead of --data-root: folders, CSV or parquet manifests, parquet shards (also on a "
+        "server, such as "
         "hf://datasets/OwensLab/CommunityForensics-Small), a plan of `python -m data.shards.plan`",
     )
 

@@ -85,7 +85,7 @@ def find_image_folders(root: Path) -> dict[ImageFolder, list[str]]:
     Raises ValueError when `root` is missing or no folder.
     """
     if not root.exists():
-        raise ValueError(f"{root} does not exist; expected a folder of images")
+        raise ValueError(f"{root} does not exist; expected an image or a folder of images")
     if not root.is_dir():
         raise ValueError(f"{root} is a file; expected a folder of images")
     found: dict[ImageFolder, list[str]] = {}

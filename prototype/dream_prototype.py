@@ -80,15 +80,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stage1", required=True, help="detector file of stage 1, or the authors' stage1.pt")
     parser.add_argument("--backbone", help=f"tower for the authors' stage1.pt, which has none: {BACKBONE_HELP}")
     add_data_arguments(parser)
-    parser.add_argument("--same-data", action="store_true", help="instead: the images that stage 1 was trained on")
+    parser.add_argument("--same-data", action="store_true", help="use the images that stage 1 was trained on")
     parser.add_argument("--method", choices=tuple(METHODS), default="kmeans")
     parser.add_argument("--num", type=int, default=64, help="prototypes in all, half of them of each class")
     parser.add_argument(
-        "--seed", type=int, default=0, help="of k-means, and of the draw where a mix caps a source"
+        "--seed", type=int, default=0, help="seed of k-means, and of the draw where a mix caps a source"
     )
     parser.add_argument("--batch-size", type=int, default=32, help="images per forward pass")
     parser.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the tower (default: fp32)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="precision of the tower (default: fp32)"
+    )
     parser.add_argument("--device", choices=cli.DEVICES, default="auto")
     parser.add_argument(
         "--feature-cache",

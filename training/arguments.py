@@ -61,7 +61,7 @@ def _add_stream_arguments(parser: argparse.ArgumentParser) -> None:
         "--stream",
         choices=("auto", "yes", "no"),
         default="auto",
-        help="read parquet shards in passing instead of copying their images (auto: from a server, or from "
+        help="stream parquet shards instead of copying their images (auto: from a server, or from "
         f"{STREAM_FROM_BYTES >> 30} GB)",
     )
     group.add_argument(
@@ -84,7 +84,7 @@ def _add_running_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", choices=cli.DEVICES, default="auto")
     group.add_argument("--save-minutes", type=float, default=5.0, help="minutes between checkpoints (default: 5)")
-    group.add_argument("--save-steps", type=int, default=0, help="instead: steps between checkpoints")
+    group.add_argument("--save-steps", type=int, default=0, help="steps between checkpoints, instead of minutes")
     group.add_argument(
         "--feature-cache",
         type=Path,

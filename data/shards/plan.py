@@ -59,24 +59,35 @@ def parse_arguments() -> argparse.Namespace:
         "--data", nargs="+", required=True, metavar="ROOT", help="folders, files or URLs of shards"
     )
     how_many = parser.add_mutually_exclusive_group(required=True)
-    how_many.add_argument("--images", type=_positive, metavar="N", help="in all, half of them of each class")
-    how_many.add_argument("--per-class", type=_positive, metavar="N")
     how_many.add_argument(
-        "--per-generator", type=_positive, metavar="N", help="fakes of each, and as many photographs as that makes"
+        "--images", type=_positive, metavar="N", help="images to choose in all, half of each class"
+    )
+    how_many.add_argument("--per-class", type=_positive, metavar="N", help="images of each class")
+    how_many.add_argument(
+        "--per-generator",
+        type=_positive,
+        metavar="N",
+        help="fakes of each generator, and as many photographs in all",
     )
     parser.add_argument(
-        "--max-gb", type=float, default=math.inf, metavar="G", help="of shards, in units of 10^9 bytes"
+        "--max-gb",
+        type=float,
+        default=math.inf,
+        metavar="G",
+        help="largest size of the shards together, in units of 10^9 bytes",
     )
-    parser.add_argument("--only-generators", type=_names, default=[], metavar="A,B", help="no other fakes")
+    parser.add_argument(
+        "--only-generators", type=_names, default=[], metavar="A,B", help="take fakes of these generators only"
+    )
     parser.add_argument(
         "--without-generators",
         type=_names,
         default=[],
         metavar="C,D",
-        help="no images of these, photo sources included",
+        help="leave out these generators and photo sources",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of images from the shards")
-    parser.add_argument("--out", type=Path, required=True, help="the plan, a .json")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of images from the shards")
+    parser.add_argument("--out", type=Path, required=True, help="the plan to write, a .json file")
     args = parser.parse_args()
     if not args.max_gb > 0:
         parser.error(f"--max-gb {args.max_gb:g}: expected a number above 0")

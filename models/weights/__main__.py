@@ -62,8 +62,8 @@ def parse_arguments() -> argparse.Namespace:
     command.add_argument(
         "--form", choices=(*FORMS, "released", "official"), required=True, help="official means released"
     )
-    command.add_argument("--dtype", choices=DTYPES, default="float32", help="of a merged file's tower")
-    command.add_argument("--backbone", help="the tower of an adapter: where it is, or what it is to be called")
+    command.add_argument("--dtype", choices=DTYPES, default="float32", help="type of a merged file's tower")
+    command.add_argument("--backbone", help="the tower of an adapter: where it is, or the name it gets")
     command.add_argument(
         "--save-backbone", type=Path, help="for --form adapter: write the file's tower to a folder"
     )
