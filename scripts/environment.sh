@@ -46,7 +46,7 @@ find_data() { # options of the script
         export GAPL_DATA_ROOT=$runs/demo_corpus
         defaults=(--preset demo)
         demo_backbone=(--backbone clip-vit-b16-int8)
-        [ -f "$GAPL_DATA_ROOT/demo.json" ] || "$python" -m data.demo --out "$GAPL_DATA_ROOT"
+        [[ " $* " == *" --help "* ]] || [ -f "$GAPL_DATA_ROOT/demo.json" ] || "$python" -m data.demo --out "$GAPL_DATA_ROOT"
     fi
     bank=$runs/prototypes/${GAPL_METHOD:-kmeans}${GAPL_NUM:-64}.safetensors
 }

@@ -9,6 +9,7 @@ while [ $# -gt 0 ]; do
     case "$1" in
         --corpus) corpus=$(realpath -m "${2:?--corpus needs a folder}"); shift 2 ;;
         --seed) seed=${2:?--seed needs a number}; shift 2 ;;
+        -h | --help) sed -n '2,5s/^# *//p' "$0"; exit ;;
         *) echo "error: unknown option $1; usage: bash scripts/train_mini.sh --corpus DIR [--seed N]" >&2; exit 2 ;;
     esac
 done
