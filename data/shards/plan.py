@@ -63,19 +63,10 @@ def parse_arguments() -> argparse.Namespace:
         "--images", type=_positive, metavar="N", help="images to choose in all, half of each class"
     )
     how_many.add_argument("--per-class", type=_positive, metavar="N", help="images of each class")
-    how_many.add_argument(
-        "--per-generator",
-        type=_positive,
-        metavar="N",
-        help="fakes of each generator, and as many photographs in all",
-    )
-    parser.add_argument(
-        "--max-gb",
-        type=float,
-        default=math.inf,
-        metavar="G",
-        help="largest size of the shards together, in units of 10^9 bytes",
-    )
+    text = "fakes of each generator, and as many photographs in all"
+    how_many.add_argument("--per-generator", type=_positive, metavar="N", help=text)
+    text = "largest size of the shards together, in units of 10^9 bytes"
+    parser.add_argument("--max-gb", type=float, default=math.inf, metavar="G", help=text)
     parser.add_argument(
         "--only-generators", type=_names, default=[], metavar="A,B", help="take fakes of these generators only"
     )
