@@ -329,6 +329,8 @@ def test_config_that_does_not_fit_is_named(
         (with_("notice", "two\nlines"), "its notice is not one printable line"),
         (with_("colour", 1), "unknown field 'colour' in DetectorInfo"),
         (without("backbone_fingerprint"), "field 'backbone_fingerprint' of DetectorInfo is missing"),
+        (without("notice"), "field 'notice' of DetectorInfo is missing"),
+        (without("threshold"), "field 'threshold' of DetectorInfo is missing"),
         (with_("versions", [1]), "versions is an object with names"),
         (without("labels"), "its labels are None"),
     ],

@@ -212,6 +212,9 @@ def _read_ours(path: Path) -> Stored:
         raise ValueError(f"its labels are {labels!r}; a detector's are {LABELS}")
     if dtype not in DTYPES:
         raise ValueError(f"its tower is of type {dtype!r}; expected {', '.join(DTYPES)}")
+    stated = [each.name for each in fields(DetectorInfo) if each.name != "calibration"]  # old files have none
+    if missing := [name for name in stated if name not in header]:
+        raise ValueError(f"field {missing[0]!r} of DetectorInfo is missing")
     info: DetectorInfo = build_spec(DetectorInfo, header)
     if info.form not in FORMS:
         raise ValueError(f"its form is {info.form!r}; expected {', '.join(FORMS)}")
