@@ -68,8 +68,8 @@ class Monitor:
         self._run.write_validation(metrics)
         shown = {f"validation/{name}/{key}": metrics[name][key] for name in metrics for key in SHOWN_METRICS}
         self._accelerator.log({name: value for name, value in shown.items() if value is not None}, step=step)
-        accuracy = metrics[self._trainer.recipe.select]["accuracy"]
-        self._bar.set_postfix(epoch=epoch, val_accuracy=f"{accuracy:.3f}", refresh=False)
+        if (accuracy := metrics[self._trainer.recipe.select]["accuracy"]) is not None:
+            self._bar.set_postfix(epoch=epoch, val_accuracy=f"{accuracy:.3f}", refresh=False)
 
     def name_unreadable(self, failures: Sequence[Failure]) -> None:
         """Name the images of all processes that could not be read, each once. Every process must call it."""
