@@ -46,7 +46,7 @@ def _convert(where: str, value: Any, hint: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where} is a list, not {_shown(value)}")
         if alternatives[-1] is Ellipsis:
-            return tuple(_convert(where, item, alternatives[0]) for item in value)
+            return tuple(_convert(f"{where}[{i}]", item, alternatives[0]) for i, item in enumerate(value))
         if len(value) != len(alternatives):
             raise ValueError(f"{where} has {len(alternatives)} entries, not {len(value)}")
         return tuple(_convert(where, item, each) for item, each in zip(value, alternatives, strict=True))

@@ -304,7 +304,7 @@ def test_tiny_is_refused_unless_allowed(saved: Path) -> None:
         (lambda config: config["lora"].update(bias=True), "unknown field 'bias' in LoraSpec"),
         (with_("feature_layers", [2, 1]), r"ascending numbers from 1 to 2, not \(2, 1\)"),
         (with_("feature_layers", [1, 3]), r"ascending numbers from 1 to 2, not \(1, 3\)"),
-        (with_("feature_layers", [1, "2"]), "feature_layers cannot be '2'"),
+        (with_("feature_layers", [1, "2"]), r"feature_layers\[1\] cannot be '2'"),
         (with_("feature_layers", 2), "feature_layers is a list, not 2"),
     ],
 )

@@ -178,13 +178,13 @@ def test_changed_shards_are_refused(run_cli: RunCli, root: Path) -> None:
         ({"shards": [{"url": "x", "num_bytes": 1, "rows": [[0, 2], [2, 3]]}]}, "shard 'x': expected"),
         (
             {"shards": [{"url": "x", "num_bytes": 1, "rows": [[0, 2, 3]]}]},
-            "Plan: shards: PlannedShard: rows has 2 entries",
+            r"Plan: shards\[0\]: PlannedShard: rows\[0\] has 2 entries",
         ),
         ({"shards": [{"url": "x", "num_bytes": 1, "rows": []}]}, "shard 'x': expected"),
         ({"shards": [{"url": "", "num_bytes": 1, "rows": [[0, 1]]}]}, "shard '': expected"),
         (
             {"shards": [{"url": "x", "rows": [[0, 1]]}]},
-            "Plan: shards: field 'num_bytes' of PlannedShard is missing",
+            r"Plan: shards\[0\]: field 'num_bytes' of PlannedShard is missing",
         ),
     ],
 )

@@ -35,8 +35,8 @@ class PlannedShard:
     rows: tuple[tuple[int, int], ...]
 
     def __post_init__(self) -> None:
-        before = [-1, *(last for _, last in self.rows[:-1])]
-        ascending = all(end < first <= last for end, (first, last) in zip(before, self.rows, strict=False))
+        before = [-1, *(last for _, last in self.rows)][:-1]
+        ascending = all(end < first <= last for end, (first, last) in zip(before, self.rows, strict=True))
         if not self.url or not self.rows or not ascending:
             raise ValueError(f"shard {self.url!r}: expected a url, and rows as ascending ranges")
 

@@ -135,17 +135,6 @@ def _require_enough(n_real: int, n_fake: int, *, name: str) -> None:
         )
 
 
-def _split_classes(read: pd.DataFrame, *, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return (fakes, photographs). Raises ValueError when there are too few of either."""
-    fakes, reals = read[read["label"] == 1], read[read["label"] == 0]
-    if min(len(reals), len(fakes)) < MIN_PER_CLASS:
-        raise ValueError(
-            f"{name}: {len(reals)} real and {len(fakes)} fake images could be read; "
-            f"an audit takes at least {MIN_PER_CLASS} of each"
-        )
-    return fakes, reals
-
-
 def _verdict(audit: Audit, read: pd.DataFrame, found: DetectorAudit | None) -> list[str]:
     """Say what the tables of an audit mean; `read` are the traits of the images that could be read."""
     sentences = about_traits(audit.traits, read, detector=audit.detector)
