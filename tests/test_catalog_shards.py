@@ -208,10 +208,16 @@ def test_a_file_can_replace_one_of_the_project(catalog: Path) -> None:
         ("name: Mine\nsource: x\npairing: own", r"a\.yaml: field 'licence' of BenchmarkSpec is missing"),
         (
             MINE + "subsets: [{n_real: 2}]",
-            r"a\.yaml: BenchmarkSpec: subsets: field 'name' of SubsetSpec is missing",
+            r"a\.yaml: BenchmarkSpec: subsets\[0\]: field 'name' of SubsetSpec is missing",
         ),
-        (MINE + "subsets: [{name: a, n: 2}]", r"a\.yaml: BenchmarkSpec: subsets: unknown field 'n' in SubsetSpec"),
-        (MINE + "subsets: [{name: 1.5}]", r"a\.yaml: BenchmarkSpec: subsets: SubsetSpec: name cannot be 1\.5"),
+        (
+            MINE + "subsets: [{name: a, n: 2}]",
+            r"a\.yaml: BenchmarkSpec: subsets\[0\]: unknown field 'n' in SubsetSpec",
+        ),
+        (
+            MINE + "subsets: [{name: 1.5}]",
+            r"a\.yaml: BenchmarkSpec: subsets\[0\]: SubsetSpec: name cannot be 1\.5",
+        ),
         (MINE + "subsets: [{name: a}, {name: a}]", r"a\.yaml: subsets: a name comes twice"),
         (MINE + "n_real: many", r"a\.yaml: BenchmarkSpec: n_real cannot be 'many'; expected int"),
         (MINE + "n_real: -1", r"a\.yaml: n_real: -1; expected 0 or more"),
