@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
 
+# What Pillow raises for bytes, or for metadata, that are not what their format says.
+_DAMAGE = (OSError, ValueError, RuntimeError, SyntaxError, EOFError, IndexError, OverflowError, struct.error)
+
 
 class UnreadableImage(ValueError):
     """Raised for bytes that are not a whole image of a known format, and for images of too many pixels."""
+
+
+@contextmanager
+def opened(encoded: bytes) -> Iterator[Image.Image]:
+    """Yield the image with its pixels not decoded yet. Whatever Pillow raises in the block is UnreadableImage.
+
+    An image of more pixels than Pillow thinks safe is refused before it is decoded.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns above 89 million pixels and refuses above twice that. Its advice on palettes is ignored.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(encoded)) as image:
+                yield image
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"too many pixels: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableImage("not an image, or of a format that Pillow does not know") from error
+    except _DAMAGE as error:
+        raise UnreadableImage(f"damaged image: {error}") from error
 
 
 def decode_image(encoded: bytes) -> Image.Image:
@@ -18,18 +44,8 @@ def decode_image(encoded: bytes) -> Image.Image:
 
     Raises UnreadableImage, one line.
     """
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns above 89 million pixels and refuses above twice that. Its advice on palettes is ignored.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(encoded)) as image:
-                return image.copy() if image.mode.startswith("I;16") else image.convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"too many pixels: {error}") from error
-    except Image.UnidentifiedImageError as error:
-        raise UnreadableImage("not an image, or of a format that Pillow does not know") from error
-    except (OSError, ValueError, RuntimeError, SyntaxError, EOFError, IndexError, OverflowError) as error:
-        raise UnreadableImage(f"damaged image: {error}") from error
+    with opened(encoded) as image:
+        return image.copy() if image.mode.startswith("I;16") else image.convert("RGB")
 
 
 def to_rgb(image: Image.Image, *, grey16: str = "scale") -> Image.Image:

@@ -14,7 +14,7 @@ from structure import LAYERS, ROOT, import_graph, imports, reach, read_modules
 MODULES = {module.name: module for module in read_modules(ROOT)}
 COMMANDS = [name for name in MODULES if name.startswith("commands")]
 TOOLS = ("tests", "studies", "timing")  # they may use requirements-test.txt
-OPTIONAL = {"ray"}  # of benchmarks.py run --ray
+OPTIONAL = {"ray", "pillow-heif"}  # of benchmarks.py run --ray, and of data.collect
 ONLY_FILES = {"scikit-image"}  # its photographs are used, and none of its code
 FILES = [ROOT / "requirements.txt", ROOT / "requirements-test.txt", *(ROOT / "requirements").glob("*.txt")]
 

@@ -22,7 +22,7 @@ import cli
 PROJECT = Path(__file__).resolve().parent.parent
 
 TARGET_S = 1.0
-MODULES = ("models.weights", "data.shards.plan", "data.demo")  # run with `python -m`
+MODULES = ("models.weights", "data.shards.plan", "data.demo", "data.collect")  # run with `python -m`
 DETECTOR = "pretrained/gapl-vit-b16-mini.safetensors"
 MISSING = "no/such"  # a path
 REFUSED = {
@@ -49,6 +49,7 @@ REFUSED = {
     ),
     "prototype_dataset.py": ("--no-such-option", f"--data-root {MISSING}"),
     "-m models.weights": (f"inspect {MISSING}",),
+    "-m data.collect": (f"--out {MISSING} --mirror {MISSING}",),
     "-m data.shards.plan": (f"--data {MISSING} --per-class 1 --out {MISSING}.json",),
 }
 
