@@ -16,7 +16,7 @@ from commands.names import tell_apart
 from commands.roots import add_root, find, require_some
 from commands.tables import show_run
 from data.choices import PROTOCOLS
-from data.images.degrade import CLEAN, SUITE, parse_degradation
+from data.images.degrade import CLEAN, SETS, parse_degradation
 from files.refusal import check_is_file
 from models.precision import PRECISIONS, resolve_precision
 from models.weights.hub import find_model
@@ -41,9 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", choices=PROTOCOLS, default="all", help="which images are scored (default: all)"
     )
-    parser.add_argument(
-        "--degrade", nargs="+", default=[CLEAN], metavar="NAME", help="such as none jpeg:75; suite means all"
-    )
+    text = "such as none jpeg:75; suite: the robustness matrix; deliveries: the ways in which people meet pictures"
+    parser.add_argument("--degrade", nargs="+", default=[CLEAN], metavar="NAME", help=text)
     parser.add_argument("--details", action="store_true", help="store embeddings and attention to prototypes too")
     parser.add_argument(
         "--shard", type=_shard, default=WHOLE, metavar="I/N", help="score only the I-th of N parts"
@@ -166,10 +165,9 @@ def _names(paths: Sequence[str]) -> list[str]:
 
 
 def _degradations(given: Sequence[str]) -> list[str]:
-    """Return the names, `suite` replaced by all that it stands for. Raises ValueError for an unknown one."""
-    suite = [each.name for each in SUITE]
-    names = [name for each in given for name in (suite if each == "suite" else [parse_degradation(each).name])]
-    return list(dict.fromkeys(names))
+    """Return the names, a name of SETS replaced by what it stands for. Raises ValueError for an unknown one."""
+    found = [each for name in given for each in (SETS[name] if name in SETS else (parse_degradation(name),))]
+    return list(dict.fromkeys(each.name for each in found))
 
 
 @contextmanager

@@ -81,8 +81,7 @@ def show_tables(scores: ScoreTable, out: Path | None) -> None:
     if out:
         write_tables(table, out)
     if scores.frame["degradation"].nunique() > 1:
-        thresholds = {name: scores.threshold(name) for name in scores.models}
-        degraded = robustness.robustness_table(scores.frame, thresholds=thresholds)
+        degraded = robustness.robustness_table(scores)
         print(robustness.to_text(degraded))
         if out:
             degraded.to_csv(out / "robustness.csv", index=False)

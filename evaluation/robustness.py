@@ -6,13 +6,16 @@ Every image of a benchmark counts once, whichever subsets share it; images witho
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
-from data.images.degrade import CLEAN, FAMILIES, split_name
+from data.images.degrade import CLEAN, FAMILIES, described, split_name
 from evaluation.metrics import compute_metrics
 from evaluation.tables.rows import MEAN
+from evaluation.tables.scores import ScoreTable
+from gapl.verdict import DecisionRule
 
 FIGURES = ("auroc", "balanced_accuracy")
 GROUP = ["model", "benchmark"]
@@ -27,50 +30,56 @@ COLUMNS = (
     "flips",
     "real_to_fake",
     "fake_to_real",
+    "flips_sure",
+    "unsure",
 )
 
 
-def robustness_table(frame: pd.DataFrame, *, thresholds: Mapping[str, float]) -> pd.DataFrame:
+def robustness_table(scores: ScoreTable) -> pd.DataFrame:
     """Return a row for each model, benchmark and degradation, clean first; the columns are COLUMNS.
-
-    frame       a row for each image x model x degradation: uri, label, benchmark, model, degradation, score, error
-    thresholds  of each model; an image is called fake from it on
 
     auroc, balanced_accuracy   in [0, 1]; NaN when a class is missing
     ..._fall    the clean figure, of the images that have a score for this degradation, minus this figure
-    flips       share of the images with both scores (n_paired) whose verdict differs from the clean one; it is
-                the sum of real_to_fake (called real when clean, fake now) and fake_to_real
+    flips       share of the images with both scores (n_paired) whose score and clean score are on different
+                sides of the detector's threshold; it is the sum of real_to_fake (real when clean, fake now) and
+                fake_to_real
+    flips_sure  share of them that are called real when clean and fake now, or the other way round, by the
+                detector's rule: neither verdict is unsure
+    unsure      share of them that are called unsure now; 0 without an unsure band, where flips_sure equals flips
 
     Raises ValueError when a benchmark has no clean scores, or an image two rows.
     """
+    frame = scores.frame
     key = [*GROUP, "degradation", "uri"]
     if (doubled := frame.duplicated(key)).any():
         model, benchmark, degradation, uri = frame.loc[doubled, key].iloc[0]
         raise ValueError(f"{uri} has two scores for {degradation!r} ({benchmark}, {model}); expected one")
     rows: list[dict[str, object]] = []
     for (model, benchmark), group in frame.groupby(GROUP, sort=False):
-        threshold = thresholds[str(model)]
+        threshold, rule = scores.threshold(str(model)), scores.rule(str(model))
         by_degradation = dict(list(group.set_index("uri").groupby("degradation", sort=False)))
         if CLEAN not in by_degradation:
             raise ValueError(
                 f"{benchmark}, {model}: no scores for {CLEAN!r} to compare {', '.join(by_degradation)} with"
             )
         for name in _in_order(by_degradation):
-            figures = _compare(by_degradation[name], by_degradation[CLEAN], threshold=threshold)
+            figures = _compare(by_degradation[name], by_degradation[CLEAN], threshold=threshold, rule=rule)
             rows.append({"model": model, "benchmark": benchmark, "degradation": name, **figures})
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     rates = [name for name in COLUMNS[COLUMNS.index("auroc") :] if name != "n_paired"]
     return table.astype(dict.fromkeys(rates, float))
 
 
-def _compare(degraded: pd.DataFrame, clean: pd.DataFrame, *, threshold: float) -> dict[str, object]:
+def _compare(
+    degraded: pd.DataFrame, clean: pd.DataFrame, *, threshold: float, rule: DecisionRule
+) -> dict[str, object]:
     read, read_clean = (part[part["error"].fillna("") == ""] for part in (degraded, clean))
     paired = read.index.intersection(read_clean.index)
     now = _figures(read, threshold)
     before, after = (_figures(part.loc[paired], threshold) for part in (read_clean, read))
     falls = {f"{name}_fall": before[name] - after[name] for name in FIGURES}
-    was_fake = read_clean.loc[paired, "score"] >= threshold
-    is_fake = read.loc[paired, "score"] >= threshold
+    was, is_now = (part.loc[paired, "score"] for part in (read_clean, read))
+    was_fake, is_fake = was >= threshold, is_now >= threshold
     return {
         "n_real": int((read["label"] == 0).sum()),
         "n_fake": int((read["label"] == 1).sum()),
@@ -81,7 +90,15 @@ def _compare(degraded: pd.DataFrame, clean: pd.DataFrame, *, threshold: float) -
         "flips": (was_fake != is_fake).mean(),
         "real_to_fake": (~was_fake & is_fake).mean(),
         "fake_to_real": (was_fake & ~is_fake).mean(),
+        **_sure_figures(rule, was.to_numpy(), is_now.to_numpy()),
     }
+
+
+def _sure_figures(rule: DecisionRule, was_N: np.ndarray, is_now_N: np.ndarray) -> dict[str, float]:
+    """Return what the scores of the same images say of flips when a detector may be unsure."""
+    unsure = pd.Series(rule.unsure(is_now_N))
+    contradict = (rule.labels(was_N) != rule.labels(is_now_N)) & ~rule.unsure(was_N) & ~unsure
+    return {"flips_sure": contradict.mean(), "unsure": unsure.mean()}
 
 
 def _figures(rows: pd.DataFrame, threshold: float) -> dict[str, float]:
@@ -152,11 +169,11 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
 
 def to_text(table: pd.DataFrame) -> str:
     """Return a line for each degradation, then the worst cases, for a terminal."""
-    figures = ["degradation", *FIGURES, "flips", "real_to_fake", "fake_to_real"]
-    lines = [
-        table[[*GROUP, *figures]].to_string(index=False, na_rep="", float_format=lambda value: f"{value:.3f}")
-    ]
+    words = described(table["degradation"])
+    figures = ["degradation", *FIGURES, "flips", "real_to_fake", "fake_to_real", "flips_sure", "unsure"]
+    shown = table[[*GROUP, *figures]].assign(degradation=table["degradation"].map(words))
+    lines = [shown.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.3f}")]
     for worst in worst_cases(table).to_dict("records"):
-        fall = f"{worst['clean']:.3f} -> {worst['worst']:.3f} ({worst['degradation']})"
+        fall = f"{worst['clean']:.3f} -> {worst['worst']:.3f} ({words[worst['degradation']]})"
         lines.append(f"{worst['model']}, {worst['benchmark']}: worst {worst['figure']} {fall}")
     return "\n".join(lines)

@@ -125,6 +125,8 @@ FIGURES = {
     "auroc": "AUROC",
     "ap": "average precision",
     "flips": "verdicts that flip",
+    "flips_sure": "verdicts that flip and are sure",
+    "unsure": "verdicts that are unsure",
 }
 
 

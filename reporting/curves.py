@@ -8,7 +8,6 @@ import numpy as np
 
 from evaluation.metrics import calibration_error
 from evaluation.tables.scores import ScoreTable
-from gapl.verdict import decision_rule
 from reporting import plots
 from reporting.blocks import Block, Picture, Pictures, Section, Words, percent
 from reporting.svg import to_picture
@@ -57,7 +56,7 @@ def _histogram(
     scores: ScoreTable, labels_N: np.ndarray, scores_N: np.ndarray, *, model: str, benchmark: str
 ) -> Picture:
     threshold = scores.threshold(model)
-    rule = decision_rule(scores.calibration(model), threshold=threshold)
+    rule = scores.rule(model)
     band = (rule.real_below, rule.threshold) if rule.has_band else None
     caption = f"{model}: scores of photographs and fakes."
     if band:

@@ -11,6 +11,7 @@ import pytest
 from conftest import MakeImage, RunCli, TinyRun
 
 import benchmarks
+from data.images.degrade import DELIVERIES
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,23 @@ def test_commands_refuse(run_cli: RunCli, tmp_path: Path) -> None:
     assert "OURS=THEIRS" in run_cli(benchmarks.main, "report", tmp_path, "--columns", "score").only_error()
     (tmp_path / "empty.csv").write_text("filename,label,score\n")
     assert run_cli(benchmarks.main, "report", tmp_path / "empty.csv").only_error()
+
+
+def test_all_forms_of_delivery(run_cli: RunCli, tree: Path, tiny_run: TinyRun, tmp_path: Path) -> None:
+    options = ("--num-workers", 0, "--out", tmp_path, "--allow-tiny", "--degrade", "deliveries")
+    where = ("--data-root", tree, "--benchmarks", "WildRF")
+    done = run_cli(benchmarks.main, "run", "--model_path", tiny_run.stage2, *where, *options)
+    assert done.code == 0, done.err
+    for words in DELIVERIES:
+        assert words in done.out
+    table = pd.read_csv(tmp_path / "robustness.csv").set_index("degradation")
+    assert set(table.index) == {each.name for each in DELIVERIES.values()}
+    assert table.loc["none", ["flips", "flips_sure"]].tolist() == [0, 0]
+    assert (table["unsure"] == 0).all()  # the tiny detector is not calibrated
+    assert (table["flips_sure"] == table["flips"]).all()
+    done = run_cli(benchmarks.main, "report", tmp_path / "scores.parquet", "--html", tmp_path / "report.html")
+    assert done.code == 0, done.err
+    assert "thumbnail of 128 px enlarged to 512" in (tmp_path / "report.html").read_text()
 
 
 def test_page_and_card_of_a_run(run_cli: RunCli, tree: Path, tiny_run: TinyRun, tmp_path: Path) -> None:

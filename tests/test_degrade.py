@@ -12,6 +12,7 @@ from PIL import Image, features
 from data.images.degrade import (
     CLEAN,
     CURVES,
+    DELIVERIES,
     FAMILIES,
     MAX_MARGIN,
     PAGE_GREYS,
@@ -19,12 +20,14 @@ from data.images.degrade import (
     UPLOAD_LONG_SIDES_PX,
     Degradation,
     content_seed,
+    described,
     encode,
     parse_degradation,
 )
 
 AVIF = features.check("avif")
-RANDOM = ("crop:0.8", "noise:5", "screenshot", "social")
+RANDOM = ("crop:0.8", "noise:5", "screenshot", "social", "page", "corner:0.6", "caption")
+ALL = tuple(dict.fromkeys((*SUITE, *DELIVERIES.values())))
 
 
 def smooth(width: int = 96, height: int = 64) -> Image.Image:
@@ -50,7 +53,7 @@ def psnr_db(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 # What holds for all
 
 
-@pytest.mark.parametrize("degradation", SUITE, ids=lambda each: each.name)
+@pytest.mark.parametrize("degradation", ALL, ids=lambda each: each.name)
 def test_new_rgb_image_the_same_for_a_seed_and_the_input_untouched(degradation: Degradation) -> None:
     image = smooth()
     before = image.tobytes()
@@ -62,7 +65,7 @@ def test_new_rgb_image_the_same_for_a_seed_and_the_input_untouched(degradation: 
     assert parse_degradation(degradation.name) == degradation
 
 
-@pytest.mark.parametrize("degradation", SUITE, ids=lambda each: each.name)
+@pytest.mark.parametrize("degradation", ALL, ids=lambda each: each.name)
 def test_seed_matters_where_there_is_chance_and_nowhere_else(degradation: Degradation) -> None:
     image = smooth(130, 90)
     results = {(found.size, found.tobytes()) for found in (degradation(image, seed=seed) for seed in range(6))}
@@ -70,9 +73,13 @@ def test_seed_matters_where_there_is_chance_and_nowhere_else(degradation: Degrad
     assert len(results) > 1 if chance else len(results) == 1
 
 
-@pytest.mark.parametrize("degradation", SUITE, ids=lambda each: each.name)
-def test_smallest_image(degradation: Degradation) -> None:
-    assert min(degradation(Image.new("RGB", (1, 1)), seed=0).size) >= 1
+@pytest.mark.parametrize("degradation", ALL, ids=lambda each: each.name)
+@pytest.mark.parametrize("size", [(1, 1), (10, 10), (2000, 20), (20, 2000)])
+def test_tiny_and_narrow_images(degradation: Degradation, size: tuple[int, int]) -> None:
+    for seed in range(3):
+        found = degradation(Image.new("RGB", size, (9, 99, 199)), seed=seed)
+        assert found.mode == "RGB"
+        assert min(found.size) >= 1
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
@@ -129,7 +136,7 @@ def test_codec_is_the_one_named_and_quality_orders_size_and_error(family: str, f
 
 def test_codec_that_pillow_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.images.degrade.features.check", lambda name: False)
-    with pytest.raises(ValueError, match="avif is not available: this Pillow was built without it"):
+    with pytest.raises(ValueError, match="avif is not available: this Pillow was built without avif"):
         parse_degradation("avif:60")
     assert parse_degradation("jpeg:60").strength == 60
 
@@ -235,6 +242,109 @@ def test_social_limits_the_long_side_and_leaves_traces_of_jpeg() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------
+# Forms of delivery
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        ("as it is", (1600, 1000)),
+        ("JPEG 75", (1600, 1000)),
+        ("JPEG 40", (1600, 1000)),
+        ("WebP 60", (1600, 1000)),
+        ("short side 512", (819, 512)),
+        ("messenger (1,280 px, quality 70)", (1280, 800)),
+        ("thumbnail of 256 px", (256, 160)),
+        ("thumbnail of 128 px enlarged to 512", (512, 320)),
+        ("enlarged by 1.5", (2400, 1500)),
+        ("shown in a screenshot", (1366, 900)),
+        ("corner of 60 %", (960, 600)),
+        ("collage of two by two", (1608, 1008)),
+        ("grey", (1600, 1000)),
+        ("stronger colours and contrast", (1600, 1000)),
+        ("caption", (1600, 1000)),
+        ("letterbox", (1600, 1250)),
+    ],
+)
+def test_size_of_a_delivered_picture(words: str, size: tuple[int, int]) -> None:
+    assert DELIVERIES[words](smooth(1600, 1000), seed=7).size == size
+
+
+def test_what_is_smaller_stays_but_for_the_codec() -> None:
+    image = smooth()
+    assert np.array_equal(run("short:512", image), run(CLEAN, image))
+    assert np.array_equal(run("messenger", image), run("jpeg:70", image))
+    assert np.array_equal(run("thumbnail:256", image), run("jpeg:80", image))
+
+
+def test_an_enlarged_thumbnail_has_no_more_than_the_thumbnail() -> None:
+    checks = (np.indices((512, 512)).sum(axis=0) // 2 % 2 * 255).astype(np.uint8)
+    found = run("enlarged_thumbnail:128", Image.fromarray(np.dstack([checks] * 3)))
+    assert found.shape == (512, 512, 3)
+    assert found[16:-16, 16:-16].std() < 3
+    assert psnr_db(run("enlarged_thumbnail:128", smooth(512, 384)), run(CLEAN, smooth(512, 384))) > 25
+
+
+def test_corner_is_one_of_four() -> None:
+    pixels = np.asarray(smooth(100, 50), dtype=np.float64)
+    corners = [pixels[:30, :60], pixels[:30, 40:], pixels[20:, :60], pixels[20:, 40:]]
+    for seed in range(8):
+        assert np.array_equal(run("corner:0.6", smooth(100, 50), seed), corners[seed % 4])
+
+
+def test_collage_shows_the_picture_four_times() -> None:
+    found = run("collage", smooth(200, 100))
+    assert found.shape == (108, 208, 3)
+    tile = found[:50, :100]
+    halved = np.asarray(smooth(200, 100).resize((100, 50), Image.Resampling.LANCZOS), dtype=np.float64)
+    assert np.array_equal(tile, halved)
+    assert np.array_equal(found[:50, 108:], tile[:, ::-1])
+    assert np.array_equal(found[58:, :100], tile[::-1])
+    assert np.array_equal(found[58:, 108:], tile[::-1, ::-1])
+    assert (found[50:58] == 255).all()
+    assert (found[:, 100:108] == 255).all()
+
+
+def test_grey_has_one_level_for_all_channels() -> None:
+    found = run("grey", smooth())
+    assert (found == found[..., :1]).all()
+    assert np.array_equal(run("grey", flat(77)), run(CLEAN, flat(77)))
+
+
+def test_vivid_widens_colours_and_contrast() -> None:
+    before, after = run(CLEAN, smooth()), run("vivid:1.4", smooth())
+    assert after.std() > 1.1 * before.std()
+    assert np.ptp(after, axis=-1).mean() > 1.1 * np.ptp(before, axis=-1).mean()
+    assert np.array_equal(run("vivid:1", smooth()), before)
+
+
+def test_caption_covers_the_lower_tenth_alone() -> None:
+    found = run("caption", flat(200, 400, 300))
+    assert (found[:270] == 200).all()
+    assert (found[270:] == 0).mean() > 0.5
+    assert (found[270:] == 255).any()
+
+
+def test_letterbox_leaves_the_picture_between_black_bars() -> None:
+    found = run("letterbox", flat(200, 400, 160))
+    assert found.shape == (200, 400, 3)
+    assert (found[20:-20] == 200).all()
+    assert not found[:20].any()
+    assert not found[-20:].any()
+
+
+def test_page_shows_the_whole_picture_once_beside_text() -> None:
+    for seed in range(12):
+        found = run("page", Image.new("RGB", (300, 200), (200, 30, 60)), seed)
+        is_picture_HW = (found == (200, 30, 60)).all(axis=-1)
+        rows, columns = is_picture_HW.any(axis=1), is_picture_HW.any(axis=0)
+        assert is_picture_HW.sum() == rows.sum() * columns.sum()  # one rectangle
+        assert columns.sum() == pytest.approx(1.5 * rows.sum(), abs=2)
+        assert 0.5 <= max(columns.sum() / 1366, rows.sum() / 800) <= 0.9 + 0.01
+        assert len(np.unique(found[..., 0])) > 20  # bar, page, and text with soft edges
+
+
+# ---------------------------------------------------------------------------------------------------------
 # Names
 
 
@@ -251,6 +361,10 @@ def test_social_limits_the_long_side_and_leaves_traces_of_jpeg() -> None:
         ("blur:nan", "'nan' is no number"),
         ("noise:inf", "'inf' is no number"),
         ("gamma:", "'' is no number"),
+        ("short", r"short with no strength; write short:16..8192 \(px, short side\)"),
+        ("thumbnail:20.5", "in whole numbers"),
+        ("enlarged_thumbnail:513", "allowed is enlarged_thumbnail:16..512"),
+        ("page:2", "page with strength 2; write page"),
     ],
 )
 def test_what_there_is_not_is_refused(text: str, message: str) -> None:
@@ -264,9 +378,18 @@ def test_names_units_and_the_suite() -> None:
     names = [each.name for each in SUITE]
     assert names[0] == CLEAN
     assert len(set(names)) == len(names)
-    assert {each.family for each in SUITE} == set(FAMILIES) - (set() if AVIF else {"avif"})
+    assert {each.family for each in ALL} == set(FAMILIES) - (set() if AVIF else {"avif"})
     assert {"jpeg:100", "jpeg:30"} <= set(names)
-    assert set(CURVES) == {name for name, family in FAMILIES.items() if family.unit}
+    with_strength = {name for name, family in FAMILIES.items() if family.unit}
+    assert set(CURVES) == with_strength - {"short", "thumbnail", "enlarged_thumbnail", "corner", "vivid"}
+
+
+def test_tables_write_deliveries_in_words() -> None:
+    names = [each.name for each in DELIVERIES.values()]
+    assert list(described(names).values()) == list(DELIVERIES)
+    assert len(set(names)) == len(DELIVERIES) == 16
+    assert described(["none", "corner:0.6"]) == {"none": "as it is", "corner:0.6": "corner of 60 %"}
+    assert described(["none", "corner:0.5"]) == {"none": "none", "corner:0.5": "corner:0.5"}
 
 
 def test_seed_of_content() -> None:

@@ -1,6 +1,7 @@
 """Degrade images as happens to them on the way to a detector, at a stated strength: RGB image -> RGB image.
 
 The robustness matrix names a degradation in text ("jpeg:75"); training's augmentation calls the same functions.
+SUITE is what the matrix holds, and DELIVERIES the forms in which pictures reach people, in plain words.
 What is random is drawn from a seed, so that an image meets the same noise in every run.
 
 Shape suffixes: H, W pixels, C channels.
@@ -11,12 +12,15 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter, features
+
+from data.images import forms
+from data.images.forms import scaled_size
 
 CLEAN = "none"
 
@@ -27,6 +31,11 @@ PAGE_GREYS = (255, 245, 32, 0)
 MAX_MARGIN = 0.1
 UPLOAD_LONG_SIDES_PX = (1080, 1280, 1600, 2048)
 UPLOAD_QUALITIES = (70, 90)
+
+# What `messenger`, `thumbnail` and `enlarged_thumbnail` do, without chance.
+MESSENGER_LONG_SIDE_PX, MESSENGER_QUALITY = 1280, 70
+THUMBNAIL_QUALITY, ENLARGED_QUALITY = 80, 85
+ENLARGED_TO_PX = 512
 
 # Options of Pillow. Lossy WebP is always 4:2:0; one thread, since images are worked on side by side.
 CODECS: dict[str, dict[str, Any]] = {
@@ -55,7 +64,7 @@ def recompress(image: Image.Image, *, quality: int, format: str = "JPEG") -> Ima
 
 def resize(image: Image.Image, *, factor: float) -> Image.Image:
     """Scale both sides by a factor, bicubic, with antialiasing when the image shrinks."""
-    return image.resize(_scaled(image.size, factor), Image.Resampling.BICUBIC)
+    return image.resize(scaled_size(image.size, factor), Image.Resampling.BICUBIC)
 
 
 def rescale(image: Image.Image, *, factor: float) -> Image.Image:
@@ -65,7 +74,7 @@ def rescale(image: Image.Image, *, factor: float) -> Image.Image:
 
 def crop(image: Image.Image, *, share: float, seed: int) -> Image.Image:
     """Cut out a window with `share` of each side, anywhere in the image."""
-    size = _scaled(image.size, share)
+    size = scaled_size(image.size, share)
     generator = np.random.default_rng(seed)
     left, top = (
         int(generator.integers(0, whole - kept + 1)) for whole, kept in zip(image.size, size, strict=True)
@@ -102,7 +111,7 @@ def screenshot(image: Image.Image, *, seed: int) -> Image.Image:
     generator = np.random.default_rng(seed)
     display = DISPLAYS_PX[generator.integers(len(DISPLAYS_PX))]
     fit = min(1.0, *(room / side for room, side in zip(display, image.size, strict=True)))
-    shown_size = _scaled(image.size, fit * PIXEL_RATIOS[generator.integers(len(PIXEL_RATIOS))])
+    shown_size = scaled_size(image.size, fit * PIXEL_RATIOS[generator.integers(len(PIXEL_RATIOS))])
     grey = PAGE_GREYS[generator.integers(len(PAGE_GREYS))]
     left, top, right, bottom = (
         int(share * side) for share, side in zip(generator.uniform(0, MAX_MARGIN, 4), shown_size * 2, strict=True)
@@ -123,13 +132,25 @@ def social(image: Image.Image, *, seed: int) -> Image.Image:
         limit_px = int(generator.choice(UPLOAD_LONG_SIDES_PX))
         quality = int(generator.integers(UPLOAD_QUALITIES[0], UPLOAD_QUALITIES[1], endpoint=True))
         if max(image.size) > limit_px:
-            image = image.resize(_scaled(image.size, limit_px / max(image.size)), Image.Resampling.LANCZOS)
+            image = image.resize(scaled_size(image.size, limit_px / max(image.size)), Image.Resampling.LANCZOS)
         image = recompress(image, quality=quality)
     return image
 
 
-def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+def messenger(image: Image.Image) -> Image.Image:
+    """Send by a usual messenger: limit the long side to 1,280 px, then save as JPEG of quality 70."""
+    return recompress(forms.long_side(image, size_px=MESSENGER_LONG_SIDE_PX), quality=MESSENGER_QUALITY)
+
+
+def thumbnail(image: Image.Image, *, size_px: int) -> Image.Image:
+    """Shrink until the long side is `size_px`, then save as JPEG of quality 80."""
+    return recompress(forms.long_side(image, size_px=size_px), quality=THUMBNAIL_QUALITY)
+
+
+def enlarged_thumbnail(image: Image.Image, *, size_px: int) -> Image.Image:
+    """Shrink to a long side of `size_px`, enlarge to one of 512 px, bilinear, then save as JPEG of quality 85."""
+    shown = forms.enlarged_thumbnail(image, size_px=size_px, shown_px=ENLARGED_TO_PX)
+    return recompress(shown, quality=ENLARGED_QUALITY)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -144,7 +165,7 @@ class Family:
     unit             of the strength; a family without one has no strength
     lowest, highest  strengths that are allowed
     whole            only whole numbers are allowed
-    codec            what Pillow must be built with
+    needs            what Pillow must be built with, as PIL.features names it
     """
 
     change: Callable[[Image.Image, float, int], Image.Image]
@@ -152,7 +173,11 @@ class Family:
     lowest: float = 0
     highest: float = 0
     whole: bool = False
-    codec: str = ""
+    needs: str = ""
+
+    @property
+    def is_available(self) -> bool:
+        return not self.needs or bool(features.check(self.needs))
 
     def described(self, name: str) -> str:
         """Return how a degradation of the family is written, with the strengths that are allowed."""
@@ -176,6 +201,29 @@ FAMILIES = {
     "gamma": Family(lambda image, x, seed: gamma(image, exponent=x), "exponent", 0.1, 10),
     "screenshot": Family(lambda image, _, seed: screenshot(image, seed=seed)),
     "social": Family(lambda image, _, seed: social(image, seed=seed)),
+    "short": Family(
+        lambda image, x, seed: forms.short_side(image, size_px=int(x)), "px, short side", 16, 8192, whole=True
+    ),
+    "messenger": Family(lambda image, _, seed: messenger(image)),
+    "thumbnail": Family(
+        lambda image, x, seed: thumbnail(image, size_px=int(x)), "px, long side", 16, 2048, whole=True
+    ),
+    "enlarged_thumbnail": Family(
+        lambda image, x, seed: enlarged_thumbnail(image, size_px=int(x)),
+        "px, long side",
+        16,
+        ENLARGED_TO_PX,
+        whole=True,
+    ),
+    "page": Family(lambda image, _, seed: forms.page(image, seed=seed), needs="freetype2"),
+    "corner": Family(
+        lambda image, x, seed: forms.corner(image, share=x, which=seed % 4), "share of each side", 0.1, 1
+    ),
+    "collage": Family(lambda image, _, seed: forms.collage(image)),
+    "grey": Family(lambda image, _, seed: forms.grey(image)),
+    "vivid": Family(lambda image, x, seed: forms.vivid(image, factor=x), "factor", 1, 3),
+    "caption": Family(lambda image, _, seed: forms.caption(image, seed=seed), needs="freetype2"),
+    "letterbox": Family(lambda image, _, seed: forms.letterbox(image)),
 }
 
 
@@ -190,8 +238,8 @@ class Degradation:
         if self.family not in FAMILIES:
             raise ValueError(f"unknown degradation {self.family!r}; choose from {_allowed()}")
         family, strength = FAMILIES[self.family], self.strength
-        if family.codec and not features.check(family.codec):
-            raise ValueError(f"{self.family} is not available: this Pillow was built without it")
+        if not family.is_available:
+            raise ValueError(f"{self.family} is not available: this Pillow was built without {family.needs}")
         if (strength is None) == bool(family.unit):
             given = "no strength" if strength is None else f"strength {strength:g}"
             raise ValueError(f"{self.family} with {given}; write {family.described(self.family)}")
@@ -263,9 +311,45 @@ SUITE = (
     *(
         Degradation(family, strength)
         for family, strengths in CURVES.items()
-        if not FAMILIES[family].codec or features.check(FAMILIES[family].codec)
+        if FAMILIES[family].is_available
         for strength in strengths
     ),
     Degradation("screenshot"),
     Degradation("social"),
 )
+
+# The forms in which pictures reach people, as tables write them.
+DELIVERIES = {
+    words: Degradation(*split_name(name))
+    for words, name in (
+        ("as it is", CLEAN),
+        ("JPEG 75", "jpeg:75"),
+        ("JPEG 40", "jpeg:40"),
+        ("WebP 60", "webp:60"),
+        ("short side 512", "short:512"),
+        ("messenger (1,280 px, quality 70)", "messenger"),
+        ("thumbnail of 256 px", "thumbnail:256"),
+        ("thumbnail of 128 px enlarged to 512", "enlarged_thumbnail:128"),
+        ("enlarged by 1.5", "resize:1.5"),
+        ("shown in a screenshot", "page"),
+        ("corner of 60 %", "corner:0.6"),
+        ("collage of two by two", "collage"),
+        ("grey", "grey"),
+        ("stronger colours and contrast", "vivid:1.4"),
+        ("caption", "caption"),
+        ("letterbox", "letterbox"),
+    )
+    if FAMILIES[split_name(name)[0]].is_available
+}
+# What `benchmarks.py run --degrade` calls by one word.
+SETS = {"suite": SUITE, "deliveries": tuple(DELIVERIES.values())}
+
+
+def described(names: Iterable[str]) -> dict[str, str]:
+    """Return how a table writes each degradation: in words if all of them are DELIVERIES, else by its name.
+
+    So the cells of one table look alike.
+    """
+    names = list(names)
+    words = {degradation.name: text for text, degradation in DELIVERIES.items()}
+    return {name: words[name] for name in names} if set(names) <= words.keys() else {name: name for name in names}

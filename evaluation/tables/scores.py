@@ -19,6 +19,7 @@ from files.refusal import check_is_file
 from gapl.calibration import Calibration, score_of
 from gapl.labels import LABELS_EXPECTED, Label, parse_label
 from gapl.schema import build_spec
+from gapl.verdict import DecisionRule, decision_rule
 
 METADATA_KEY = b"gapl_scores"
 FORMAT = "gapl-scores-1"
@@ -100,6 +101,10 @@ class ScoreTable:
         """Return the threshold of a detector's file; 0.5 for a detector whose file is not known."""
         known = self.detectors.get(model)
         return DEFAULT_THRESHOLD if known is None else known.threshold
+
+    def rule(self, model: str) -> DecisionRule:
+        """Return the rule of a detector: the band of its calibration, or its plain threshold without one."""
+        return decision_rule(self.calibration(model), threshold=self.threshold(model))
 
     def readable(self, model: str, *, benchmark: str | None = None) -> pd.DataFrame:
         """Return a model's clean images that have a score: of one benchmark, or of all, each once."""
