@@ -7,6 +7,9 @@
       -> Prediction: Real
       -> Confidence: 99.1%
 
+Real means that no generator made the image: a photograph, or a screenshot, drawing, chart, document or render that
+people made.
+
     from inference import Detector
     verdict = Detector.load("runs/stage2/detector.safetensors")("photo.jpg")
     verdict.score, verdict.label
@@ -210,7 +213,8 @@ def to_text(path: Path, result: Verdict | str) -> str:
     """Return the lines for a reader about a verdict, or about the reason why there is none."""
     if isinstance(result, str):
         return f"[ERROR] Image: {path}\n  -> {result}"
-    prediction = {"fake": "Fake (AI-Generated)", "real": "Real", "unsure": "Unsure"}[result.label]
+    unsure = f"Unsure (leans to {result.likelier.capitalize()})"
+    prediction = {"fake": "Fake (AI-Generated)", "real": "Real", "unsure": unsure}[result.label]
     lines = [
         f"[RESULT] Image: {path}",
         f"  -> Prediction: {prediction}",

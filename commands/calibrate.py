@@ -72,7 +72,7 @@ def _name_of(model_path: Path, scores: ScoreTable, *, tables: Sequence[Path]) ->
 
 def _show(calibration: Calibration) -> None:
     print(f"{calibration.method}: score = sigmoid({calibration.a:.4g} * logit {calibration.b:+.4g})")
-    print(f"from {calibration.n_real} photographs and {calibration.n_fake} fakes")
+    print(f"from {calibration.n_real} real images and {calibration.n_fake} fakes")
     print(f"calibration error on them {calibration.ece_before:.3f} before, {calibration.ece_after:.3f} after")
     for point, threshold in calibration.operating_points.items():
         print(f"operating point {point}: fake from {threshold:.4f} on")

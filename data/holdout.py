@@ -50,7 +50,7 @@ def choose_sources(
 
     It is at least one of each class when fraction > 0, and never all of a class.
 
-    names   "cats" are the photographs and the fakes of that name, where both have it; "real:cats" or "fake:cats"
+    names   "cats" are the real images and the fakes of that name, where both have it; "real:cats" or "fake:cats"
             those of a class
 
     Raises ValueError for a name that no image has, and when the named ones leave a class nothing to train on.
@@ -59,7 +59,7 @@ def choose_sources(
     if unknown := sorted(set(names).difference(*forms.values())):
         known = ", ".join(sorted({each.name for each in counts}))
         raise ValueError(
-            f"--holdout {unknown[0]}: no image is of that generator or photo source; there are {known}"
+            f"--holdout {unknown[0]}: no image is of that generator or real source; there are {known}"
         )
     held: list[Source] = []
     for label in Label:
@@ -71,7 +71,7 @@ def choose_sources(
             count = min(count, max(0, len(of_class) - 1))  # a class of one source keeps it
             chosen = random.Random(f"{seed}:{label}").sample(of_class, count)
         if chosen and len(chosen) == len(of_class):
-            kind = "generators" if label is Label.FAKE else "photo sources"
+            kind = "generators" if label is Label.FAKE else "real sources"
             names_of_class = ", ".join(each.name for each in chosen)
             raise ValueError(f"to hold out {names_of_class} leaves no {kind} to train on")
         held += sorted(chosen)

@@ -27,7 +27,7 @@ class Record:
 
     location   the path of a file, or a row of a shard
     label      real or fake
-    generator  what made a fake; for a photograph, the photo source
+    generator  what made a fake; for a real image, where it is from
     """
 
     location: str | Row
@@ -46,7 +46,7 @@ class Record:
 
     @property
     def source(self) -> Source:
-        """The generator of a fake or the photo source of a photograph."""
+        """The generator of a fake or the real source of any other image."""
         return Source(self.label, self.generator)
 
     def read_bytes(self) -> bytes:

@@ -45,7 +45,7 @@ def calibrate(
 
     method           "temperature" (a * logit) or "platt" (a * logit + b), by maximum likelihood with a > 0
     alpha            error rate of the verdicts outside of the unsure band, in each class
-    fprs             an operating point for each: at most that share of photographs is called fake
+    fprs             an operating point for each: at most that share of real images is called fake
 
     Both classes weigh the same, however many images they have.
     Raises ValueError with the numbers: too few images, one class only, scores that are missing or rank nothing.
@@ -90,7 +90,7 @@ def _require_held_out(
             raise ValueError(f"error rate {rate}; expected a number above 0 and below 0.5")
     held_out, notes = _scored_once(frame)
     counts = held_out["label"].value_counts()
-    _check_enough(int(counts.get(0, 0)), "photographs", (alpha, *fprs))
+    _check_enough(int(counts.get(0, 0)), "real images", (alpha, *fprs))
     _check_enough(int(counts.get(1, 0)), "fakes", (alpha,))
     if is_separable(held_out["logit"].to_numpy(float), held_out["label"].to_numpy(int), method=method):
         notes.append("no error on the held-out images, so that targets were smoothed (Platt 1999)")
@@ -165,7 +165,7 @@ def check_no_overlap(held_out: pd.DataFrame, benchmark: pd.DataFrame) -> None:
 def split_by_source(frame: pd.DataFrame, *, seed: int, share: float = 0.5) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split rows into those of a `share` of the sources, to calibrate on, and those of the others, to report on.
 
-    Fakes are split by `generator`, photographs by `source`, or by `generator` if that is empty. Of an odd number
+    Fakes are split by `generator`, real images by `source`, or by `generator` if that is empty. Of an odd number
     the second part has one more. A class with a single source is split by image. Rows of an image stay together.
     """
     if not 0 < share < 1:
@@ -198,7 +198,7 @@ def fit(logit_N: np.ndarray, label_N: np.ndarray, *, method: str, weight_N: np.n
     """Return the a and b of sigmoid(a * logit + b) that maximise the weighted likelihood.
 
     Classes that do not overlap get Platt's targets, (n + 1) / (n + 2) for the n fakes and 1 / (n + 2) for the n
-    photographs, instead of 1 and 0: they keep a finite.
+    real images, instead of 1 and 0: they keep a finite.
     """
     spread = float(logit_N.std())
     if spread == 0:
@@ -227,7 +227,7 @@ def fit(logit_N: np.ndarray, label_N: np.ndarray, *, method: str, weight_N: np.n
     found = minimize(loss, start_D, jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-9})
     a = float(found.x[0]) / spread
     if a <= 0:
-        raise ValueError(f"the best slope is {a:.3g}: fakes do not score above photographs; nothing to calibrate")
+        raise ValueError(f"the best slope is {a:.3g}: fakes do not score above real images; nothing to calibrate")
     return a, float(found.x[1]) - a * centre if method == "platt" else 0.0
 
 
@@ -236,20 +236,20 @@ def fit(logit_N: np.ndarray, label_N: np.ndarray, *, method: str, weight_N: np.n
 
 
 def fpr_threshold(real_N: np.ndarray, *, fpr: float) -> float:
-    """Return the threshold that a new photograph reaches with a probability of at most `fpr`.
+    """Return the threshold that a new real image reaches with a probability of at most `fpr`.
 
-    It is just above the ceil((n + 1) (1 - fpr))-th lowest of the n photographs' scores.
+    It is just above the ceil((n + 1) (1 - fpr))-th lowest of the n real images' scores.
     """
     quantile = _conformal(real_N, rate=fpr)
     if quantile >= 1:
-        raise ValueError(f"more than {100 * fpr:g} % of {len(real_N)} photographs score 1; no threshold is above")
+        raise ValueError(f"more than {100 * fpr:g} % of {len(real_N)} real images score 1; no threshold is above")
     return float(np.nextafter(quantile, 1))
 
 
 def unsure_band(real_N: np.ndarray, fake_N: np.ndarray, *, alpha: float) -> tuple[float, float]:
     """Return the lowest and the highest score at which neither class can be ruled out at error rate `alpha`.
 
-    Real is ruled out above the (1 - alpha) conformal quantile of photographs, fake below the alpha quantile of
+    Real is ruled out above the (1 - alpha) conformal quantile of real images, fake below the alpha quantile of
     fakes. When the quantiles cross, every score rules a class out: the ends are equal, in the middle between them.
     """
     high = _conformal(real_N, rate=alpha)

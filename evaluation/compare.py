@@ -1,6 +1,6 @@
 """Two detectors' scores of the same images -> how much better one is, with intervals and tests of the difference.
 
-Shape suffixes: N images, M fakes, K photographs, R resamples.
+Shape suffixes: N images, M fakes, K real images, R resamples.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def delong(labels_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> D
     aurocs, of_fakes, of_reals = [], [], []
     for scores_N in (first_N, second_N):
         rank_N = rankdata(scores_N)
-        # The share of photographs that a fake outranks, and of fakes that outrank a photograph (their V10, V01).
+        # The share of real images that a fake outranks, and of fakes that outrank a real image (their V10, V01).
         wins_M = (rank_N[is_fake_N] - rankdata(scores_N[is_fake_N])) / num_real
         losses_K = 1 - (rank_N[~is_fake_N] - rankdata(scores_N[~is_fake_N])) / num_fake
         aurocs.append(float(wins_M.mean()))

@@ -1,7 +1,7 @@
 """Estimate how far figures would scatter over other images: bootstrap intervals, and Wilson's for plain shares.
 
 Percentile intervals (Efron & Tibshirani 1993, chapter 13) of resamples drawn within each class. Images of one
-source, a generator or a set of photographs, are alike: where a class has enough sources they are drawn whole
+source, a generator or a set of real images, are alike: where a class has enough sources they are drawn whole
 (cluster bootstrap: Field & Welsh 2007), because an interval over images says nothing about the next source.
 
 Shape suffixes: N images, n images of a class, R resamples, S clusters, K shares.
@@ -60,7 +60,7 @@ def bootstrap(
 
     sources_N   what an image comes from. Drawn whole, within its class, if every class has at least MIN_SOURCES
     uris_N      with them, a class that consists of the same images is drawn alike wherever it is, such as the
-                photographs that subsets share; otherwise draws of the same seed do not depend on each other
+                real images that subsets share; otherwise draws of the same seed do not depend on each other
     """
     labels_N = np.asarray(labels_N, dtype=int)
     if len(labels_N) == 0:
@@ -131,12 +131,12 @@ def _draw(clusters_n: np.ndarray, *, seed: list[int], num: int) -> Iterator[np.n
 
 
 class _Ranking:
-    """The scores of photographs and fakes, sorted once; then the figures for any numbers of copies of them."""
+    """The scores of real images and fakes, sorted once; then the figures for any numbers of copies of them."""
 
     def __init__(self, reals_n: np.ndarray, fakes_n: np.ndarray, *, threshold: float) -> None:
         self._order = np.argsort(-reals_n, kind="stable"), np.argsort(-fakes_n, kind="stable")
         reals_n, fakes_n = reals_n[self._order[0]], fakes_n[self._order[1]]
-        # For each fake, how many photographs score higher, how many at least as high, and how many fakes.
+        # For each fake, how many real images score higher, how many at least as high, and how many fakes.
         self._reals_above = np.searchsorted(-reals_n, -fakes_n, side="left")
         self._reals_from = np.searchsorted(-reals_n, -fakes_n, side="right")
         self._fakes_from = np.searchsorted(-fakes_n, -fakes_n, side="right")
@@ -157,7 +157,7 @@ class _Ranking:
         if num_real and num_fake:
             values["balanced_accuracy"] = (values["real_accuracy"] + values["fake_accuracy"]) / 2
             reals_from, fakes_from = sums_reals[self._reals_from], sums_fakes[self._fakes_from]
-            # A photograph of the same score counts half.
+            # A real image of the same score counts half.
             beaten_by = ((sums_reals[self._reals_above] + reals_from) * fakes_n).sum() / 2
             values["auroc"] = 1 - float(beaten_by) / (num_real * num_fake)
             precision_n = fakes_from / np.maximum(fakes_from + reals_from, 1)

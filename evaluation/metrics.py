@@ -21,11 +21,11 @@ SAME_SCORE = 1e-6  # a logit belongs to a score if its sigmoid is that close
 class Metrics:
     """Fractions in [0, 1] but for `nll`; None where a class is missing and the figure is not defined.
 
-    real_accuracy  photographs called real (specificity)      fake_accuracy  fakes called fake (recall)
+    real_accuracy  real images called real (specificity)      fake_accuracy  fakes called fake (recall)
     balanced_accuracy  their mean
     ap, auroc  of the ranking by score, independent of the threshold; fake is the positive class
-    fpr_at_95_tpr  the lowest share of photographs called fake at a threshold that finds 95 % of the fakes
-    tpr_at_1_fpr, tpr_at_5_fpr  the highest share of fakes found with at most 1 %, 5 % of photographs called fake
+    fpr_at_95_tpr  the lowest share of real images called fake at a threshold that finds 95 % of the fakes
+    tpr_at_1_fpr, tpr_at_5_fpr  the highest share of fakes found with at most 1 %, 5 % of real images called fake
     nll  mean of -log P(label), natural logarithm      brier  mean of (P(fake) - label)^2
     ece  expected calibration error: 15 bins of P(fake) of equal width, the distance of a bin's mean P(fake) from
          its fraction of fakes, weighted by its images

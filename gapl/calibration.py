@@ -21,9 +21,9 @@ class Calibration:
 
     method            "temperature", where b is 0, or "platt"
     operating_points  thresholds by name: an image is called fake from that score on. "fpr1" calls at most 1 % of
-                      photographs fake and "fpr5" at most 5 %; from "balanced" on, a fake is likelier
+                      real images fake and "fpr5" at most 5 %; from "balanced" on, a fake is likelier
     band_low, band_high   ends of the unsure band, which belong to it; equal where there is no band
-    alpha             at most this share of photographs is called fake, and of fakes called real, outside of the
+    alpha             at most this share of real images is called fake, and of fakes called real, outside of the
                       band. It is a share of all images of the class, unsure ones included
     n_real, n_fake    number of held-out images that the calibration was fitted to
     ece_before, ece_after   expected calibration error on these images, in [0, 1]
@@ -61,7 +61,7 @@ class Calibration:
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"alpha is {self.alpha}; an error rate is above 0 and below 0.5")
         if self.n_real < 1 or self.n_fake < 1:
-            raise ValueError(f"{self.n_real} photographs and {self.n_fake} fakes; expected some of both")
+            raise ValueError(f"{self.n_real} real images and {self.n_fake} fakes; expected some of both")
         if len(self.data_sha256) != 64 or set(self.data_sha256) - set("0123456789abcdef"):
             raise ValueError(f"data_sha256 is {self.data_sha256!r}; expected 64 hexadecimal digits")
         if not self.note.isprintable():

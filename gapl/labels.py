@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 
 class Label(IntEnum):
-    """The truth about an image. The numbers are those of the released code."""
+    """The truth about an image: whether a generator made it (FAKE) or not (REAL).
+
+    The numbers are those of the released code.
+    """
 
     REAL = 0
     FAKE = 1
@@ -31,7 +34,7 @@ def parse_label(value: Any) -> Label | None:
 
 
 class Source(NamedTuple):
-    """Where images are from: a photo source or a generator. The same name may stand for one of each."""
+    """Where images are from: a real source or a generator. The same name may stand for one of each."""
 
     label: Label
     name: str

@@ -20,7 +20,8 @@ class Verdict:
 
     score       P(fake), in [0, 1]
     logit       the detector's raw output, before any calibration
-    label       "real", "fake" or "unsure"; only a calibrated detector is unsure
+    label       "fake" (made by a generator), "real" (not made by one), or "unsure"; only a calibrated
+                detector is unsure
     threshold   the score from which an image is called fake
     real_below  the score below which an image is called real; less than `threshold` where there is an unsure band
     warnings    what to know before relying on the verdict
@@ -34,11 +35,15 @@ class Verdict:
     warnings: tuple[str, ...] = ()
 
     @property
+    def likelier(self) -> str:
+        """Return the class that the score makes likelier, "real" or "fake", whatever the thresholds say."""
+        return "fake" if self.score >= 0.5 else "real"
+
+    @property
     def confidence(self) -> float:
         """Return the probability of the label, or of the likelier class where the label is "unsure"."""
-        if self.label == "unsure":
-            return max(self.score, 1 - self.score)
-        return self.score if self.label == "fake" else 1 - self.score
+        sure_of = self.likelier if self.label == "unsure" else self.label
+        return self.score if sure_of == "fake" else 1 - self.score
 
 
 @dataclass(frozen=True)

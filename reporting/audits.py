@@ -28,11 +28,11 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
         {"trait": "trait", "class": "class", "n": "images", "spearman": "Spearman"},
     ),
     "false_positives": (
-        "Photographs called fake",
+        "Real images called fake",
         {"by": "by", "value": "value", "n": "images", "false_positives": "called fake", "rate": "rate", **ENDS},
     ),
     "across_classes": (
-        "Fakes that look like a photograph",
+        "Fakes that look like a real image",
         {"uri": "image", "partner": "looks like", "bits": "bits apart"},
     ),
     "with_train": ("Images that look like one of the training", {"uri": "image", "partner": "looks like"}),
@@ -46,7 +46,7 @@ def audited(audits: Mapping[str, Audit]) -> Section:
         blocks.append(Words(audit.verdict, heading=name, as_list=True))
         blocks += _tables(audit)
     meaning = (
-        "In some benchmarks photographs are JPEG and fakes PNG, or they differ in size. A detector may then be "
+        "In some benchmarks real images are JPEG and fakes PNG, or they differ in size. A detector may then be "
         "right for a reason that is worth nothing on your platform. The audit says how well traits of the files "
         "alone predict the label."
     )

@@ -37,9 +37,9 @@ SHOWN_SOURCES = 15
 SHOWN_SUBSETS = 8
 
 INTENDED = """\
-A second opinion on whether a picture is a photograph or was made by an image generator: to sort pictures that
-people then look at, to measure, and to compare detectors. The answer is a score from 0 (photograph) to 1
-(generated)."""
+A second opinion on whether a picture was made by an image generator or not: to sort pictures that people then
+look at, to measure, and to compare detectors. The answer is a score from 0 (not made by a generator) to 1 (made by
+a generator)."""
 FORBIDDEN = """\
 - As the only reason for an accusation, a takedown, a ban or a judgement about a person: it makes mistakes, see
   below.
@@ -121,7 +121,7 @@ def _body(scores: ScoreTable, table: pd.DataFrame, *, facts: DetectorFacts, mode
         "The detector": _facts(facts, scores, model),
         "Results": _benchmarks(table),
         "Known failures": _failures(table),
-        "False positives by photo source": _false_positives(scores, model),
+        "False positives by source": _false_positives(scores, model),
         "Calibration and operating points": _calibration(calibration, threshold=scores.threshold(model)),
         "Limits": _limits(scores, calibration),
         "How the figures were made": _made(scores),
@@ -206,16 +206,16 @@ def _false_positives(scores: ScoreTable, model: str) -> str:
     found = false_positives(rows, threshold=scores.threshold(model))
     found = found[(found["by"] == "source") & (found["n"] >= MIN_IMAGES)]
     if found.empty:
-        return f"No source has {MIN_IMAGES} photographs; nothing can be said."
+        return f"No source has {MIN_IMAGES} real images; nothing can be said."
     lines = [
         [row["value"], f"{row['n']:,}", share(row["rate"], row["n"])]
         for row in found.head(SHOWN_SOURCES).to_dict("records")
     ]
-    words = "Photographs called fake, the highest rate first, with 95 % Wilson intervals."
+    words = "Real images called fake, the highest rate first, with 95 % Wilson intervals."
     if len(found) > SHOWN_SOURCES:
         rest = found["rate"].iloc[SHOWN_SOURCES:]
         words += f" The other {len(rest)} sources are at {rest.iloc[0]:.1%} or less."
-    return f"{words}\n\n{to_table(['source', 'photographs', 'called fake'], lines, num_texts=1)}"
+    return f"{words}\n\n{to_table(['source', 'real images', 'called fake'], lines, num_texts=1)}"
 
 
 def _calibration(calibration: Calibration | None, *, threshold: float) -> str:
@@ -224,7 +224,7 @@ def _calibration(calibration: Calibration | None, *, threshold: float) -> str:
     points = [[name, f"{value:.4f}"] for name, value in calibration.operating_points.items()]
     n_real, n_fake = calibration.n_real, calibration.n_fake
     words = (
-        f"{calibration.method.capitalize()} scaling, fitted to {n_real:,} photographs and {n_fake:,} fakes that "
+        f"{calibration.method.capitalize()} scaling, fitted to {n_real:,} real images and {n_fake:,} fakes that "
         f"were held out. The calibration error on them is {calibration.ece_before:.3f} before and "
         f"{calibration.ece_after:.3f} after. "
         f"An image is called fake from {threshold:.4g} on."

@@ -58,7 +58,7 @@ def _histogram(
     threshold = scores.threshold(model)
     rule = scores.rule(model)
     band = (rule.real_below, rule.threshold) if rule.has_band else None
-    caption = f"{model}: scores of photographs and fakes."
+    caption = f"{model}: scores of real images and fakes."
     if band:
         caption += f" {percent(rule.unsure(scores_N).mean())} are in the unsure band."
     label = f"Histogram of the scores of {model} on {benchmark} with its threshold {threshold:.3g}"

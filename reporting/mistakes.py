@@ -22,7 +22,7 @@ def mistakes(scores: ScoreTable, *, thumbnails: bool) -> Section:
     """Return the section with the worst mistakes of each detector, by class."""
     blocks: list[Block] = []
     for model in scores.models:
-        for label, what in ((0, "Photographs with the highest scores"), (1, "Fakes with the lowest scores")):
+        for label, what in ((0, "Real images with the highest scores"), (1, "Fakes with the lowest scores")):
             worst = worst_mistakes(scores, model=model, label=label)
             title = f"{model}: {what.lower()}" if len(scores.models) > 1 else what
             blocks.append(Words(heading=title))
@@ -39,7 +39,7 @@ def mistakes(scores: ScoreTable, *, thumbnails: bool) -> Section:
 
 
 def worst_mistakes(scores: ScoreTable, *, model: str, label: int, num: int = SHOWN) -> pd.DataFrame:
-    """Return the rows of photographs (label 0) called fake, or of fakes (1) called real, the worst first."""
+    """Return the rows of real images (label 0) called fake, or of fakes (1) called real, the worst first."""
     rows = scores.readable(model)
     rows = rows[(rows["label"] == label) & ((rows["score"] >= scores.threshold(model)) != bool(label))]
     return rows.sort_values(["score", "logit", "uri"], ascending=[bool(label), bool(label), True]).head(num)

@@ -34,8 +34,8 @@ Labelled = tuple[np.ndarray, np.ndarray]  # labels_N, scores_N
 
 @mpl.rc_context(STYLE)
 def roc(models: Mapping[str, Labelled]) -> Figure:
-    """Draw the share of fakes found against the share of photographs called fake; both classes are needed."""
-    figure, axes = _panel("ROC", "photographs called fake (FPR)", "fakes found (TPR)")
+    """Draw the share of fakes found against the share of real images called fake; both classes are needed."""
+    figure, axes = _panel("ROC", "real images called fake (FPR)", "fakes found (TPR)")
     axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=0.8, linestyle=":")
     for number, (name, (labels_N, scores_N)) in enumerate(models.items()):
         fpr_T, tpr_T, _ = roc_curve(labels_N, scores_N)
@@ -79,7 +79,7 @@ def histogram(
     """Draw the scores of each class as shares of it, with the threshold and the unsure band."""
     figure, axes = _panel("Scores", "score, P(fake)", "share of the class", unit_square=False)
     edges_K = np.linspace(0, 1, SCORE_BINS + 1)
-    for label, (name, colour) in enumerate((("photographs", REAL), ("fakes", FAKE))):
+    for label, (name, colour) in enumerate((("real images", REAL), ("fakes", FAKE))):
         of_class_n = scores_N[labels_N == label]
         if len(of_class_n):
             weight_n = np.full(len(of_class_n), 1 / len(of_class_n))
@@ -127,7 +127,7 @@ def strengths(points: pd.DataFrame, *, models: Sequence[str], family: str) -> Fi
 def attention(attention_GP: np.ndarray, *, names: Sequence[str], num_real: int | None = None) -> Figure:
     """Draw the mean attention of each source (a row) to each prototype (a column).
 
-    num_real   how many prototypes stand for photographs; they come first, and a line is drawn after them
+    num_real   how many prototypes stand for real images; they come first, and a line is drawn after them
     """
     num_rows, num_columns = attention_GP.shape
     figure = Figure(figsize=(8.6, min(1.3 + 0.24 * num_rows, 14)), layout="constrained")
@@ -141,7 +141,7 @@ def attention(attention_GP: np.ndarray, *, names: Sequence[str], num_real: int |
     axes.set_xlabel("prototype")
     if num_real is not None and 0 < num_real < num_columns:
         axes.axvline(num_real - 0.5, color="white", linewidth=1.2)
-        axes.set_xlabel(f"prototype: {num_real} of photographs, then {num_columns - num_real} of fakes")
+        axes.set_xlabel(f"prototype: {num_real} of real images, then {num_columns - num_real} of fakes")
     bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
     bar.set_label("mean attention")
     bar.outline.set_visible(False)
@@ -150,12 +150,12 @@ def attention(attention_GP: np.ndarray, *, names: Sequence[str], num_real: int |
 
 @mpl.rc_context(STYLE)
 def embedding_map(points_N2: np.ndarray, labels_N: np.ndarray, *, axis_names: tuple[str, str]) -> Figure:
-    """Draw images as points: photographs are circles, fakes triangles."""
+    """Draw images as points: real images are circles, fakes triangles."""
     figure = Figure(figsize=(5.4, 4.4), layout="constrained")
     axes = figure.subplots()
     as_pixels = len(points_N2) > MAX_VECTORS
     figure.set_dpi(144 if as_pixels else 72)
-    for label, (name, colour, marker) in enumerate((("photographs", REAL, "o"), ("fakes", FAKE, "^"))):
+    for label, (name, colour, marker) in enumerate((("real images", REAL, "o"), ("fakes", FAKE, "^"))):
         of_class_n2 = points_N2[labels_N == label]
         options: dict[str, Any] = {"s": 14, "alpha": 0.6, "edgecolors": "none", "rasterized": as_pixels}
         axes.scatter(*of_class_n2.T, color=colour, marker=marker, label=f"{len(of_class_n2)} {name}", **options)

@@ -22,7 +22,7 @@ MAX_MAPPED = 5000  # images of a map; of more, so many are drawn
 def prototype_use(scores: ScoreTable) -> Section | None:
     """Return the section, or None for a table without embeddings and attention.
 
-    How many prototypes stand for photographs is in the table where the detector's file says it, as "num_real".
+    How many prototypes stand for real images is in the table where the detector's file says it, as "num_real".
     """
     blocks: list[Block] = []
     for model in scores.models:
@@ -33,15 +33,15 @@ def prototype_use(scores: ScoreTable) -> Section | None:
     if not blocks:
         return None
     meaning = (
-        "The detector describes an image as a mixture of prototypes: vectors that stand for photographs and for "
-        "generators. If the row of a generator looks like those of photographs, no prototype stands for it, and "
-        "on the map its images are among the photographs."
+        "The detector describes an image as a mixture of prototypes: vectors that stand for real images and for "
+        "generators. If the row of a generator looks like those of real images, no prototype stands for it, and "
+        "on the map its images are among the real images."
     )
     return Section("prototypes", "Prototypes and embeddings", meaning, blocks)
 
 
 def mean_attention(rows: pd.DataFrame) -> tuple[list[str], np.ndarray]:
-    """Return the names of the sources, photographs first, and their mean attention_GP."""
+    """Return the names of the sources, real images first, and their mean attention_GP."""
     names, means = [], []
     for (label, source), of_source in rows.groupby(["label", "source"], sort=True):
         names.append(f"{source or 'unnamed'} ({Label(label).word})")
@@ -77,7 +77,7 @@ def _map(rows: pd.DataFrame, *, model: str) -> list[Block]:
         drawn["label"].to_numpy(int),
         axis_names=(f"first component, {share[0]:.0%} of variance", f"second, {share[1]:.0%}"),
     )
-    label = f"Map of the embeddings of {len(drawn)} images by {model}, photographs and fakes"
+    label = f"Map of the embeddings of {len(drawn)} images by {model}, real images and fakes"
     caption = f"Embeddings of {len(drawn):,} of {len(rows):,} images on their two principal components."
     return [to_picture(figure, label=label, caption=caption)]
 

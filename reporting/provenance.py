@@ -65,7 +65,7 @@ def _of_model(scores: ScoreTable, model: str) -> list[tuple[str, str]]:
     calibration = scores.calibration(model)
     if calibration is None:
         return [*pairs, ("calibration", "none")]
-    fitted = f"{calibration.method}, from {calibration.n_real} photographs and {calibration.n_fake} fakes"
+    fitted = f"{calibration.method}, from {calibration.n_real} real images and {calibration.n_fake} fakes"
     pairs.append(("calibration", fitted))
     points = ", ".join(f"{name} {value:.4g}" for name, value in calibration.operating_points.items())
     band = f"{calibration.band_low:.4g} to {calibration.band_high:.4g}, error rate {calibration.alpha:.3g}"

@@ -17,7 +17,7 @@ from reporting.blocks import Block, Cell, Column, Section, Table, Words, count, 
 MAX_SENTENCES = 4  # about a model
 FOLDED_ROWS = 15  # rows of a long table that are shown at once
 # What is wrong of a class -> the share of it that is right.
-ERRORS = {"photographs called fake": "real_accuracy", "fakes missed": "fake_accuracy"}
+ERRORS = {"real images called fake": "real_accuracy", "fakes missed": "fake_accuracy"}
 SUBSET_COLUMNS = {
     "model": "model",
     "subset": "subset",
@@ -53,7 +53,7 @@ def summary(table: pd.DataFrame, *, absent: list[str]) -> Section:
     if absent:
         blocks.append(Words(absent, heading="Not in these figures", as_list=True))
     meaning = (
-        "AUROC is the chance that a fake scores above a photograph: 1 is perfect, 0.5 is guessing. What counts in "
+        "AUROC is the chance that a fake scores above a real image: 1 is perfect, 0.5 is guessing. What counts in "
         "practice are the two kinds of error on the right: false alarms, and fakes that pass."
     )
     return Section("summary", "Summary", meaning, blocks)
@@ -76,7 +76,7 @@ def _sentences(rows: pd.DataFrame) -> Iterator[str]:
         overall = of_model[of_model["benchmark"] == OVERALL]
         for row in (overall if len(overall) else of_model.head(MAX_SENTENCES)).to_dict("records"):
             where = "Over the benchmarks" if len(overall) else f"On {row['benchmark']}"
-            rates = (("of photographs are called fake", "real_accuracy"), ("of fakes are missed", "fake_accuracy"))
+            rates = (("of real images are called fake", "real_accuracy"), ("of fakes are missed", "fake_accuracy"))
             errors = [f"{percent(1 - row[name])} {what}" for what, name in rates if pd.notna(row[name])]
             if errors:
                 yield f"{where}, {model}: at a threshold of {row['threshold']:.3g}, {' and '.join(errors)}."
@@ -106,34 +106,34 @@ def subsets(table: pd.DataFrame) -> Section:
     meaning = (
         "A mean hides generators that the detector does not recognise. Look for rows where few fakes are right: "
         "images of these generators pass. Found at 5\N{NO-BREAK SPACE}% FPR is the share of fakes found if one "
-        "photograph in twenty may raise a false alarm."
+        "real image in twenty may raise a false alarm."
     )
     return Section("subsets", "Results by subset", meaning, blocks)
 
 
 def by_source(scores: ScoreTable) -> Section:
-    """Return the section with the photographs called fake, by photo source and by file format."""
+    """Return the section with the real images called fake, by source and by file format."""
     blocks: list[Block] = []
     for model in scores.models:
         rows = scores.readable(model).assign(camera="")
         found = false_positives(rows, threshold=scores.threshold(model))
-        shown = {"source": "photo source"} | ({"format": "file format"} if (rows["format"] != "").any() else {})
+        shown = {"source": "source"} | ({"format": "file format"} if (rows["format"] != "").any() else {})
         for by, called in shown.items():
             of_kind = found[found["by"] == by]
             if of_kind.empty:
                 continue
             cells = [_source_row(row) for row in of_kind.to_dict("records")]
-            columns = [Column(called, False), Column("photographs"), Column("called fake"), Column("rate")]
+            columns = [Column(called, False), Column("real images"), Column("called fake"), Column("rate")]
             blocks.append(
-                Table(f"{model}: photographs called fake, by {called}", columns, cells, folded=FOLDED_ROWS)
+                Table(f"{model}: real images called fake, by {called}", columns, cells, folded=FOLDED_ROWS)
             )
     if not blocks:
-        blocks.append(Words(["No photograph has a score."]))
+        blocks.append(Words(["No real image has a score."]))
     meaning = (
         "A detector that is right on average can still accuse one camera, archive or file format again and again. "
-        "Rates from few photographs are uncertain; the interval (Wilson, 95 %) says how much."
+        "Rates from few real images are uncertain; the interval (Wilson, 95 %) says how much."
     )
-    return Section("false-positives", "False positives by photo source", meaning, blocks)
+    return Section("false-positives", "False positives by source", meaning, blocks)
 
 
 def _source_row(row: Mapping[Hashable, Any]) -> list[Cell]:

@@ -19,7 +19,7 @@ for part in stage1 commfor-mini commfor-wide commfor-modern; do
     [ -d "$corpus/$part" ] || { echo "error: $corpus/$part: no such folder" >&2; exit 2; }
     parts+=("$corpus/$part")
 done
-# For every seed the same ones: 8 photo sources and 21 generators that were once drawn with seed 0. Other draws may
+# For every seed the same ones: 8 real sources and 21 generators that were once drawn with seed 0. Other draws may
 # take all that there is of a kind, such as GLIDE, and then the threshold follows one generator.
 held_out=(coral humanseg imdac_unsplash jm_dressage sharline real:stylegan2/face travel_komar yuval
     ganimagedetection gmdit infinity kandinsky21 lightningdit meissonic midjourney_codrops_slideshow

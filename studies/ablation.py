@@ -3,7 +3,7 @@
     python studies/ablation.py --corpus DIR --out runs/ablation                 heads on the frozen tower, 5 seeds
     python studies/ablation.py --corpus DIR --out runs/ablation --lora --seeds 2     then LoRA, 100 steps of 16
 
-A seed draws a fifth of the generators and of the photo sources, which no stage sees; 500 of their images judge
+A seed draws a fifth of the generators and of the real sources, which no stage sees; 500 of their images judge
 (set "heldout"). It also draws a tenth of the other images, at most 500, which judge too (set "random"), the start
 of the head, and the order of images. All rows of a seed share these. DIR/bench is not read.
 

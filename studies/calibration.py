@@ -1,4 +1,4 @@
-"""Measure whether a calibration holds on generators and photo sources that it has not seen, from scores alone.
+"""Measure whether a calibration holds on generators and real sources that it has not seen, from scores alone.
 
     python studies/calibration.py runs/benchmarks/scores.parquet
     python studies/calibration.py runs/leave-out/scores.parquet --share 0.1 --splits 200

@@ -3,7 +3,7 @@
     python studies/figures.py FILE SCORES...     scores.parquet files of benchmarks.py, of one detector each
 
 For each benchmark and degradation: metrics with 95 % intervals, from a bootstrap of sources, or of images where
-there is one photo source; the calibration error with both classes weighing the same; the share of unsure images;
+there is one real source; the calibration error with both classes weighing the same; the share of unsure images;
 rates at each operating point. For images without degradation, also the errors of each source.
 
 Shape suffix: N images.
@@ -40,7 +40,7 @@ def main() -> None:
         scored = frame[frame["score"].notna()]
         for (benchmark, degradation), part in scored.groupby(["benchmark", "degradation"], sort=False):
             if part["label"].nunique() < 2:
-                raise ValueError(f"{path}: {benchmark} has one class only; expected photographs and fakes")
+                raise ValueError(f"{path}: {benchmark} has one class only; expected real images and fakes")
             print(f"\n{benchmark}, {degradation}")
             show(part, calibration)
             if degradation == CLEAN:
@@ -68,21 +68,21 @@ def show(part: pd.DataFrame, calibration: Calibration) -> None:
     sources = part["source"].tolist() if part.loc[label_N == Label.REAL, "source"].nunique() > 1 else None
     found = compute_metrics(label_N, score_N, threshold=threshold)
     drawn = bootstrap(label_N, score_N, threshold=threshold, sources_N=sources)
-    print(f"{(label_N == Label.REAL).sum()} photographs, {(label_N == Label.FAKE).sum()} fakes")
+    print(f"{(label_N == Label.REAL).sum()} real images, {(label_N == Label.FAKE).sum()} fakes")
     for name, (low, high) in drawn.intervals().items():
         print(f"{name:18s} {getattr(found, name):.3f} [{low:.3f}, {high:.3f}]")
     print(f"calibration error  {calibration_error(label_N, score_N, weights_N=class_weights(label_N)):.3f}")
     print(f"unsure             {decision_rule(calibration).unsure(score_N).mean():.3f}")
     for name, point in calibration.operating_points.items():
         real, fake = ((score_N[label_N == label] >= point).mean() for label in Label)
-        print(f"{name:10s} {point:.3f}: {real:.3f} of photographs called fake, {fake:.3f} of fakes found")
+        print(f"{name:10s} {point:.3f}: {real:.3f} of real images called fake, {fake:.3f} of fakes found")
 
 
 def show_errors(part: pd.DataFrame, threshold: float) -> None:
     """Print how many images of each source are called the wrong class, the most first."""
     wrong = part.assign(wrong=(part["score"] >= threshold) != (part["label"] == Label.FAKE))
     for label, column, title in (
-        (Label.REAL, "source", "photographs called fake"),
+        (Label.REAL, "source", "real images called fake"),
         (Label.FAKE, "generator", "fakes missed"),
     ):
         counts = wrong[wrong["label"] == label].groupby(column)["wrong"].agg(["sum", "count"])

@@ -194,5 +194,5 @@ def few_generators(images: Manifest, count: int, *, seed: int) -> set[str]:
 
 
 def only(images: Manifest, generators: set[str]) -> Manifest:
-    """Return all photographs, and the fakes of these generators."""
+    """Return all real images, and the fakes of these generators."""
     return images.where(lambda record: record.label is Label.REAL or record.generator in generators)

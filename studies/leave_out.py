@@ -95,7 +95,7 @@ def show(scores: pd.DataFrame, path: Path) -> None:
     sources = right.groupby(["label", "generator"], as_index=False).agg({"images": "sum", "accuracy": "mean"})
     sources = sources.rename(columns={"generator": "source"}).sort_values(["label", "accuracy", "source"])
     sources.to_csv(path, index=False, float_format="%.3f")
-    for label, title in ((0, "photographs"), (1, "fakes")):
+    for label, title in ((0, "real images"), (1, "fakes")):
         of_class = sources[sources["label"] == label]
         worst = of_class[of_class["images"] >= MIN_IMAGES].head(SHOWN)
         mean = of_class["accuracy"].mean()

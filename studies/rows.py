@@ -31,8 +31,8 @@ class Row:
 
     prototypes   a method of prototype/reduce.py; or "none": the classifier reads the embedding itself
     num          number of prototypes
-    sources      generators that stage 1 and the prototypes see, besides all photographs; 0: all
-    generators   generators that all fits see, besides all photographs; 0: all
+    sources      generators that stage 1 and the prototypes see, besides all real images; 0: all
+    generators   generators that all fits see, besides all real images; 0: all
     layers       of the tower that are read, such as 6,9,12; empty: only the last; None: those of --feature-layers
     fit, lora    fields of the recipe of both fits on the frozen tower, and of LoRA
     preset       whose numbers all three fits take. They take as many steps of as many images as mini's, and the

@@ -67,7 +67,7 @@ def sentence(audit: Audit, words: str) -> str:
 
 
 def plant_format(traits: pd.DataFrame) -> pd.DataFrame:
-    """As GenImage: photographs are JPEG, fakes PNG, with two exceptions each."""
+    """As GenImage: real images are JPEG, fakes PNG, with two exceptions each."""
     is_jpeg = (traits["label"] == 0).to_numpy(copy=True)
     is_jpeg[[0, 1, -2, -1]] = ~is_jpeg[[0, 1, -2, -1]]
     return traits.assign(
@@ -78,7 +78,7 @@ def plant_format(traits: pd.DataFrame) -> pd.DataFrame:
 
 
 def plant_community_forensics(traits: pd.DataFrame) -> pd.DataFrame:
-    """As -Small: fakes have the few square sizes of generators and are PNG at times, photographs many sizes."""
+    """As -Small: fakes have the few square sizes of generators and are PNG at times, real images many sizes."""
     rng = np.random.default_rng(5)
     square = rng.choice([256, 512, 768, 1024], len(traits))
     width, height = rng.integers(200, 1100, (2, len(traits)))
@@ -109,7 +109,7 @@ def test_format_is_found_out() -> None:
     assert auroc(audit, "format") > 0.95
     assert auroc(audit, "size") < 0.6
     text = sentence(audit, "The file format alone")
-    assert "PNG are 98% of the fakes and 2% of the photographs" in text or "JPEG are 2% of the fakes" in text
+    assert "PNG are 98% of the fakes and 2% of the real images" in text or "JPEG are 2% of the fakes" in text
 
 
 def test_size_of_community_forensics_small_is_found_out() -> None:
@@ -130,7 +130,7 @@ def test_constant_traits_are_chance() -> None:
 def test_few_sources_are_said() -> None:
     audit = audited(make_traits(40, num_sources=2))
     assert not audit.by_source
-    assert "too few sources of photographs (2) and of fakes (2)" in sentence(audit, "too few sources of")
+    assert "too few sources of real images (2) and of fakes (2)" in sentence(audit, "too few sources of")
 
 
 def test_what_the_format_explains_of_a_detector() -> None:
@@ -173,7 +173,7 @@ def test_false_positives_by_source_and_camera() -> None:
     assert table.loc[("camera", "unknown"), "false_positives"] == 0
     # Wilson, 19 of 20: (p + z2/2n +- z sqrt(p(1-p)/n + z2/4n2)) / (1 + z2/n)
     assert table.loc[("source", "real1"), ["low", "high"]].to_list() == pytest.approx([0.7639, 0.9911], abs=1e-4)
-    assert "photographs of real1, 19 of 20 (95% [76%, 99%])" in sentence(audit, "Most false positives")
+    assert "real images of real1, 19 of 20 (95% [76%, 99%])" in sentence(audit, "Most false positives")
 
 
 def test_scores_of_another_machine_are_found_by_content() -> None:
@@ -198,7 +198,7 @@ def test_duplicates_across_classes_and_with_train() -> None:
     assert found == [["images/80", "images/9", 0, True], ["images/70", "images/3", 2, False]]
     assert audit.with_train is not None
     assert audit.with_train[["uri", "partner"]].to_numpy().tolist() == [["images/100", "images/1005"]]
-    assert "2 of 60 fakes look like a photograph" in sentence(audit, "a photograph of this benchmark")
+    assert "2 of 60 fakes look like a real image" in sentence(audit, "a real image of this benchmark")
     assert "1 of 120 images look like an image of the training" in sentence(audit, "the training")
 
 
@@ -218,7 +218,7 @@ def test_json_and_text() -> None:
     assert found["with_train"] is None
     text = to_text(audit)
     assert all(each in text for each in audit.verdict)
-    assert "Photographs called fake" in text
+    assert "Real images called fake" in text
 
 
 def test_the_same_again() -> None:

@@ -129,7 +129,7 @@ def test_quantile_by_hand() -> None:
     real_N = np.arange(1, 200) / 1000  # 199: rank ceil(200 * 0.95) = 190
     assert fpr_threshold(real_N, fpr=0.05) == np.nextafter(0.19, 1)
     assert fpr_threshold(np.full(40, 0.3), fpr=0.05) == np.nextafter(0.3, 1)
-    with pytest.raises(ValueError, match="more than 5 % of 40 photographs score 1; no threshold is above"):
+    with pytest.raises(ValueError, match="more than 5 % of 40 real images score 1; no threshold is above"):
         fpr_threshold(np.ones(40), fpr=0.05)
 
 
@@ -192,12 +192,12 @@ def test_promises_hold_when_the_bounds_cross() -> None:
 @pytest.mark.parametrize(
     ("frame", "options", "message"),
     [
-        (held_out(98), {}, "98 photographs held out, but an error rate of 1 % needs 99"),
+        (held_out(98), {}, "98 real images held out, but an error rate of 1 % needs 99"),
         (held_out(30, 18), {"fprs": ()}, "18 fakes held out, but a fit needs 20"),
         (held_out(99, 80), {"alpha": 0.01}, "80 fakes held out, but an error rate of 1 % needs 99"),
         (held_out(200, 0), {}, "0 fakes held out"),
-        (held_out(0, 200), {}, "0 photographs held out"),
-        (held_out(gap=-1), {}, "the best slope is -.*: fakes do not score above photographs"),
+        (held_out(0, 200), {}, "0 real images held out"),
+        (held_out(gap=-1), {}, "the best slope is -.*: fakes do not score above real images"),
         (held_out().assign(logit=1.5), {}, "all 500 images have the logit 1.5"),
         (
             held_out(),
@@ -244,7 +244,7 @@ def test_benchmark_images_are_not_for_calibration() -> None:
 
 
 def corpus() -> pd.DataFrame:
-    """Five generators, two photo sources named in `source`, every image clean and as JPEG."""
+    """Five generators, two real sources named in `source`, every image clean and as JPEG."""
     frame = held_out(40, 50)
     names = [f"camera {n % 2}" for n in range(40)] + [f"gan {n % 5}" for n in range(50)]
     frame = frame.assign(source=names, generator=["real"] * 40 + names[40:])

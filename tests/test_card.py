@@ -56,7 +56,7 @@ def test_front_matter_holds_the_figures_of_the_report(card: ModelCard, scores: S
 def test_it_tells_failures_false_positives_and_what_is_absent(card: ModelCard) -> None:
     assert "For research only" in card.text
     assert "gan" in section(card, "Known failures")
-    wrong = section(card, "False positives by photo source")
+    wrong = section(card, "False positives by source")
     assert "cameras" in wrong
     assert "flickr" in wrong
     limits = section(card, "Limits")
@@ -93,7 +93,7 @@ def test_what_nobody_measured_has_no_figure(scores: ScoreTable, tmp_path: Path) 
     write_card(path, ScoreTable(few, {}), facts=DetectorFacts("x"), licence="mit", model=OTHER)
     card = ModelCard.load(path)
     assert "nothing can be said" in section(card, "Known failures")
-    assert "nothing can be said" in section(card, "False positives by photo source")
+    assert "nothing can be said" in section(card, "False positives by source")
     assert {result.metric_type for result in card.data.eval_results or []} == {"accuracy"}
     assert "not stated" in section(card, "The detector")
 

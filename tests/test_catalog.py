@@ -92,7 +92,7 @@ def test_ufd_official_pairs_guided_with_imagenet_and_the_others_with_laion(tree:
     assert len(found.images()) == 2 + 4
 
 
-def test_ufd_repacked_uses_its_own_photographs(tree: Tree) -> None:
+def test_ufd_repacked_uses_its_own_real_images(tree: Tree) -> None:
     root = tree(*classes(["UFD/guided", "UFD/glide_50_27"]), "UFD/laion/0_real/2.png")
     found = only(root, "UFD")
     assert files(found.subsets[1], Label.REAL, root) == ["UFD/glide_50_27/0_real/1.png"]
@@ -119,7 +119,7 @@ def test_genimage_in_each_of_its_layouts(tree: Tree, folder: str) -> None:
 @pytest.mark.parametrize(
     "reals", ["synthbuster/real_RAISE_1k/{}.png", "RAISE-1k/tiff/{}.TIF", "synthbuster/RAISEpng/{}.png"]
 )
-def test_synthbuster_matches_the_photographs_by_stem(tree: Tree, reals: str) -> None:
+def test_synthbuster_matches_the_real_images_by_stem(tree: Tree, reals: str) -> None:
     root = tree(
         *(reals.format(stem) for stem in ("r1t", "r2t", "r3t")),
         *(f"synthbuster/midjourney-v5/{stem}.png" for stem in ("r1t", "r2t")),
@@ -205,7 +205,7 @@ def test_a_split_for_testing_is_preferred_and_training_data_the_last_resort(tree
     ]
 
 
-def test_fakes_alone_are_paired_with_photographs_alone(tree: Tree) -> None:
+def test_fakes_alone_are_paired_with_real_images_alone(tree: Tree) -> None:
     root = tree(
         "unseen/bsds/0_real/1.png",
         "unseen/coco/0_real/1.png",
@@ -228,7 +228,7 @@ def test_one_class_alone_stays_alone(tree: Tree) -> None:
     assert counts(only(root, "m")) == {"both": (1, 1), "coco": (1, 0)}
 
 
-def test_a_manifest_scores_each_generator_against_all_photographs(tree: Tree) -> None:
+def test_a_manifest_scores_each_generator_against_all_real_images(tree: Tree) -> None:
     path = tree("a.png", "b.png", "c.png", "d.png") / "list.csv"
     path.write_text("filename,label,generator\na.png,0,coco\nb.png,0,bsds\nc.png,1,sd\nd.png,1,flux\n")
     (found,) = find_benchmarks(path)

@@ -91,7 +91,7 @@ def test_rows_come_in_the_order_in_which_they_are_read(tmp_path: Path) -> None:
     assert [sample.encoded for sample in read_samples(found.images())][-1] == b"a-1 15"
 
 
-def test_shards_of_no_benchmark_are_scored_against_all_photographs_that_name_a_source(tmp_path: Path) -> None:
+def test_shards_of_no_benchmark_are_scored_against_all_real_images_that_name_a_source(tmp_path: Path) -> None:
     rows: list[Row] = [(1, "sdxl", ""), (1, "gan", ""), (0, "coco", "coco"), (0, "bsds", "bsds")]
     write_community(tmp_path / "bench/mymini/data/train-0.parquet", rows)
     found = only(tmp_path / "bench", "mymini")

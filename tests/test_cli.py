@@ -114,6 +114,12 @@ def test_inference_agrees_with_the_benchmark(
     assert [found[uri] for uri in expected] == pytest.approx(list(expected.values()), abs=1e-4)
 
 
+def test_help_says_what_real_means(run_cli: RunCli) -> None:
+    done = run_cli(inference.main, "--help")
+    assert done.code == 0
+    assert "Real means that no generator made the image" in done.out
+
+
 def test_one_image(run_cli: RunCli, tiny_run: TinyRun, tiny_root: Path) -> None:
     path = tiny_root / "bench/CNNDetection/test/progan/1_fake/0.png"
     verdict = Detector.load(tiny_run.stage2, allow_tiny=True)(path)

@@ -13,7 +13,7 @@ from evaluation.tables.scores import DetectorEntry, ScoreTable
 
 
 def rows(model: str, uris: list[str], scores: list[float] | np.ndarray, **columns: object) -> pd.DataFrame:
-    """Images called r... are photographs, f... are fakes."""
+    """Images called r... are real images, f... are fakes."""
     frame = pd.DataFrame({"uri": uris, "model": model, "score": scores, "logit": 0.0})
     frame["label"] = frame["uri"].str.startswith("f").astype(int)
     for name in ("content_sha256", "source", "error"):
@@ -43,7 +43,7 @@ def simulated(shift: float, *, num: int = 200) -> tuple[list[str], np.ndarray, n
 
 
 def test_delong_by_hand() -> None:
-    """Fakes 3, 1 and photographs 2, 0 by the first; 3, 2 and 1, 0 by the second.
+    """Fakes 3, 1 and real images 2, 0 by the first; 3, 2 and 1, 0 by the second.
 
     First: V10 = (1, 1/2), V01 = (1/2, 1), area 3/4; second: all 1, area 1. Differences (0, 1/2) and (1/2, 0) have
     a variance of 1/8 each, so that of the area's difference is 1/16 + 1/16.
@@ -55,13 +55,13 @@ def test_delong_by_hand() -> None:
 
 
 def test_delong_by_every_pair() -> None:
-    """The definition: psi of each fake and photograph, without ranks."""
+    """The definition: psi of each fake and real image, without ranks."""
     generator = np.random.default_rng(0)
     labels_N = np.repeat([0, 1], [30, 20])
     scores = [np.round(generator.normal(labels_N * up), 1) for up in (0.5, 1.0)]
     psi = [
         np.heaviside(each[labels_N == 1][:, None] - each[labels_N == 0][None, :], 0.5) for each in scores
-    ]  # fakes x photographs
+    ]  # fakes x real images
     covariance = np.cov([p.mean(axis=1) for p in psi]) / 20 + np.cov([p.mean(axis=0) for p in psi]) / 30
     found = delong(labels_N, *scores)
     assert found.variance == pytest.approx(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])

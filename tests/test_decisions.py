@@ -14,6 +14,7 @@ from conftest import MakeImage, RunCli, TinyRun
 import benchmarks
 import inference
 from gapl.calibration import Calibration
+from gapl.verdict import Verdict
 from inference import Detector
 from models.weights.checkpoint import load_checkpoint, read_info, save_checkpoint, store_calibration
 
@@ -99,11 +100,31 @@ def test_operating_points_on_the_command_line(
     assert "this detector is not calibrated" in err
 
 
+@pytest.mark.parametrize(
+    ("score", "leans_to", "confidence"), [(0.35, "Real", "65.0%"), (0.5, "Fake", "50.0%"), (0.55, "Fake", "55.0%")]
+)
+def test_an_unsure_verdict_says_where_it_leans(score: float, leans_to: str, confidence: str) -> None:
+    shown = inference.to_text(Path("a.png"), Verdict(score, 0.0, "unsure", threshold=0.6, real_below=0.3))
+    assert shown.splitlines() == [
+        "[RESULT] Image: a.png",
+        f"  -> Prediction: Unsure (leans to {leans_to})",
+        f"  -> Confidence: {confidence}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("score", "label", "prediction"), [(0.2, "real", "Real"), (0.7, "fake", "Fake (AI-Generated)")]
+)
+def test_a_sure_verdict_is_printed_without_a_lean(score: float, label: str, prediction: str) -> None:
+    shown = inference.to_text(Path("a.png"), Verdict(score, 0.0, label, threshold=0.6, real_below=0.3))
+    assert f"  -> Prediction: {prediction}" in shown.splitlines()
+
+
 @pytest.fixture(scope="module")
 def held_out(
     tiny_run: TinyRun, make_image: MakeImage, run_cli: RunCli, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A table of scores of 100 photographs and 40 fakes that nobody has seen."""
+    """A table of scores of 100 real images and 40 fakes that nobody has seen."""
     root, out = tmp_path_factory.mktemp("held"), tmp_path_factory.mktemp("scores")
     rng = np.random.default_rng(0)
     for name, count, levels in (("0_real", 100, 200), ("1_fake", 40, 130)):
@@ -120,7 +141,7 @@ def test_calibrate_command(run_cli: RunCli, tiny_run: TinyRun, held_out: Path, t
     out = tmp_path / "detector.safetensors"
     done = run_cli(benchmarks.main, "calibrate", held_out, "--model_path", tiny_run.stage2, "--out", out)
     assert done.code == 0, done.err
-    assert "from 100 photographs and 40 fakes" in done.out
+    assert "from 100 real images and 40 fakes" in done.out
     calibration = load_checkpoint(out, allow_tiny=True).calibration
     assert calibration is not None
     assert calibration.ece_after < calibration.ece_before

@@ -1,4 +1,4 @@
-"""Whole generators and photo sources held out for validation, of manifests and of shards."""
+"""Whole generators and real sources held out for validation, of manifests and of shards."""
 
 from __future__ import annotations
 
@@ -125,19 +125,19 @@ def test_a_limit_takes_evenly_from_the_sources_and_keeps_them_out_of_training() 
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(
-        ValueError, match="--holdout dalle: no image is of that generator or photo source; there are"
+        ValueError, match="--holdout dalle: no image is of that generator or real source; there are"
     ):
         split_images(listed(), **OPTIONS | {"names": ["dalle"]})
-    with pytest.raises(ValueError, match="to hold out coco, ffhq leaves no photo sources to train on"):
+    with pytest.raises(ValueError, match="to hold out coco, ffhq leaves no real sources to train on"):
         split_images(listed(), **OPTIONS | {"names": ["coco", "ffhq"]})
 
 
 @pytest.mark.parametrize("images", [listed(), indexed()], ids=["manifest", "index"])
 def test_a_set_without_one_of_the_classes_is_refused(images: Images) -> None:
     require_both_classes(images)
-    _, photographs = images.partition([source for source in images.sources() if source.label is Label.REAL])
+    _, reals = images.partition([source for source in images.sources() if source.label is Label.REAL])
     with pytest.raises(ValueError, match=r"ed: no fake images \(35 real, 0 fake\); both classes are needed"):
-        require_both_classes(photographs)
+        require_both_classes(reals)
 
 
 def test_sources_are_read_as_they_are_written_and_as_older_detectors_have_them() -> None:

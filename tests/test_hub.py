@@ -49,7 +49,7 @@ def test_only_the_image_is_in_the_table(shards: Path) -> None:
     assert record.location.table[record.location.row] == {"image_data": b"train-1 0"}
 
 
-def test_a_photograph_without_source_is_called_after_its_model(tmp_path: Path) -> None:
+def test_a_real_image_without_source_is_called_after_its_model(tmp_path: Path) -> None:
     root = write_shard(tmp_path / "one.parquet", label=0, columns={"real_source": ["", "coco", None]})
     assert [r.generator for r in read_index(root).local()] == ["model0", "coco", "model2"]
     root = write_shard(tmp_path / "two.parquet", label=0, columns={"real_source": []})

@@ -30,7 +30,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def listed(**images: int) -> Manifest:
-    """A manifest without files: `real_a=3` is three photographs of the source `a`."""
+    """A manifest without files: `real_a=3` is three real images of the source `a`."""
     records = [
         Record(f"{name}/{i}", Label[name.split("_")[0].upper()], name.split("_")[1])
         for name, count in images.items()

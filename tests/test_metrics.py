@@ -32,7 +32,7 @@ def test_by_hand() -> None:
     )
     named = ("n_real", "n_fake", *THRESHOLDED, "ap", "auroc")
     assert [getattr(found, name) for name in named] == pytest.approx([getattr(expected, name) for name in named])
-    # One fake is above all photographs; from 0.3 on, where all are found, so are two photographs.
+    # One fake is above all real images; from 0.3 on, where all are found, so are two real images.
     assert found.tpr_at_1_fpr == found.tpr_at_5_fpr == pytest.approx(1 / 3)
     assert found.fpr_at_95_tpr == pytest.approx(2 / 3)
     # From 0.9, 0.7 and 0.3 on: (1/3 + 1) / 2, (2/3 + 2/3) / 2 and (1 + 1/3) / 2; the first is as good as any.

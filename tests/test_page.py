@@ -172,7 +172,7 @@ def test_figures_are_those_of_the_table(scores: ScoreTable) -> None:
     frame = scores.frame[(scores.frame["model"] == CALIBRATED) & (scores.frame["degradation"] == "none")]
     cameras = frame[(frame["source"] == "cameras") & (frame["error"] == "")]
     wrong = int((cameras["score"] >= 0.55).sum())
-    rows = cells_of(sections["false-positives"], f"{CALIBRATED}: photographs called fake, by photo source")
+    rows = cells_of(sections["false-positives"], f"{CALIBRATED}: real images called fake, by source")
     (row,) = [row for row in rows if row[0] == "cameras"]
     assert row[1:3] == [str(len(cameras)), str(wrong)]
     assert row[3].startswith(f"{100 * wrong / len(cameras):.1f}")

@@ -20,7 +20,7 @@ from gapl.labels import Label
 
 
 def write_rows(path: Path, rows: list[tuple[int, str]], *, size: int = 20_000) -> Path:
-    """A shard of (label, generator or photo source) with images of `size` bytes."""
+    """A shard of (label, generator or real source) with images of `size` bytes."""
     generator = np.random.default_rng(len(rows))
     columns: dict[str, list[Any]] = {
         "image_name": [],
@@ -36,7 +36,7 @@ def write_rows(path: Path, rows: list[tuple[int, str]], *, size: int = 20_000) -
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Shards of one class as in Community Forensics: fakes of three generators, photographs of two sources."""
+    """Shards of one class as in Community Forensics: fakes of three generators, real images of two sources."""
     folder = tmp_path / "set"
     write_rows(folder / "f0.parquet", [(1, "gan")] * 20)
     write_rows(folder / "f1.parquet", [(1, "gan")] * 10 + [(1, "sd")] * 10)

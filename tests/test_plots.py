@@ -110,7 +110,7 @@ def test_long_curves_are_thinned_but_keep_their_ends() -> None:
 
 
 def test_histogram_names_threshold_and_band() -> None:
-    assert legend(plots.histogram(LABELS, SCORES, threshold=0.5)) == ["photographs", "fakes", "threshold 0.5"]
+    assert legend(plots.histogram(LABELS, SCORES, threshold=0.5)) == ["real images", "fakes", "threshold 0.5"]
     assert "unsure" in legend(plots.histogram(LABELS, SCORES, threshold=0.5, band=(0.4, 0.6)))
     assert "fakes" not in legend(plots.histogram(LABELS[:4], SCORES[:4], threshold=0.5))
 

@@ -20,7 +20,7 @@ Pair = tuple[str, str]
 
 
 def scored(benchmark: str, subsets: dict[str, str], **scores: float | str) -> pd.DataFrame:
-    """Images called r... are photographs, f... are fakes; a text instead of a score is an error."""
+    """Images called r... are real images, f... are fakes; a text instead of a score is an error."""
     rows = []
     for uri, value in scores.items():
         names = tuple(name for name, members in subsets.items() if uri in members.split())
@@ -46,7 +46,7 @@ def score_table(*frames: pd.DataFrame, about: dict[str, Any] | None = None, thre
 
 @pytest.fixture
 def table() -> pd.DataFrame:
-    """A benchmark of two subsets that share photographs, a single one, one of fakes only, one that is absent."""
+    """A benchmark of two subsets that share real images, a single one, one of fakes only, one that is absent."""
     return make_table(score_table(TWO, ONE, FAKES, about=ABOUT))
 
 
@@ -87,7 +87,7 @@ def test_figures_of_the_table(table: pd.DataFrame) -> None:
     assert figures(table, ("Two", "b"), *counts_and_accuracy) == [2, 1, 0.5, 0, 0.25]
     mean = figures(table, ("Two", "mean"), "balanced_accuracy", "accuracy")
     assert mean == pytest.approx([0.5, (3 / 4 + 1 / 3) / 2])
-    # The photographs, which both subsets are scored against, count once.
+    # The real images, which both subsets are scored against, count once.
     pooled = figures(table, ("Two", "all images"), *counts_and_accuracy)
     assert pooled == pytest.approx([2, 3, 0.5, 2 / 3, 7 / 12])
     # Of the two benchmarks with both classes: a recall of fakes is no accuracy.
@@ -116,7 +116,7 @@ def test_three_kinds_of_threshold() -> None:
 def test_what_is_missing_is_said(table: pd.DataFrame) -> None:
     notes = notes_of(table)
     assert notes["Two", "mean"] == notes["Two", "all images"] == "without c, d"
-    assert notes["Two", "b"] == "shared photographs"
+    assert notes["Two", "b"] == "shared real images"
     assert notes["Gone", "-"] == "not found"
     expected = "of Two, One; fakes only, not in the mean: Fakes; absent: Gone; not all subsets of Two"
     assert notes["MEAN", "mean"] == expected
@@ -173,7 +173,7 @@ def test_intervals_are_of_the_same_images_and_seed() -> None:
     assert table["interval_of"].tolist() == ["images"]
 
 
-def test_interval_of_a_mean_is_narrower_but_not_for_shared_photographs() -> None:
+def test_interval_of_a_mean_is_narrower_but_not_for_shared_real_images() -> None:
     frame = pd.concat([many("B", "a", seed=0), many("B", "b", seed=1)])
     shared = frame[~((frame["label"] == 0) & frame["subsets"].isin([("b",)]))].copy()
     shared["subsets"] = [
@@ -244,7 +244,7 @@ def test_published_figures_stand_beside_the_same_images(protocol: str, num: int)
         ({"num": 6000}, ["Wukong"], "1 of 8 subsets are missing"),
         ({"subsets": GENIMAGE[:5], "num": 6000}, [], "5 of 8 subsets"),
         ({"num": 6000, "protocol": "mine"}, [], "protocol mine"),
-        ({"num": 100}, [], "800 of 48,000 photographs"),
+        ({"num": 100}, [], "800 of 48,000 real images"),
         ({"num": 100, "protocol": "release"}, [], "Midjourney has 100 images of a class, the paper 1,000 or more"),
     ],
 )

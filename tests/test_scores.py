@@ -98,7 +98,7 @@ def test_llr_is_a_logit(tmp_path: Path) -> None:
     assert frame["logit"].tolist() == [-3, 0]
 
 
-def test_typ_names_the_generator_and_photographs_are_of_every_subset(tmp_path: Path) -> None:
+def test_typ_names_the_generator_and_real_images_are_of_every_subset(tmp_path: Path) -> None:
     """The lists of ClipBased and B-Free; the column of a detector has its name."""
     text = "filename,typ,clipdet\na,real,-3\nb,dalle3,1\nc,firefly,2\n"
     frame = read_scores(csv(tmp_path / "x.csv", text), columns={"logit": "clipdet"}).frame

@@ -365,7 +365,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[DataSets]:
-    """A hub with two shards of 40 images each, 2 MB of both classes and 4 MB of photographs."""
+    """A hub with two shards of 40 images each, 2 MB of both classes and 4 MB of real images."""
     hub = DataSets(tmp_path / "set")
     write_images(hub.folder / "data/train-0.parquet", noise(40, size=50_000), labels=[0, 1] * 20)
     write_images(hub.folder / "data/train-1.parquet", noise(40, size=100_000, seed=1), labels=[0] * 40)

@@ -51,7 +51,7 @@ def test_figures_of_the_card_come_from_scores(run_cli: RunCli, tmp_path: Path) -
     scores.write_text("\n".join(["filename,label,score", *lines, "0/wrong.png,0,0.7", "1/wrong.png,1,0.2"]))
     shown = run_cli(figures.main, SHIPPED, scores)
     assert shown.code == 0, shown.err
-    assert "10 photographs, 10 fakes" in shown.out
+    assert "10 real images, 10 fakes" in shown.out
     assert "balanced_accuracy  0.900 [" in shown.out
     # Each score has a bin of its own: (9 * 0.1 + 9 * 0.1 + 0.7 + 0.8) / 20.
     assert "calibration error  0.165" in shown.out

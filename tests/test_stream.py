@@ -110,7 +110,7 @@ def pixels(batches: Sequence[Batch]) -> Tensor:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
-    """Sorted by class: 5 shards of 12 fakes, 3 of 8 photographs; one row group each."""
+    """Sorted by class: 5 shards of 12 fakes, 3 of 8 real images; one row group each."""
     return write_set(tmp_path_factory.mktemp("stream") / "set", [[FAKE] * 12] * 5 + [[REAL] * 8] * 3)
 
 
@@ -119,7 +119,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
 
 
 def test_every_row_once_before_any_comes_again(index: ShardIndex) -> None:
-    batches = first(index, 30)  # 120 images of each class: two passes of the fakes, five of the photographs
+    batches = first(index, 30)  # 120 images of each class: two passes of the fakes, five of the real images
     assert not any(batch.failures for batch in batches)
     fakes, reals = ([r.uri for b in batches for r in b.records if r.label == label] for label in (1, 0))
     assert len(fakes) == len(reals) == 120

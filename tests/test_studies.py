@@ -115,7 +115,7 @@ def test_every_source_is_left_out_once(run_cli: RunCli, options: tuple[object, .
     assert sources["images"].tolist() == [6] * 8
     right = (scores["logit"] >= 0) == (scores["label"] == 1)  # the four sources are of one size
     mean = right[scores["label"] == 0].mean()
-    assert f"photographs: 4 sources, mean accuracy {mean:.3f}; the worst ones" in done.out
+    assert f"real images: 4 sources, mean accuracy {mean:.3f}; the worst ones" in done.out
     frozen = run_cli(*command)
     assert (frozen.code, "step/s" in frozen.err) == (0, False)  # the heads are there: nothing is trained twice
     before = pd.read_parquet(tmp_path / "scores.parquet")
@@ -135,7 +135,7 @@ def test_relatives_are_left_out_together() -> None:
     assert {"sdnext_xl", "sdnext_hades", "SDnext2"} in [set(names) for names in lists]
 
 
-def test_few_generators_are_nested_and_keep_photographs() -> None:
+def test_few_generators_are_nested_and_keep_real_images() -> None:
     records = [Record(f"{n}/{i}", Label.FAKE, n) for n in "abcde" for i in range(40)]
     records += [Record(f"small/{i}", Label.FAKE, "small") for i in range(5)]
     records += [Record(f"photo/{i}", Label.REAL, "photo") for i in range(10)]

@@ -3,7 +3,7 @@
     python timing/stream.py
     python timing/stream.py --gb 4 --images 256 --rounds 3
 
-In a scratch folder a shard of fakes and one of photographs are made, each one row group of --gb GB: 8 pictures
+In a scratch folder a shard of fakes and one of real images are made, each one row group of --gb GB: 8 pictures
 of noise on a gradient, PNG of about 1.3 MB, again and again. Hard links make four shards of each. A fresh process
 measures each of the two sets. Extra memory is how far its peak was above what it held after its imports, in
 Linux's count, over --images images. The stream is compared, by turns, with the same decoding and viewing of

@@ -17,7 +17,7 @@ RELEASE_IMAGES_OF_SMALL = 100  # of each class, when one of them has fewer than 
 
 @dataclass(frozen=True)
 class Subset:
-    """The images behind one row of a report; `reals_shared` if its photographs serve other subsets too."""
+    """The images behind one row of a report; `reals_shared` if its real images serve other subsets too."""
 
     name: str
     manifest: Manifest
@@ -39,7 +39,7 @@ class Benchmark:
     spec: BenchmarkSpec | None = field(default=None, compare=False)
 
     def images(self) -> Manifest:
-        """Return every image once, though subsets share photographs; rows of shards in the order of reading."""
+        """Return every image once, though subsets share real images; rows of shards in the order of reading."""
         records = list({record.uri: record for subset in self.subsets for record in subset.manifest}.values())
         if not all(record.is_file for record in records):
             records.sort(key=reading_order)

@@ -31,8 +31,8 @@ def find_benchmarks(
 
     Of several splits in a subset, or among shards by how their names begin, the test split is scored, else the
     validation split; training data only outside of the catalog and if there is nothing else. A file as `root` is
-    taken whole. All images of a subset are kept. A subset without photographs is scored against those of the
-    subsets that hold nothing else, if there are any; a generator of shards against the photographs that name it,
+    taken whole. All images of a subset are kept. A subset without real images is scored against those of the
+    subsets that hold nothing else, if there are any; a generator of shards against the real images that name it,
     where all name one, else against all.
 
     With `names`, of the catalog or of other folders found, only these. `catalog` is a folder of YAML files that
@@ -93,7 +93,7 @@ def _open_one(root: str | Path, name: str, specs: Specs) -> Benchmark | Absent:
 def _by_generator(manifest: Manifest) -> Groups:
     groups: dict[str, tuple[list[Record], list[Record]]] = defaultdict(lambda: ([], []))
     for record in manifest:
-        # The photographs are a group of their own, so that every generator is scored against all of them.
+        # The real images are a group of their own, so that every generator is scored against all of them.
         if record.label is Label.FAKE:
             groups[record.generator][0].append(record)
         else:

@@ -14,7 +14,7 @@ from data.records import Manifest, Record
 from gapl.labels import Label
 
 Folders = Mapping[ImageFolder, list[str]]
-Groups = dict[str, tuple[list[Record], list[Record]]]  # subset -> (fakes, photographs)
+Groups = dict[str, tuple[list[Record], list[Record]]]  # subset -> (fakes, real images)
 
 
 def sort_folders(
@@ -32,7 +32,7 @@ def sort_folders(
 
 
 def sort_generic(root: Path, folders: Folders) -> dict[str, Groups]:
-    """Return benchmark -> subset -> (fakes, photographs)."""
+    """Return benchmark -> subset -> (fakes, real images)."""
     found: dict[str, dict[str, dict[ImageFolder, list[str]]]] = defaultdict(lambda: defaultdict(dict))
     for folder, images in folders.items():
         if folder.label is not None and images:
@@ -61,7 +61,7 @@ def home_of(root: Path, groups: Groups, names: Iterable[str]) -> str:
 
 
 def pair(name: str, groups: Groups, root: str, spec: BenchmarkSpec | None = None) -> Benchmark:
-    """Make a benchmark of its subsets: fakes without photographs meet the photographs without fakes."""
+    """Make a benchmark of its subsets: fakes without real images meet the real images without fakes."""
     pool = [record for fakes, reals in groups.values() if not fakes for record in reals]
     needed = any(not reals for _fakes, reals in groups.values())
     subsets = [
@@ -117,7 +117,7 @@ def _find_subset(spec: BenchmarkSpec, wanted: SubsetSpec, folders: Folders) -> S
 
 
 def _like_stems(reals: list[Record], fakes: list[Record]) -> list[Record]:
-    """Return one photograph for each stem among the fakes; all of them when not one stem is the same."""
+    """Return one real image for each stem among the fakes; all of them when not one stem is the same."""
     by_stem = {Path(record.uri).stem: record for record in reversed(reals)}
     stems = {Path(record.uri).stem for record in fakes}
     return [record for stem, record in by_stem.items() if stem in stems] or reals

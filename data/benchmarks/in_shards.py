@@ -76,7 +76,7 @@ def _split_of_file(url: str) -> str | None:
 
 
 def by_model(name: str, index: ShardIndex, root: str, spec: BenchmarkSpec | None = None) -> Benchmark:
-    """Make a subset for each generator, against the photographs that name it, or against all."""
+    """Make a subset for each generator, against the real images that name it, or against all."""
     is_fake_N, model_N = index.label_N == Label.FAKE, index.models.number_N
     models = np.unique(model_N[is_fake_N])
     paired = spec.pairing == "generator" if spec else bool(np.isin(model_N[~is_fake_N], models).all())

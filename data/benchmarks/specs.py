@@ -10,7 +10,7 @@ from pathlib import Path
 from data.folders import normalise
 from gapl.schema import build_spec
 
-# How the photographs of a subset are found.
+# How the real images of a subset are found.
 PAIRINGS = {
     "own": "in the subset's folder",
     "shared": "there, else in the folders that `reals` names",
@@ -29,7 +29,7 @@ class SubsetSpec:
     name            as reported; a folder of this name, normalised, belongs to the subset
     aliases         other names of that folder
     n_real, n_fake  images published, None where unknown
-    reals           folders of the photographs to score against when the subset has none of its own
+    reals           folders of the real images to score against when the subset has none of its own
     """
 
     name: str
@@ -156,9 +156,9 @@ def read_spec(file: Path) -> BenchmarkSpec:
 
 
 def _check_reals(pairing: str, subsets: Sequence[SubsetSpec]) -> None:
-    """Raise ValueError unless just the subsets of a pairing that needs them name folders of photographs."""
+    """Raise ValueError unless just the subsets of a pairing that needs them name folders of real images."""
     needed = pairing in ("shared", "stems")
     for subset in subsets:
         if bool(subset.reals) != needed:
-            does = "needs folders of photographs" if needed else "has no use for folders of photographs"
+            does = "needs folders of real images" if needed else "has no use for folders of real images"
             raise ValueError(f"reals: pairing {pairing} {does}; see subset {subset.name}")

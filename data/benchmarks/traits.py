@@ -1,6 +1,6 @@
 """Traits of image files: format, size, compression and camera, and a hash of how the image looks.
 
-None of it says whether a picture is a photograph; where it predicts the label all the same, a benchmark has a
+None of it says whether a generator made a picture; where it predicts the label all the same, a benchmark has a
 shortcut.
 """
 

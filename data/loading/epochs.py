@@ -88,7 +88,7 @@ def epoch_order(manifest: Manifest, *, sampling: str, seed: int) -> list[int]:
 
     shuffle  every image once
     class    both classes equally often; the smaller class repeats
-    source   both classes equally often; within a class, a generator or photo source of n images is drawn
+    source   both classes equally often; within a class, a generator or real source of n images is drawn
              with weight sqrt(n), so that large ones do not drown small ones
     """
     generator = torch.Generator().manual_seed(seed % 2**63)

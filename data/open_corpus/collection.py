@@ -45,7 +45,7 @@ class Collection:
     """What was collected in a folder so far.
 
     An image is at `<part>/<source>/{0_real,1_fake}/<first 16 digits of the SHA-256>.jpg`: a layout of class
-    folders, in which a source is a generator or a photo source.
+    folders, in which a source is a generator or a real source.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -14,12 +14,12 @@ from data.shards.index import ShardIndex
 from gapl.labels import Label
 
 _MAX_SHOWN = 20  # names that a message lists
-_REAL = 0  # the group of all photographs
+_REAL = 0  # the group of all real images
 
 
 @dataclass(frozen=True)
 class Quotas:
-    """How many images are wanted of each group; photographs are one group, the first.
+    """How many images are wanted of each group; real images are one group, the first.
 
     group_N  the group of each row, -1 for a row that is not to be taken
     quota_G  images wanted
@@ -32,13 +32,13 @@ class Quotas:
 
 
 def class_quotas(index: ShardIndex, allowed_N: np.ndarray, *, real: int, fake: int) -> Quotas:
-    """Ask for so many photographs and so many fakes, whatever made them."""
+    """Ask for so many real images and so many fakes, whatever made them."""
     group_N = np.where(allowed_N, index.label_N.astype(np.int64), -1)
     return Quotas(group_N, np.array([real, fake]), ("real images", "fakes"))
 
 
 def generator_quotas(index: ShardIndex, allowed_N: np.ndarray, *, each: int) -> Quotas:
-    """Ask for so many fakes of each generator, and for as many photographs as that makes."""
+    """Ask for so many fakes of each generator, and for as many real images as that makes."""
     fake_N = allowed_N & (index.label_N == Label.FAKE)
     numbers, counts = np.unique(index.generators.number_N[fake_N], return_counts=True)
     group_N = np.where(allowed_N, _REAL, -1)
@@ -48,9 +48,9 @@ def generator_quotas(index: ShardIndex, allowed_N: np.ndarray, *, each: int) -> 
 
 
 def allowed_rows(index: ShardIndex, *, only: Sequence[str], without: Sequence[str]) -> np.ndarray:
-    """Mark (N, bool) photographs, and fakes of `only` these generators if any are named; nothing of `without`.
+    """Mark (N, bool) real images, and fakes of `only` these generators if any are named; nothing of `without`.
 
-    `without` may name photo sources too. Raises ValueError for a name that is not there.
+    `without` may name real sources too. Raises ValueError for a name that is not there.
     """
     fakes = {source.name for source in index.sources() if source.label is Label.FAKE}
     for option, names, known in (("only", only, fakes), ("without", without, set(index.generators.names))):

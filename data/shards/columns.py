@@ -16,7 +16,7 @@ class Columns:
 
     image         the encoded image: binary, or a struct whose field `bytes` is
     generator     what made a fake
-    source        where a photograph is from; without it, or where it is empty, that is in `generator`
+    source        where a real image is from; without it, or where it is empty, that is in `generator`
     architecture  of the generator
     """
 

@@ -48,10 +48,10 @@ class ShardIndex:
     shard_N        int32, position in `shards`
     row_N          int32, row in that shard
     label_N        uint8, 0 real, 1 fake
-    generators     what made a fake, or where a photograph is from. A name can stand for both.
+    generators     what made a fake, or where a real image is from. A name can stand for both.
     architectures  of the generators; "" is an unknown one
-    models         what the column of generators says, of a photograph too, where it can be the generator that the
-                   photograph is paired with
+    models         what the column of generators says, of a real image too, where it can be the generator that the
+                   real image is paired with
     """
 
     name: str

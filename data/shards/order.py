@@ -31,7 +31,7 @@ class Order:
     """What a stream draws, and how well it is mixed.
 
     balance      class         within a class every image is drawn once a pass
-                 generator     an image of a generator (or photo source) with n images is drawn 1/sqrt(n) as often,
+                 generator     an image of a generator (or real source) with n images is drawn 1/sqrt(n) as often,
                                by seeded chance in each pass; the generator in all, with weight sqrt(n)
                  architecture  the same for the kinds of generators
     num_parts    of the stream; each has a share of the shards, and any number of ranks that divides it draws the

@@ -63,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
         "--images", type=_positive, metavar="N", help="images to choose in all, half of each class"
     )
     how_many.add_argument("--per-class", type=_positive, metavar="N", help="images of each class")
-    text = "fakes of each generator, and as many photographs in all"
+    text = "fakes of each generator, and as many real images in all"
     how_many.add_argument("--per-generator", type=_positive, metavar="N", help=text)
     text = "largest size of the shards together, in units of 10^9 bytes"
     parser.add_argument("--max-gb", type=float, default=math.inf, metavar="G", help=text)
@@ -75,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
         type=_names,
         default=[],
         metavar="C,D",
-        help="leave out these generators and photo sources",
+        help="leave out these generators and real sources",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw of images from the shards")
     parser.add_argument("--out", type=Path, required=True, help="the plan to write, a .json file")

@@ -41,7 +41,7 @@ class Audit:
     interval_unit     what the intervals were drawn from: "images" or "sources"
     traits            how well each trait, and all of them, predict the label
     detector          as in `DetectorAudit`, with the three tables after it; None without scores
-    across_classes    fakes that look like a photograph
+    across_classes    fakes that look like a real image
     with_train        images that look like one of the training; None when no training images were given
     verdict           all of that in sentences
     """
@@ -166,8 +166,8 @@ def to_text(audit: Audit) -> str:
         (f"Label predicted from traits of the files ({drawn})", audit.traits),
         ("Scores of both classes encoded alike", audit.re_encoded),
         ("Rank correlation of scores and traits", audit.correlations),
-        ("Photographs called fake", audit.false_positives),
-        ("Fakes like a photograph", audit.across_classes),
+        ("Real images called fake", audit.false_positives),
+        ("Fakes like a real image", audit.across_classes),
         ("Images like one of the training", audit.with_train),
     ):
         if table is not None and len(table):

@@ -78,7 +78,7 @@ def about_detector(detector: Mapping[str, Any], re_encoded: pd.DataFrame, correl
     of_pairs = f"{share:.0%} of all pairs" if share >= 0.01 or share == 0 else "under 1% of all pairs"
     if share < MIN_PAIRED_SHARE:
         sentences.append(
-            f"Hardly any fake has the format and size bin of a photograph ({of_pairs}), so that these images "
+            f"Hardly any fake has the format and size bin of a real image ({of_pairs}), so that these images "
             f"cannot say what {detector['model']} sees beyond format and size."
         )
     else:
@@ -103,16 +103,16 @@ def about_detector(detector: Mapping[str, Any], re_encoded: pd.DataFrame, correl
 
 
 def about_false_positives(table: pd.DataFrame) -> list[str]:
-    """Say which photo source has the highest rate in the table of shortcuts.false_positives."""
+    """Say which real source has the highest rate in the table of shortcuts.false_positives."""
     sources = table[(table["by"] == "source") & (table["n"] >= MIN_IMAGES)]
     if sources.empty:
-        return [f"No photo source has the {MIN_IMAGES} scored images that a rate of false positives needs."]
+        return [f"No real source has the {MIN_IMAGES} scored images that a rate of false positives needs."]
     worst = sources.loc[sources["rate"].idxmax()]
     if not worst["false_positives"]:
-        return [f"No photograph of a source with {MIN_IMAGES} images or more is called fake."]
+        return [f"No real image of a source with {MIN_IMAGES} images or more is called fake."]
     overall = sources["false_positives"].sum() / sources["n"].sum()
     return [
-        f"Most false positives: photographs of {worst['value']}, {worst['false_positives']} of {worst['n']} "
+        f"Most false positives: real images of {worst['value']}, {worst['false_positives']} of {worst['n']} "
         f"({worst['rate']:.0%} [{worst['low']:.0%}, {worst['high']:.0%}]); over all sources with {MIN_IMAGES} "
         f"images or more {overall:.0%}."
     ]
@@ -125,9 +125,9 @@ def about_duplicates(
     num_fakes: int,
     num_images: int,
 ) -> list[str]:
-    """Say how many fakes look like a photograph, and how many images like one of the training."""
+    """Say how many fakes look like a real image, and how many images like one of the training."""
     meaning = f"perceptual hashes within {MAX_BITS} of 64 bits, or the same file"
-    pairs = [(across_classes, f"of {num_fakes} fakes", "a photograph of this benchmark")]
+    pairs = [(across_classes, f"of {num_fakes} fakes", "a real image of this benchmark")]
     if with_train is not None:
         pairs.append((with_train, f"of {num_images} images", "an image of the training"))
     sentences = []
@@ -146,7 +146,7 @@ def about_duplicates(
 def about_method(traits: pd.DataFrame, *, by_source: bool, unreadable: int, without_score: int) -> list[str]:
     """Say what a reader must know about how the figures were made."""
     counts = traits.groupby("label")["source"].nunique()
-    sources = f"sources of photographs ({counts[0]}) and of fakes ({counts[1]})"
+    sources = f"sources of real images ({counts[0]}) and of fakes ({counts[1]})"
     if by_source:
         sentences = [f"Labels were predicted for held-out sources, among the {sources}."]
     else:
@@ -179,16 +179,16 @@ def _with_interval(row: Mapping[str, Any]) -> str:
 
 
 def _contrast(traits: pd.DataFrame, trait: str) -> str:
-    """Say what differs most between the classes: ": PNG are 98% of the fakes and 3% of the photographs"."""
+    """Say what differs most between the classes: ": PNG are 98% of the fakes and 3% of the real images"."""
     columns = list(TRAITS[trait])
     reals, fakes = (traits[traits["label"] == label] for label in (0, 1))
     if trait in ("bytes per pixel", "JPEG quality"):
         column = columns[0]
-        without = [name for name, part in (("fakes", fakes), ("photographs", reals)) if part[column].isna().all()]
+        without = [name for name, part in (("fakes", fakes), ("real images", reals)) if part[column].isna().all()]
         if without:
             return f": no JPEG among the {without[0]}"
         ranges = (
-            f"half of the fakes have {_middle(fakes[column])}, half of the photographs {_middle(reals[column])}"
+            f"half of the fakes have {_middle(fakes[column])}, half of the real images {_middle(reals[column])}"
         )
         return f": {ranges}" + ("; in part that is content" if trait == "bytes per pixel" else "")
     shares = pd.DataFrame(
@@ -199,7 +199,7 @@ def _contrast(traits: pd.DataFrame, trait: str) -> str:
     called = {"size": "x".join(map(str, most)), "EXIF": "images with EXIF" if most[0] else "images without EXIF"}
     name = called.get(trait, str(most[0]) or "no JPEG")
     row = shares.loc[most]
-    return f": {name} are {row['fakes']:.0%} of the fakes and {row['reals']:.0%} of the photographs"
+    return f": {name} are {row['fakes']:.0%} of the fakes and {row['reals']:.0%} of the real images"
 
 
 def _middle(numbers: pd.Series) -> str:

@@ -171,7 +171,7 @@ def correlations(scored: pd.DataFrame) -> pd.DataFrame:
 
 
 def false_positives(scored: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
-    """Count the photographs with a score of `threshold` or more, by source, camera, format and size bin.
+    """Count the real images with a score of `threshold` or more, by source, camera, format and size bin.
 
     Columns: by, value, n, false_positives, rate, low, high (95 % Wilson interval). The highest rate comes first.
     """

@@ -82,10 +82,10 @@ def why_not(rows: pd.DataFrame, *, expected: Mapping[str, int], missing: Collect
     if protocols == {"release"}:
         return _too_few(subsets)
     for kind in ("n_real", "n_fake"):
-        # Photographs that subsets share are published counted once or several times.
+        # Real images that subsets share are published counted once or several times.
         count = int(max(subsets[kind].sum(), rows[kind].max()))
         if count < MIN_SHARE * expected[kind]:
-            return f"{count:,} of {expected[kind]:,} {'photographs' if kind == 'n_real' else 'fakes'}"
+            return f"{count:,} of {expected[kind]:,} {'real images' if kind == 'n_real' else 'fakes'}"
     return ""
 
 

@@ -97,7 +97,7 @@ def make_table(scores: ScoreTable, *, intervals: bool = True, seed: int = 0) -> 
     subset or benchmark of fakes only has a recall, and is in no mean unless there is nothing else.
 
     intervals   add <name>_low and <name>_high, 95 % bootstrap intervals. The interval of a mean is made of its
-                resamples' means; photographs that several subsets share are drawn alike in all of them
+                resamples' means; real images that several subsets share are drawn alike in all of them
     """
     clean = scores.frame[scores.frame["degradation"] == CLEAN]
     rows = []
@@ -178,7 +178,7 @@ def _benchmark_rows(
         (subset, part), *_ = parts.items()
         return [_row(name, subset, part, measure, notes)], part
     table = [
-        _row(name, subset, part, measure, ["shared photographs"] if subset in sharing else [])
+        _row(name, subset, part, measure, ["shared real images"] if subset in sharing else [])
         for subset, part in parts.items()
     ]
     pooled = measure(rows)
@@ -199,7 +199,7 @@ def _left_out(parts: Mapping[str, _Part]) -> list[str]:
     for name, part in parts.items():
         if name not in averaged:
             counts = part.metrics
-            kind = "fakes only" if counts.n_fake else "photographs only" if counts.n_real else "nothing readable"
+            kind = "fakes only" if counts.n_fake else "real images only" if counts.n_real else "nothing readable"
             left_out.setdefault(kind, []).append(name)
     return [f"{kind}, not in the mean: {', '.join(names)}" for kind, names in left_out.items()]
 

@@ -54,7 +54,7 @@ USUAL_NAMES = {
     "score": ("prob", "pred", "probability"),
     "logit": ("llr",),
 }
-# The lists of ClipBased and B-Free name the generator here, and photographs "real".
+# The lists of ClipBased and B-Free name the generator here, and real images "real".
 GENERATOR_LABELS = ("typ",)
 DEFAULT_THRESHOLD = 0.5
 NO_NUMBER = ("", "nan", "NaN", "NA", "None")
@@ -128,7 +128,7 @@ def read_scores(
     model     the detector's name where the file has none; None means the file's name
 
     A score or a logit is enough: the one is the sigmoid of the other. Other missing columns are filled: the
-    benchmark has the file's name, the subset of a fake is its generator, and those of a photograph are all
+    benchmark has the file's name, the subset of a fake is its generator, and those of a real image are all
     generators of its benchmark.
 
     Raises ValueError, one line, when the file or a column is missing or a row makes no sense.
@@ -269,7 +269,7 @@ def _fill_text(frame: pd.DataFrame, *, benchmark: str, model: str) -> pd.DataFra
 def _subsets(frame: pd.DataFrame) -> pd.Series:
     """Return the subsets of each row: as given (a text is split at semicolons), or by generator.
 
-    Without a column of subsets, photographs belong to all generators of their benchmark.
+    Without a column of subsets, real images belong to all generators of their benchmark.
     """
     if "subsets" in frame:
         given = (each.split(";") if isinstance(each, str) else each for each in frame["subsets"])
