@@ -27,7 +27,8 @@ from data.images.degrade import (
 
 AVIF = features.check("avif")
 RANDOM = ("crop:0.8", "noise:5", "screenshot", "social", "page", "corner:0.6", "caption")
-ALL = tuple(dict.fromkeys((*SUITE, *DELIVERIES.values())))
+ALIGNED = parse_degradation("aligned:80")  # in no set: it serves comparisons
+ALL = tuple(dict.fromkeys((*SUITE, *DELIVERIES.values(), ALIGNED)))
 
 
 def smooth(width: int = 96, height: int = 64) -> Image.Image:
@@ -277,6 +278,16 @@ def test_what_is_smaller_stays_but_for_the_codec() -> None:
     assert np.array_equal(run("thumbnail:256", image), run("jpeg:80", image))
 
 
+def test_aligned_pictures_have_one_short_side_and_one_quality() -> None:
+    wide = smooth(1600, 1000)
+    assert np.array_equal(run("aligned:80", wide), run("jpeg:80", parse_degradation("short:512")(wide, seed=0)))
+    assert run("aligned:80", smooth(1000, 1600)).shape == (819, 512, 3)
+    assert np.array_equal(run("aligned:80", smooth()), run("jpeg:80", smooth()))  # nothing is enlarged
+    assert psnr_db(run("aligned:30", wide), run("short:512", wide)) < psnr_db(
+        run("aligned:80", wide), run("short:512", wide)
+    )
+
+
 def test_an_enlarged_thumbnail_has_no_more_than_the_thumbnail() -> None:
     checks = (np.indices((512, 512)).sum(axis=0) // 2 % 2 * 255).astype(np.uint8)
     found = run("enlarged_thumbnail:128", Image.fromarray(np.dstack([checks] * 3)))
@@ -381,7 +392,9 @@ def test_names_units_and_the_suite() -> None:
     assert {each.family for each in ALL} == set(FAMILIES) - (set() if AVIF else {"avif"})
     assert {"jpeg:100", "jpeg:30"} <= set(names)
     with_strength = {name for name, family in FAMILIES.items() if family.unit}
-    assert set(CURVES) == with_strength - {"short", "thumbnail", "enlarged_thumbnail", "corner", "vivid"}
+    without_curve = {"short", "thumbnail", "enlarged_thumbnail", "corner", "vivid", "aligned"}
+    assert set(CURVES) == with_strength - without_curve
+    assert ALIGNED not in (*SUITE, *DELIVERIES.values())
 
 
 def test_tables_write_deliveries_in_words() -> None:

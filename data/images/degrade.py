@@ -36,6 +36,7 @@ UPLOAD_QUALITIES = (70, 90)
 MESSENGER_LONG_SIDE_PX, MESSENGER_QUALITY = 1280, 70
 THUMBNAIL_QUALITY, ENLARGED_QUALITY = 80, 85
 ENLARGED_TO_PX = 512
+ALIGNED_SHORT_SIDE_PX = 512
 
 # Options of Pillow. Lossy WebP is always 4:2:0; one thread, since images are worked on side by side.
 CODECS: dict[str, dict[str, Any]] = {
@@ -153,6 +154,11 @@ def enlarged_thumbnail(image: Image.Image, *, size_px: int) -> Image.Image:
     return recompress(shown, quality=ENLARGED_QUALITY)
 
 
+def aligned(image: Image.Image, *, quality: int) -> Image.Image:
+    """Shrink to a short side of 512 px and save as JPEG: what tells sizes and encoders of two classes apart goes."""
+    return recompress(forms.short_side(image, size_px=ALIGNED_SHORT_SIDE_PX), quality=quality)
+
+
 # ---------------------------------------------------------------------------------------------------------
 # By name
 
@@ -224,6 +230,7 @@ FAMILIES = {
     "vivid": Family(lambda image, x, seed: forms.vivid(image, factor=x), "factor", 1, 3),
     "caption": Family(lambda image, _, seed: forms.caption(image, seed=seed), needs="freetype2"),
     "letterbox": Family(lambda image, _, seed: forms.letterbox(image)),
+    "aligned": Family(lambda image, x, seed: aligned(image, quality=int(x)), "quality", 1, 100, whole=True),
 }
 
 
