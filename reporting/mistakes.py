@@ -45,7 +45,7 @@ def worst_mistakes(scores: ScoreTable, *, model: str, label: int, num: int = SHO
     return rows.sort_values(["score", "logit", "uri"], ascending=[bool(label), bool(label), True]).head(num)
 
 
-def thumbnail(path: Path) -> tuple[bytes, tuple[int, int]] | None:
+def thumbnail(path: Path, *, long_side_px: int = LONG_SIDE_PX) -> tuple[bytes, tuple[int, int]] | None:
     """Return a small JPEG and its (width, height) in pixels; None when the file is gone or is no image."""
     try:
         if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
@@ -53,7 +53,7 @@ def thumbnail(path: Path) -> tuple[bytes, tuple[int, int]] | None:
         image = to_rgb(decode_image(path.read_bytes()))
     except (OSError, ValueError, UnreadableImage):
         return None
-    image.thumbnail((LONG_SIDE_PX, LONG_SIDE_PX))
+    image.thumbnail((long_side_px, long_side_px))
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=JPEG_QUALITY)
     return encoded.getvalue(), image.size

@@ -155,7 +155,7 @@ def enlarged_thumbnail(image: Image.Image, *, size_px: int) -> Image.Image:
 
 
 def aligned(image: Image.Image, *, quality: int) -> Image.Image:
-    """Shrink to a short side of 512 px and save as JPEG: what tells sizes and encoders of two classes apart goes."""
+    """Shrink to a short side of 512 px and save as JPEG, so that size and encoder tell no classes apart."""
     return recompress(forms.short_side(image, size_px=ALIGNED_SHORT_SIDE_PX), quality=quality)
 
 

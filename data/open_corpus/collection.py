@@ -97,6 +97,11 @@ class Collection:
         _write_csv(self.folder / MISSING, MISSING_COLUMNS, map(_missing_row, missing))
 
 
+def image_name(sha256: str) -> str:
+    """Return how the file of a picture's image is called, whatever folder it is in."""
+    return f"{sha256[:16]}.jpg"
+
+
 def _missing_row(missing: Missing) -> tuple[object, ...]:
     picture = missing.picture
     kind = (picture.part, int(picture.label), picture.source)
@@ -111,7 +116,7 @@ def _place_of(picture: Picture) -> str:
 def _place(part: str, source: str, label: Label, sha256: str) -> str:
     """Return where an image is below the folder; nothing in it comes from a path of a repository."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", source).lstrip(".") or "_"
-    return str(PurePosixPath(part, name, _CLASS_FOLDERS[label], f"{sha256[:16]}.jpg"))
+    return str(PurePosixPath(part, name, _CLASS_FOLDERS[label], image_name(sha256)))
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, str]]:
