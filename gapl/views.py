@@ -2,39 +2,74 @@
 
 It needs Pillow and NumPy only. The random views of training are in data/images/augment.py.
 
-Shape suffixes: C channels, H, W pixels.
+Shape suffixes: V views, C channels, H, W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
 
 from gapl.decode import to_rgb
-from gapl.pixels import PixelSpec
+from gapl.pixels import REDUCED_PX, PixelSpec
 
 View = Callable[[Image.Image], np.ndarray]
 
+QUARTERS = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))  # their middles, as shares of the sides
+
 
 def eval_view(pixel: PixelSpec) -> View:
-    """Return the evaluation view of a PixelSpec: optional resize, centre crop, normalise.
+    """Return the evaluation view of a PixelSpec: crops of the image, normalised.
 
-    The view maps an image of any mode and size to a float32 array of shape (3, size_px, size_px).
+    The view maps an image of any mode and size to a float32 array of shape (3, size_px, size_px), or of shape
+    (V, 3, size_px, size_px) where the PixelSpec has several views.
     """
     mean_C11 = np.array(pixel.mean, dtype=np.float32).reshape(3, 1, 1)
     std_C11 = np.array(pixel.std, dtype=np.float32).reshape(3, 1, 1)
 
-    def view(image: Image.Image) -> np.ndarray:
-        levels_HWC = np.asarray(centre_crop(_resize(to_rgb(image, grey16=pixel.grey16), pixel), pixel.size_px))
-        pixels_CHW = levels_HWC.transpose(2, 0, 1).astype(np.float32, order="C")
+    def normalised(crop: Image.Image) -> np.ndarray:
+        pixels_CHW = np.asarray(crop).transpose(2, 0, 1).astype(np.float32, order="C")
         pixels_CHW /= 255  # in place, in this order: a detector's scores depend on every rounding
         pixels_CHW -= mean_C11
         pixels_CHW /= std_C11
         return pixels_CHW
 
+    def view(image: Image.Image) -> np.ndarray:
+        seen = [normalised(crop) for crop in crops(to_rgb(image, grey16=pixel.grey16), pixel)]
+        return seen[0] if len(seen) == 1 else np.stack(seen)
+
     return view
+
+
+def crops(image: Image.Image, pixel: PixelSpec) -> Iterator[Image.Image]:
+    """Yield the crops of an RGB image that the views of a PixelSpec name, in their order."""
+    for view in pixel.views:
+        if view == "quarters":
+            yield from quarters(_resize(image, pixel), pixel.size_px)
+        else:
+            scaled = _SCALES[view](image, pixel)
+            yield centre_crop(scaled, pixel.size_px)
+
+
+def reduce_by_powers(image: Image.Image, least_px: int = REDUCED_PX) -> Image.Image:
+    """Shrink by the largest power of two that leaves a short side of `least_px` or more, by averaging pixels."""
+    factor = 1 << max(0, (min(image.size) // least_px).bit_length() - 1)
+    return image.reduce(factor) if factor > 1 else image
+
+
+def show_whole(image: Image.Image, pixel: PixelSpec) -> Image.Image:
+    """Resize the short side to 8/7 of the crop, so that the crop shows most of the image."""
+    return resize_short_side(image, round(pixel.size_px * 8 / 7), pixel.interpolation)
+
+
+def quarters(image: Image.Image, size_px: int) -> Iterator[Image.Image]:
+    """Yield a crop around the middle of each quarter, moved inside where the image is small."""
+    for across, down in QUARTERS:
+        left = min(max(0, round(across * image.width - size_px / 2)), max(0, image.width - size_px))
+        top = min(max(0, round(down * image.height - size_px / 2)), max(0, image.height - size_px))
+        yield image.crop((left, top, left + size_px, top + size_px))
 
 
 def _resize(image: Image.Image, pixel: PixelSpec) -> Image.Image:
@@ -44,6 +79,13 @@ def _resize(image: Image.Image, pixel: PixelSpec) -> Image.Image:
     if pixel.small_image == "resize" and min(image.size) < pixel.size_px:
         return resize_short_side(image, pixel.size_px, pixel.interpolation)
     return image
+
+
+_SCALES: dict[str, Callable[[Image.Image, PixelSpec], Image.Image]] = {
+    "centre": _resize,
+    "reduced": lambda image, pixel: _resize(reduce_by_powers(image), pixel),
+    "whole": show_whole,
+}
 
 
 def resize_short_side(image: Image.Image, size_px: int, interpolation: str) -> Image.Image:

@@ -1,6 +1,6 @@
 """Views that return tensors, as batches need them: the evaluation view, and any random view under a seed.
 
-Shape suffixes: C channels, H, W pixels.
+Shape suffixes: V views, C channels, H, W pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TensorView = Callable[[Image.Image], Tensor]
 
 
 def eval_tensor_view(pixel: PixelSpec) -> TensorView:
-    """Return the evaluation view of a PixelSpec, which maps an image to a float32 tensor of shape (3, H, W)."""
+    """Return the evaluation view of a PixelSpec as a tensor: float32 (3, H, W), or (V, 3, H, W) of several views."""
     view = eval_view(pixel)
     return lambda image: torch.from_numpy(view(image))
 
