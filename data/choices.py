@@ -4,7 +4,8 @@ What each name stands for is in the module named beside it; tests compare the na
 """
 
 EVAL = "eval"
-TRAIN_VIEWS = (EVAL, "crop", "crop_flip", "release", "recompress", "reencode")  # data/images/augment.py
+SCALED_VIEWS = ("scales", "delivered")  # a crop and the whole image
+TRAIN_VIEWS = (EVAL, "crop", "crop_flip", "release", "recompress", "reencode", *SCALED_VIEWS)  # data/images/augment.py
 SAMPLINGS = ("shuffle", "class", "source")  # data/loading/epochs.py
 BALANCES = ("class", "generator", "architecture")  # data/shards/order.py
 PROTOCOLS = ("all", "release")  # data/benchmarks/benchmark.py

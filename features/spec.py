@@ -25,6 +25,7 @@ class FeatureSpec:
     number     of the random view. Together with the image's sha256 it decides the view: an image has the same one
                in any set of images and in runs of any seed, so that they share the pass through the tower
     layers     of the tower that the feature is read from; empty: the last
+    whole_layers   the same for the view of the whole image; empty: there is none
     """
 
     backbone: str
@@ -34,14 +35,18 @@ class FeatureSpec:
     view: str = EVAL
     number: int = 0
     layers: tuple[int, ...] = ()
+    whole_layers: tuple[int, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """Return as JSON what tells this store from others."""
         facts = {"format": FORMAT} | asdict(self)
         if self.view == EVAL:
             del facts["number"]
-        if not self.layers:
-            del facts["layers"]
+        for name in ("layers", "whole_layers"):
+            if not facts[name]:
+                del facts[name]
+        if self.pixel.views == ("centre",):
+            del facts["pixel"]["views"]  # the names of stores are older than the views
         return facts
 
     def make_view(self) -> TensorView:

@@ -28,7 +28,7 @@ class PixelSpec:
     interpolation  of any resizing: "bicubic", "bilinear" or "nearest"
     small_image    an image below size_px: "pad" with black, as torchvision's CenterCrop does, or "resize" up
     grey16         16-bit grey images: "scale" to 8 bits, or "clip" at 255, as Pillow's convert("RGB") does
-    views          which crops of the image the detector looks at, the one that is most useful alone first:
+    views          which crops of the image the detector looks at, "whole" last:
                    "centre"    of the image as it is (after resize_px)
                    "quarters"  four, each around the middle of a quarter of the image as it is
                    "reduced"   the centre after shrinking by the largest power of two that leaves a short side of
@@ -54,8 +54,8 @@ class PixelSpec:
         check_choice("grey16", self.grey16, "scale", "clip")
         for view in self.views:
             check_choice("a view", view, *VIEWS)
-        if not self.views or len(set(self.views)) < len(self.views):
-            raise ValueError(f"views are one or more of {', '.join(VIEWS)}, each once, not {self.views}")
+        if not self.views or list(self.views) != [view for view in VIEWS if view in self.views]:
+            raise ValueError(f"views are some of {', '.join(VIEWS)}, in this order, not {self.views}")
         if self.resize_px is not None and self.views != ("centre",):
             raise ValueError("resize_px is for the view centre alone")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, self.mean)):
@@ -68,6 +68,6 @@ class PixelSpec:
         """Return V, the number of crops that the detector looks at."""
         return sum(VIEWS[view] for view in self.views)
 
-    def with_first_view(self) -> PixelSpec:
-        """Return the same with the first of the views alone."""
-        return replace(self, views=self.views[:1])
+    def fast(self) -> PixelSpec:
+        """Return the same for the view "whole" alone, which a detector with several views can judge by."""
+        return replace(self, views=("whole",))

@@ -88,6 +88,8 @@ class DetectorConfig:
     lora            stage 2 only
     feature_layers  of the tower, counted from 1: the class tokens after them, each normalised, make the feature.
                     Empty: the last one's, after the tower's own layer norm, as the method has it
+    whole_layers    the same for the view "whole", where `pixel` has it; the feature is those of all other views,
+                    averaged, and that of the whole image, joined
     """
 
     stage: int
@@ -99,6 +101,7 @@ class DetectorConfig:
     num_prototypes: int = 0
     lora: LoraSpec | None = None
     feature_layers: tuple[int, ...] = ()
+    whole_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.stage not in (1, 2):
@@ -110,16 +113,21 @@ class DetectorConfig:
             raise ValueError(f"num_prototypes is at most {MAX_SIZE} and not negative, not {self.num_prototypes}")
         if self.embed_dim % self.num_heads:
             raise ValueError(f"{self.num_heads} heads do not divide an embedding of {self.embed_dim}")
-        layers, last = self.feature_layers, self.tower.num_hidden_layers
-        if list(layers) != sorted(set(layers) & set(range(1, last + 1))):
-            raise ValueError(f"feature_layers are ascending numbers from 1 to {last}, not {layers}")
+        last = self.tower.num_hidden_layers
+        for name in ("feature_layers", "whole_layers"):
+            layers = getattr(self, name)
+            if list(layers) != sorted(set(layers) & set(range(1, last + 1))):
+                raise ValueError(f"{name} are ascending numbers from 1 to {last}, not {layers}")
+        if ("whole" in self.pixel.views) != bool(self.whole_layers):
+            raise ValueError(f"the view whole and whole_layers go together: {self.pixel.views}, {self.whole_layers}")
         if self.pixel.size_px != self.tower.image_size:
             raise ValueError(f"pixels of {self.pixel.size_px} px for a tower of {self.tower.image_size} px")
 
     @property
     def feature_width(self) -> int:
         """Return D, the width of the feature that the head reads."""
-        return self.tower.feature_width(self.feature_layers)
+        of_whole = self.tower.hidden_size * len(self.whole_layers)
+        return self.tower.feature_width(self.feature_layers) + of_whole
 
 
 VIT_B16 = TowerSpec(768, 3072, 12, 12, image_size=224, patch_size=16)

@@ -1,10 +1,15 @@
 """The two models of the method: a linear head on a frozen tower, and prototype attention on an adapted tower.
 
-Shape suffixes: B batch, C channels, H, W pixels, D tower width, E embedding, P prototypes.
+An image may be seen in several views: crops of the image as it is, and last the whole image in a small size. Their
+features make one feature, so that everything after the tower is the same for one view and for many.
+
+Shape suffixes: B batch, V views of an image, C channels, H, W pixels, D width of a feature, E embedding, P prototypes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -31,31 +36,74 @@ class TowerHead(nn.Module):
     """What both stages share: pixels -> feature -> embedding of length 1.
 
     feature_layers   the layers of the tower that the feature is read from, see VisionTower.forward
+    whole_layers     the same for the whole image, which is then the last view; empty: it is no view
 
     The head computes in float32 even when autocast runs the tower in a shorter type.
     """
 
-    def __init__(self, tower: VisionTower, *, embed_dim: int = 128, feature_layers: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        tower: VisionTower,
+        *,
+        embed_dim: int = 128,
+        feature_layers: tuple[int, ...] = (),
+        whole_layers: tuple[int, ...] = (),
+    ) -> None:
         super().__init__()
-        self.tower, self.feature_layers = tower, feature_layers
-        self.feature_width = tower.spec.feature_width(feature_layers)
+        self.tower, self.feature_layers, self.whole_layers = tower, feature_layers, whole_layers
+        self.crop_width = tower.spec.feature_width(feature_layers)
+        self.feature_width = self.crop_width + tower.spec.hidden_size * len(whole_layers)
+        self.crop_dropout = 0.0
         self.project = nn.Linear(self.feature_width, embed_dim, bias=False)
         self.classifier = nn.Linear(embed_dim, 1, bias=False)
 
-    def feature(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return the class token after the last layer norm, or the class tokens of `feature_layers`, joined."""
-        feature_BD: Tensor = self.tower(pixels_BCHW, self.feature_layers)
-        return feature_BD
+    @contextmanager
+    def leaving_out_crops(self, share: float) -> Iterator[None]:
+        """Train inside the `with` block without the crops of this share of the images, drawn anew in each step.
+
+        The detector learns to judge by the whole image alone, too. It does not change evaluation.
+        """
+        before, self.crop_dropout = self.crop_dropout, share
+        try:
+            yield
+        finally:
+            self.crop_dropout = before
+
+    def feature(self, pixels: Tensor) -> Tensor:
+        """Return feature_BD of pixels_BCHW, or of pixels_BVCHW where an image has several views.
+
+        A view gives the class token after the last layer norm, or those of some layers, joined. The feature is the
+        mean over the crops; with `whole_layers`, that of the whole image is joined to it.
+        """
+        if not self.whole_layers:
+            return self._mean_of_crops(pixels.unflatten(0, (len(pixels), -1)) if pixels.ndim == 4 else pixels)
+        whole_BV = pixels.unsqueeze(1) if pixels.ndim == 4 else pixels
+        whole_BD: Tensor = self.tower(whole_BV[:, -1], self.whole_layers)
+        if whole_BV.shape[1] == 1:
+            return functional.pad(whole_BD, (self.crop_width, 0))
+        return torch.cat([self._mean_of_crops(whole_BV[:, :-1]), whole_BD], dim=-1)
+
+    def _mean_of_crops(self, pixels_BVCHW: Tensor) -> Tensor:
+        feature_ND: Tensor = self.tower(pixels_BVCHW.flatten(0, 1), self.feature_layers)
+        return feature_ND.unflatten(0, pixels_BVCHW.shape[:2]).mean(dim=1)
+
+    def without_crops(self, feature_BD: Tensor) -> Tensor:
+        """Return the features that the whole images alone would give."""
+        return functional.pad(feature_BD[:, self.crop_width :], (self.crop_width, 0))
 
     def embed(self, feature_BD: Tensor) -> Tensor:
+        if self.training and self.crop_dropout:
+            left_out_B = torch.rand(len(feature_BD), device=feature_BD.device) < self.crop_dropout
+            feature_BD = torch.where(left_out_B[:, None], self.without_crops(feature_BD), feature_BD)
         with torch.autocast(feature_BD.device.type, enabled=False):
             return functional.normalize(self.project(feature_BD.float()), dim=-1)
 
     def head(self, feature_BD: Tensor) -> Output:
         raise NotImplementedError
 
-    def forward(self, pixels_BCHW: Tensor) -> Output:
-        return self.head(self.feature(pixels_BCHW))
+    def forward(self, pixels: Tensor) -> Output:
+        """Judge pixels_BCHW, or pixels_BVCHW where an image has several views."""
+        return self.head(self.feature(pixels))
 
 
 class Stage1Detector(TowerHead):
@@ -80,9 +128,10 @@ class PrototypeDetector(TowerHead):
         *,
         num_heads: int = 4,
         feature_layers: tuple[int, ...] = (),
+        whole_layers: tuple[int, ...] = (),
     ) -> None:
         embed_dim = prototypes_PE.shape[1]
-        super().__init__(tower, embed_dim=embed_dim, feature_layers=feature_layers)
+        super().__init__(tower, embed_dim=embed_dim, feature_layers=feature_layers, whole_layers=whole_layers)
         self.attention = nn.MultiheadAttention(embed_dim, num_heads, batch_first=True)
         self.register_buffer("prototypes_PE", prototypes_PE.detach().clone().float())
 
@@ -106,12 +155,13 @@ def build_detector(config: DetectorConfig, tower: VisionTower | None = None) -> 
         with torch.device("meta"):
             return build_detector(config, VisionTower(config.tower))
     tower.requires_grad_(False)
+    layers = {"feature_layers": config.feature_layers, "whole_layers": config.whole_layers}
     if config.stage == 1:
-        return Stage1Detector(tower, embed_dim=config.embed_dim, feature_layers=config.feature_layers)
+        return Stage1Detector(tower, embed_dim=config.embed_dim, **layers)
     if config.lora is not None:
         add_lora(tower, config.lora)
     zeros_PE = torch.zeros(config.num_prototypes, config.embed_dim)
-    return PrototypeDetector(tower, zeros_PE, num_heads=config.num_heads, feature_layers=config.feature_layers)
+    return PrototypeDetector(tower, zeros_PE, num_heads=config.num_heads, **layers)
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:

@@ -74,6 +74,11 @@ class Recipe:
     feature_layers: str = _option(
         "", "stage 1: layers of the tower whose class tokens are read, such as 6,9,12; empty: only the last"
     )
+    views: str = _option(
+        "centre", "stage 1: views of the detector, see gapl/pixels.py, such as centre,quarters,reduced,whole"
+    )
+    whole_layers: str = _option("", "stage 1: layers that are read of the view whole, such as 6,9,12")
+    crop_dropout: float = _fraction(0.0, "share of images that a step judges by the view whole alone")
     val_resize_px: int = _option(0, "short side before the centre crop in validation; 0: no resizing", minimum=0)
     normalisation: str = _option("backbone", "mean and standard deviation of pixels", NORMALISATIONS)
     sampling: str = _option("shuffle", "order of an epoch, see data/loading/epochs.py", SAMPLINGS)
@@ -95,18 +100,28 @@ class Recipe:
     def __post_init__(self) -> None:
         for item in fields(self):
             _check(item.name, getattr(self, item.name), **{k: v for k, v in item.metadata.items() if k != "help"})
-        self.layers()
+        self.layers("feature_layers")
+        if bool(self.layers("whole_layers")) != ("whole" in self.view_names()):
+            raise ValueError(f"the view whole and whole_layers go together: {self.views!r}, {self.whole_layers!r}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive, not {self.lr}")
         if self.train_view == EVAL and self.feature_views > 1:
             raise ValueError(f"the view {EVAL} is always the same: feature_views is 1, not {self.feature_views}")
 
-    def layers(self) -> tuple[int, ...]:
-        """Return the numbers in feature_layers."""
-        names = [name.strip() for name in self.feature_layers.split(",") if name.strip()]
-        if not all(name.isdecimal() for name in names):
-            raise ValueError(f"feature_layers are numbers with commas between, not {self.feature_layers!r}")
+    def layers(self, name: str) -> tuple[int, ...]:
+        """Return the numbers in feature_layers or whole_layers."""
+        names = _split(getattr(self, name))
+        if not all(each.isdecimal() for each in names):
+            raise ValueError(f"{name} are numbers with commas between, not {getattr(self, name)!r}")
         return tuple(map(int, names))
+
+    def view_names(self) -> tuple[str, ...]:
+        """Return the names in views."""
+        return tuple(_split(self.views))
+
+
+def _split(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _check(name: str, value: Any, *, choices: tuple[Any, ...], minimum: float, below: float) -> None:
@@ -204,7 +219,7 @@ PRESETS: dict[tuple[int, str], Recipe] = {
 PRESET_NAMES = tuple(dict.fromkeys(name for _, name in PRESETS))
 OTHER_STAGE = {  # fields that a stage does not use
     1: ("lora_rank", "lora_alpha", "lora_dropout", "patch_dropout"),
-    2: ("feature_layers",),
+    2: ("feature_layers", "views", "whole_layers"),
 }
 
 

@@ -122,6 +122,7 @@ def feature_spec(start: Checkpoint, recipe: Recipe) -> FeatureSpec:
         pixel=config.pixel,
         precision=recipe.precision,
         layers=config.feature_layers,
+        whole_layers=config.whole_layers,
     )
 
 

@@ -25,8 +25,14 @@ log = logging.getLogger(__name__)
 
 def start_stage1(recipe: Recipe, *, backbone: Backbone) -> Checkpoint:
     """Put a new head on the tower of a backbone."""
-    spec, layers = backbone.tower.spec, recipe.layers()
-    config = DetectorConfig(1, backbone.name, spec, _pixels(backbone.pixel, recipe), feature_layers=layers)
+    config = DetectorConfig(
+        1,
+        backbone.name,
+        backbone.tower.spec,
+        _pixels(backbone.pixel, recipe),
+        feature_layers=recipe.layers("feature_layers"),
+        whole_layers=recipe.layers("whole_layers"),
+    )
     own_fingerprint = fingerprint(backbone.tower.state_dict())
     detector = build_detector(config, backbone.tower)
     return Checkpoint(detector=detector, config=config, backbone_fingerprint=own_fingerprint)
@@ -137,15 +143,17 @@ def empty_detector(recipe: Recipe, *, stage: int, backbone: str | None, init: st
     known = info and info.config
     name = backbone or (known.backbone if known else DEFAULT)
     spec = known.tower if known else architecture(name)
-    layers = known.feature_layers if known else recipe.layers()
+    layers = known.feature_layers if known else recipe.layers("feature_layers")
+    whole_layers = known.whole_layers if known else recipe.layers("whole_layers")
     config = DetectorConfig(
         stage,
         name,
         spec,
-        PixelSpec(size_px=spec.image_size),
+        PixelSpec(size_px=spec.image_size, views=("centre", "whole") if whole_layers else ("centre",)),
         num_prototypes=64,
         lora=_lora_spec(recipe, layers),
         feature_layers=layers,
+        whole_layers=whole_layers,
     )
     return build_detector(config)
 

@@ -15,14 +15,18 @@ from torchvision.transforms.v2 import functional
 
 from data.choices import EVAL
 from data.images.degrade import recompress
+from data.images.deliver import RandomDelivery
 from data.images.views import TensorView
 from gapl.decode import to_rgb
+from gapl.views import reduce_by_powers
 
 INTERPOLATIONS = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
 
 def train_view(name: str, *, size_px: int, mean: Sequence[float], std: Sequence[float]) -> TensorView:
     """Return a random view by name: an image of any size -> float32 (3, H, W). It draws from torch's generator.
+
+    The views of SCALED_VIEWS return (2, 3, H, W): a crop and the whole image, for detectors that have both.
 
     eval       centre crop, as in evaluation: not random
     crop       random crop, black padding when the image is smaller (stage 1; paper)
@@ -31,6 +35,9 @@ def train_view(name: str, *, size_px: int, mean: Sequence[float], std: Sequence[
     recompress  three times in five saved anew as JPEG or WebP of quality 50 to 98; then crop_flip
     reencode   half of the time enlarged or reduced (0.6 to 1.3 times, not below the crop); seven times in ten
                saved anew as JPEG or WebP of quality 50 to 98; then crop_flip. Both classes get traces of handling
+    scales     a random crop, a quarter of the time after shrinking by a power of two, and a crop of the image at 8/7
+               of its size; both or none are mirrored
+    delivered  half of the time delivered in a random form (data/images/deliver.py); then scales
 
     Raises ValueError for another name.
     """
@@ -72,7 +79,32 @@ TRAIN_VIEWS: dict[str, Callable[[int], list[Any]]] = {
     "release": _random_state,
     "recompress": lambda size_px: [_saved_anew(p=0.6), *TRAIN_VIEWS["crop_flip"](size_px)],
     "reencode": _reencode,
+    "scales": lambda size_px: [_BothScales(size_px)],
+    "delivered": lambda size_px: [v2.RandomApply([RandomDelivery()], p=0.5), _BothScales(size_px)],
 }
+
+
+class _BothScales(torch.nn.Module):
+    """Cut a crop of the image and one of the whole image in a small size: uint8 (3, H, W) -> (2, 3, S, S)."""
+
+    def __init__(self, size_px: int) -> None:
+        super().__init__()
+        self.size_px, self.whole_px = size_px, round(size_px * 8 / 7)
+        self.crop = v2.RandomCrop(size_px)
+
+    def forward(self, image_CHW: Tensor) -> Tensor:
+        whole_CHW = self._resized(image_CHW, self.whole_px)
+        if min(image_CHW.shape[-2:]) < self.size_px:
+            image_CHW = self._resized(image_CHW, self.size_px)
+        elif float(torch.rand(())) < 0.25:
+            image_CHW = functional.pil_to_tensor(reduce_by_powers(functional.to_pil_image(image_CHW)))
+        both = torch.stack([self.crop(image_CHW), self.crop(whole_CHW)])
+        return functional.horizontal_flip(both) if float(torch.rand(())) < 0.5 else both
+
+    @staticmethod
+    def _resized(image_CHW: Tensor, short_px: int) -> Tensor:
+        resized_CHW: Tensor = functional.resize(image_CHW, [short_px], InterpolationMode.BICUBIC, antialias=True)
+        return resized_CHW
 
 
 class RandomState(torch.nn.Module):

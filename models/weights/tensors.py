@@ -28,7 +28,14 @@ def expected_shapes(config: DetectorConfig, form: str) -> dict[str, torch.Size]:
 
     All layers are alike: one is built, so that a file that claims a thousand costs no more than one of two.
     """
-    one_layer = replace(config, lora=None, feature_layers=(), tower=replace(config.tower, num_hidden_layers=1))
+    one_layer = replace(
+        config,
+        lora=None,
+        feature_layers=(),
+        whole_layers=(),
+        pixel=replace(config.pixel, views=("centre",)),
+        tower=replace(config.tower, num_hidden_layers=1),
+    )
     layers = range(config.tower.num_hidden_layers)
     shapes = {
         name.replace(".layers.0.", f".layers.{layer}."): tensor.shape
