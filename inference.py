@@ -38,7 +38,7 @@ from gapl.decode import UnreadableImage, decode_image
 from gapl.verdict import Judge, Verdict, decision_rule
 from gapl.views import eval_view
 from models.weights.hub import find_model
-from models.weights.names import MODEL_HELP, TINY
+from models.weights.names import FULL, MODEL_HELP, TINY, VIEWS, VIEWS_HELP
 
 if TYPE_CHECKING:
     from models.weights.checkpoint import Checkpoint
@@ -72,6 +72,7 @@ class Detector:
         *,
         device: str = "auto",
         operating_point: str | None = None,
+        views: str = FULL,
         allow_tiny: bool = False,
     ) -> Detector:
         """Load a detector file, ours or the authors', or `owner/name[@revision]` on the model hub.
@@ -79,6 +80,7 @@ class Detector:
         device           auto, cpu or cuda
         operating_point  such as "fpr1": this threshold of the detector's calibration decides alone, and nothing is
                          "unsure"
+        views            "full", or "fast": the whole image alone, one pass through the tower instead of several
         allow_tiny       accept the random test tower
 
         Raises ValueError, one line, when there is no such detector, device or operating point.
@@ -86,7 +88,7 @@ class Detector:
         file = find_model(str(path))
         load_checkpoint = _import_loader()
         checked = cli.pick_device(device)  # before the weights are read: there may be no such device
-        checkpoint = load_checkpoint(file, allow_tiny=allow_tiny)
+        checkpoint = load_checkpoint(file, views=views, allow_tiny=allow_tiny)
         return cls(checkpoint, device=checked, operating_point=operating_point)
 
     @overload
@@ -144,6 +146,7 @@ def main() -> None:
         args.model_path,
         device=args.device,
         operating_point=args.operating_point,
+        views=args.views,
         allow_tiny=args.allow_tiny,
     )
     show = partial(to_json, model=args.model_path) if args.json else to_text
@@ -172,6 +175,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--operating-point", metavar="NAME", help="threshold of a calibrated detector: balanced, fpr1, fpr5"
     )
+    parser.add_argument("--views", choices=VIEWS, default=FULL, help=VIEWS_HELP)
     parser.add_argument("--batch-size", type=int, default=16, help="images per forward pass, for a folder")
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
     args = parser.parse_args()

@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tables(parser, help="scores of images that neither training nor a benchmark has used")
     parser.add_argument("--model_path", "--model-path", type=Path, required=True, help="detector file")
     parser.add_argument("--out", type=Path, required=True, help="the new detector file, with its calibration")
+    parser.add_argument(
+        "--fast", action="store_true", help="the scores are of the view whole alone (--views fast)"
+    )
     parser.add_argument("--method", choices=METHODS, default="platt")
     parser.add_argument(
         "--alpha",
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     for path in args.against:
         check_no_overlap(held_out, read_scores(path).frame)
     calibration = calibrate(held_out, method=args.method, alpha=args.alpha)
-    store_calibration(args.model_path, calibration, out=args.out)
+    store_calibration(args.model_path, calibration, out=args.out, fast=args.fast)
     _show(calibration)
     print(f"saved {args.out}")
 

@@ -20,7 +20,7 @@ from data.images.degrade import CLEAN, SETS, parse_degradation
 from files.refusal import check_is_file
 from models.precision import PRECISIONS, resolve_precision
 from models.weights.hub import find_model
-from models.weights.names import DETECTOR_FILE, MODEL_HELP
+from models.weights.names import DETECTOR_FILE, FULL, MODEL_HELP, VIEWS, VIEWS_HELP
 from models.weights.versions import package_versions
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     text = "such as none jpeg:75; suite: the robustness matrix; deliveries: the ways in which people meet pictures"
     parser.add_argument("--degrade", nargs="+", default=[CLEAN], metavar="NAME", help=text)
+    parser.add_argument("--views", choices=VIEWS, default=FULL, help=VIEWS_HELP)
     parser.add_argument("--details", action="store_true", help="store embeddings and attention to prototypes too")
     parser.add_argument(
         "--shard", type=_shard, default=WHOLE, metavar="I/N", help="score only the I-th of N parts"
@@ -127,7 +128,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
     """Find the benchmarks and load the detectors; refuse what can be refused without torch before its import."""
     from data.benchmarks.benchmark import apply_protocol
 
-    names = _names(args.model_path)
+    names = [name if args.views == FULL else f"{name}-{args.views}" for name in _names(args.model_path)]
     degradations = _degradations(args.degrade)
     found = find(args.data_root, names=args.benchmarks, catalog=args.catalog)
     benchmarks = [apply_protocol(each, args.protocol) for each in require_some(found, data_root=args.data_root)]
@@ -142,7 +143,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
     models = []
     for name, path, file in zip(names, args.model_path, files, strict=True):
         print(f"[INFO] Loading model from {path}...", flush=True)
-        models.append(ScoredModel.load(name, path, file, allow_tiny=args.allow_tiny))
+        models.append(ScoredModel.load(name, path, file, views=args.views, allow_tiny=args.allow_tiny))
     job = Job(
         images=place_images(benchmarks),
         models={model.name: model.about for model in models},

@@ -119,7 +119,7 @@ class DetectorConfig:
             if list(layers) != sorted(set(layers) & set(range(1, last + 1))):
                 raise ValueError(f"{name} are ascending numbers from 1 to {last}, not {layers}")
         if ("whole" in self.pixel.views) != bool(self.whole_layers):
-            raise ValueError(f"the view whole and whole_layers go together: {self.pixel.views}, {self.whole_layers}")
+            raise ValueError(f"views {self.pixel.views} with whole_layers {self.whole_layers}: whole needs both")
         if self.pixel.size_px != self.tower.image_size:
             raise ValueError(f"pixels of {self.pixel.size_px} px for a tower of {self.tower.image_size} px")
 

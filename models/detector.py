@@ -3,7 +3,7 @@
 An image may be seen in several views: crops of the image as it is, and last the whole image in a small size. Their
 features make one feature, so that everything after the tower is the same for one view and for many.
 
-Shape suffixes: B batch, V views of an image, C channels, H, W pixels, D width of a feature, E embedding, P prototypes.
+Shape suffixes: B batch, V views, C channels, H, W pixels, D width of a feature, E embedding, P prototypes.
 """
 
 from __future__ import annotations

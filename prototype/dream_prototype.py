@@ -156,7 +156,12 @@ def embed(
 
     detector, config = stage1.detector.to(device), stage1.config
     spec = FeatureSpec(
-        stage1.backbone_fingerprint, config.feature_width, config.pixel, precision, layers=config.feature_layers
+        stage1.backbone_fingerprint,
+        config.feature_width,
+        config.pixel,
+        precision,
+        layers=config.feature_layers,
+        whole_layers=config.whole_layers,
     )
     extractor = FeatureExtractor(detector.feature, batch_size, num_workers, device)
     (table,), read, failures = extractor.tables(images, [FeatureStore.open(spec, feature_cache)], desc="embed")

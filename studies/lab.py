@@ -97,7 +97,7 @@ class Lab:
 
         Raises ValueError when something else was fitted there: other images, layers, numbers, or another tower.
         """
-        layers = replace(MINI_1, feature_layers=self._layers(row)).layers()
+        layers = replace(MINI_1, feature_layers=self._layers(row)).layers("feature_layers")
         fitted = (row, layers, self._recipes(row, seed), fingerprint(self.backbone.tower.state_dict()))
         settings = f"{fitted}\n{split.training.file_list_sha256()}\n{split.heldout.file_list_sha256()}\n"
         kept, last = folder / "settings.txt", folder / ("lora" if with_lora else "frozen")

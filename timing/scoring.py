@@ -55,11 +55,12 @@ def measure_share(args: argparse.Namespace) -> None:
     from evaluation.scoring.job import Job, place_images
     from evaluation.scoring.score import ScoredModel, score_job
     from models.weights.hub import find_model
+    from models.weights.names import FULL
 
     names = args.benchmarks.split(",") if args.benchmarks else None
     found = [each for each in find_benchmarks(args.data_root, names=names) if isinstance(each, Benchmark)]
     file = find_model(args.model_path)
-    model = ScoredModel.load("detector", args.model_path, file, allow_tiny=args.allow_tiny)
+    model = ScoredModel.load("detector", args.model_path, file, views=FULL, allow_tiny=args.allow_tiny)
     starts: list[float] = []
     passes: list[float] = []
     model.detector.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter()))

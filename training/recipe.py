@@ -102,7 +102,7 @@ class Recipe:
             _check(item.name, getattr(self, item.name), **{k: v for k, v in item.metadata.items() if k != "help"})
         self.layers("feature_layers")
         if bool(self.layers("whole_layers")) != ("whole" in self.view_names()):
-            raise ValueError(f"the view whole and whole_layers go together: {self.views!r}, {self.whole_layers!r}")
+            raise ValueError(f"views {self.views!r} with whole_layers {self.whole_layers!r}: whole needs both")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive, not {self.lr}")
         if self.train_view == EVAL and self.feature_views > 1:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+from data.choices import EVAL, SCALED_VIEWS
 from data.holdout import Split
 from data.images.augment import train_view
 from data.records import Images, Manifest, require_both_classes
@@ -45,11 +46,18 @@ def fit_stage(start: Checkpoint, split: Split[Any], *, recipe: Recipe, context: 
     """
     if recipe.feature_views and start.config.lora:
         raise ValueError("--feature-views needs a frozen tower, and the tower of --init has LoRA")
+    if recipe.train_view != EVAL and (recipe.train_view in SCALED_VIEWS) != bool(start.config.whole_layers):
+        wanted = ", ".join(SCALED_VIEWS) if start.config.whole_layers else "one of the others"
+        views = ", ".join(start.config.pixel.views)
+        raise ValueError(f"--train-view {recipe.train_view}: a detector with the views {views} needs {wanted}")
+    if recipe.crop_dropout and not start.config.whole_layers:
+        raise ValueError("--crop-dropout needs a detector with the view whole")
     start.detector.to(context.accelerator.device)
     with context.accelerator.main_process_first():  # it copies rows of shards
         sets = validation_sets(split)
     fit_on = _fit_features if recipe.feature_views else _fit_images
-    return fit_on(start, split.training, sets, recipe=recipe, context=context)
+    with start.detector.leaving_out_crops(recipe.crop_dropout):
+        return fit_on(start, split.training, sets, recipe=recipe, context=context)
 
 
 def _fit_images(

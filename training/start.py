@@ -159,14 +159,19 @@ def empty_detector(recipe: Recipe, *, stage: int, backbone: str | None, init: st
 
 
 def _pixels(backbone: PixelSpec, recipe: Recipe) -> PixelSpec:
-    """Return the backbone's pixels, or ImageNet's mean and standard deviation if the recipe says so."""
+    """Return the backbone's pixels with the views of the recipe, and ImageNet's mean and deviation if it says so.
+
+    A detector with several views enlarges small images: black borders would differ from view to view.
+    """
+    views = recipe.view_names()
+    pixel = replace(backbone, views=views, small_image=backbone.small_image if len(views) == 1 else "resize")
     if recipe.normalisation == "imagenet":
-        return replace(backbone, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    return backbone
+        return replace(pixel, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return pixel
 
 
 def _lora_spec(recipe: Recipe, feature_layers: tuple[int, ...]) -> LoraSpec | None:
-    """Return the LoRA of a recipe, or None if its rank is 0. Layers after the last one that is read have none."""
+    """Return the LoRA of a recipe, or None if its rank is 0. Layers after the last that crops pass have none."""
     if not recipe.lora_rank:
         return None
     num_layers = max(feature_layers, default=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from features.store import FeatureTable
 from gapl.calibration import score_of
 from gapl.labels import Label
 from gapl.pixels import PixelSpec
-from models.detector import TowerHead
+from models.detector import Output, TowerHead
 from models.run import run_detector
 from training.processes import rank_of
 from training.recipe import Recipe
@@ -63,10 +64,16 @@ def validation_pixels(pixel: PixelSpec, recipe: Recipe) -> PixelSpec:
     return replace(pixel, resize_px=recipe.val_resize_px or pixel.resize_px)
 
 
+FAST = "_fast"  # ends the name of a set that is judged by the whole images alone
+
+
 def score_images(
     detector: TowerHead, images: Manifest, *, pixel: PixelSpec, recipe: Recipe, context: RunContext
-) -> list[ScoreRow]:
-    """Score all images, shared by the processes. Every process gets all rows, in the order of the uris."""
+) -> dict[str, list[ScoreRow]]:
+    """Score all images, shared by the processes. Every process gets all rows, in the order of the uris.
+
+    The rows are under "", and those of the whole images alone under FAST, where the detector has that view.
+    """
     from accelerate.utils import gather_object
 
     accelerator = context.accelerator
@@ -79,52 +86,80 @@ def score_images(
         rank=rank_of(accelerator),
     )
     detector.eval()
-    own: list[ScoreRow] = []
+    own: list[dict[str, ScoreRow]] = []
     hidden = not accelerator.is_main_process
     total = -(-len(images) // world_size)
     with tqdm(total=total, desc="validate", unit="image", dynamic_ncols=True, disable=hidden) as progress:
         for batch in batches:
             own += score_batch(detector, batch, device=device, precision=recipe.precision)
             progress.update(len(batch.records) + len(batch.failures))
-    rows = sorted(gather_object(own), key=lambda row: row.uri)
+    rows = sorted(gather_object(own), key=lambda row: row[""].uri)
     for row in rows:
-        if row.error:
-            name_unreadable(row.uri, row.error, context.run)
-    return rows
+        if row[""].error:
+            name_unreadable(row[""].uri, row[""].error, context.run)
+    return {ending: [row[ending] for row in rows] for ending in _endings(detector)}
 
 
-def score_batch(detector: TowerHead, batch: Batch, *, device: str, precision: str) -> list[ScoreRow]:
-    """Return a row for each image of the batch; those that could not be read come last, with an error."""
-    rows = []
+def score_batch(detector: TowerHead, batch: Batch, *, device: str, precision: str) -> list[dict[str, ScoreRow]]:
+    """Return the rows of each image of the batch; those that could not be read come last, with an error."""
+    rows: list[dict[str, ScoreRow]] = []
     if batch.records:
-        output = run_detector(detector, batch.pixels_BCHW, device=device, precision=precision)
-        rows = _score_rows(batch.records, output.logit_B, batch.sizes)
+        output = run_detector(
+            lambda pixels: _judge(detector, detector.feature(pixels)),
+            batch.pixels_BCHW,
+            device=device,
+            precision=precision,
+        )
+        rows = _score_rows(detector, batch.records, output.logit_B, batch.sizes)
     for record, reason in ((failure.record, failure.reason) for failure in batch.failures):
-        rows.append(ScoreRow(record.uri, int(record.label), record.generator, math.nan, math.nan, error=reason))
+        row = ScoreRow(record.uri, int(record.label), record.generator, math.nan, math.nan, error=reason)
+        rows.append(dict.fromkeys(_endings(detector), row))
     return rows
+
+
+def _endings(detector: TowerHead) -> tuple[str, ...]:
+    return ("", FAST) if detector.whole_layers else ("",)
+
+
+def _judge(detector: TowerHead, feature_BD: Tensor) -> Output:
+    """Judge the images, and then, where the detector can, once more by the whole images alone."""
+    if not detector.whole_layers:
+        return detector.head(feature_BD)
+    return detector.head(torch.cat([feature_BD, detector.without_crops(feature_BD)]))
 
 
 def score_features(
     detector: TowerHead, table: FeatureTable, images: Manifest, context: RunContext
-) -> list[ScoreRow]:
-    """Score the images whose features the table has. Every process scores all of them: the head takes no time."""
+) -> dict[str, list[ScoreRow]]:
+    """Score the images whose features the table has, as score_images does. Every process scores all of them."""
     detector.eval()
     feature_ND = table[torch.arange(len(images))]
-    output = run_detector(detector.head, feature_ND, device=str(context.accelerator.device))
-    return _score_rows(images.records, output.logit_B, [(0, 0)] * len(images))
+    output = run_detector(partial(_judge, detector), feature_ND, device=str(context.accelerator.device))
+    rows = _score_rows(detector, images.records, output.logit_B, [(0, 0)] * len(images))
+    return {ending: [row[ending] for row in rows] for ending in _endings(detector)}
 
 
-def _score_rows(records: Sequence[Record], logit_B: Tensor, sizes: Sequence[tuple[int, int]]) -> list[ScoreRow]:
-    logits = logit_B.numpy()
-    scored = zip(records, logits.tolist(), score_of(logits, None).tolist(), sizes, strict=True)
-    return [ScoreRow(r.uri, int(r.label), r.generator, logit, score, *size) for r, logit, score, size in scored]
+def _score_rows(
+    detector: TowerHead, records: Sequence[Record], logits: Tensor, sizes: Sequence[tuple[int, int]]
+) -> list[dict[str, ScoreRow]]:
+    """Return the rows of each image, given the logits of all images by all views, and then by the whole alone."""
+    endings = _endings(detector)
+    scored = zip(records, logits.view(len(endings), -1).T.tolist(), sizes, strict=True)
+    return [
+        {
+            ending: ScoreRow(record.uri, int(record.label), record.generator, logit, float(score_of(logit)), *size)
+            for ending, logit in zip(endings, of_image, strict=True)
+        }
+        for record, of_image, size in scored
+    ]
 
 
-def judge(scored: Mapping[str, list[ScoreRow]], run: Run) -> dict[str, Any]:
+def judge(scored: Mapping[str, Mapping[str, list[ScoreRow]]], run: Run) -> dict[str, Any]:
     """Return the metrics of each validation set, and the accuracy of each source in it. The scores are written."""
-    for name, rows in scored.items():
+    named = {f"{name}{ending}": rows for name, of_set in scored.items() for ending, rows in of_set.items()}
+    for name, rows in named.items():
         run.write_scores(name, [asdict(row) for row in rows])
-    return {name: asdict(metrics_of(rows)) | {"sources": rates_by_source(rows)} for name, rows in scored.items()}
+    return {name: asdict(metrics_of(rows)) | {"sources": rates_by_source(rows)} for name, rows in named.items()}
 
 
 def metrics_of(rows: Iterable[ScoreRow]) -> Metrics:

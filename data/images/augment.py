@@ -35,8 +35,8 @@ def train_view(name: str, *, size_px: int, mean: Sequence[float], std: Sequence[
     recompress  three times in five saved anew as JPEG or WebP of quality 50 to 98; then crop_flip
     reencode   half of the time enlarged or reduced (0.6 to 1.3 times, not below the crop); seven times in ten
                saved anew as JPEG or WebP of quality 50 to 98; then crop_flip. Both classes get traces of handling
-    scales     a random crop, a quarter of the time after shrinking by a power of two, and a crop of the image at 8/7
-               of its size; both or none are mirrored
+    scales     a random crop, a quarter of the time after shrinking by a power of two, and a crop of the whole,
+               resized to 8/7 of the crop; both or none are mirrored
     delivered  half of the time delivered in a random form (data/images/deliver.py); then scales
 
     Raises ValueError for another name.

@@ -18,7 +18,7 @@ TensorView = Callable[[Image.Image], Tensor]
 
 
 def eval_tensor_view(pixel: PixelSpec) -> TensorView:
-    """Return the evaluation view of a PixelSpec as a tensor: float32 (3, H, W), or (V, 3, H, W) of several views."""
+    """Return the evaluation view of a PixelSpec: float32 (3, H, W), or (V, 3, H, W) where there are several."""
     view = eval_view(pixel)
     return lambda image: torch.from_numpy(view(image))
 

@@ -23,7 +23,7 @@ class Scorer:
     def __init__(self, job: Job, *, device: str, allow_tiny: bool) -> None:
         self.job, self.device = job, device
         self.models = [
-            ScoredModel.load(name, entry.path, find_model(entry.path), allow_tiny=allow_tiny)
+            ScoredModel.load(name, entry.path, find_model(entry.path), views=entry.views, allow_tiny=allow_tiny)
             for name, entry in job.models.items()
         ]
         for model in self.models:

@@ -49,12 +49,13 @@ class ScoredModel:
     notice: str
 
     @classmethod
-    def load(cls, name: str, path: str, file: Path, *, allow_tiny: bool) -> ScoredModel:
+    def load(cls, name: str, path: str, file: Path, *, views: str, allow_tiny: bool) -> ScoredModel:
         """Load the detector file that `find_model(path)` found. Raises ValueError as load_checkpoint does."""
-        checkpoint = load_checkpoint(file, allow_tiny=allow_tiny)
+        checkpoint = load_checkpoint(file, views=views, allow_tiny=allow_tiny)
         about = DetectorEntry(
             path=path,
             sha256=sha256_of(file),
+            views=views,
             threshold=checkpoint.threshold,
             calibration=checkpoint.calibration,
             prototypes=checkpoint.provenance.get("prototypes", {}),

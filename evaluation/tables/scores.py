@@ -68,6 +68,7 @@ class DetectorEntry:
     path, sha256  of its file
     threshold     the score from which an image is called fake
     prototypes    what the file says of its prototypes
+    views         "full", or "fast" for the whole image alone
     """
 
     path: str
@@ -75,6 +76,7 @@ class DetectorEntry:
     threshold: float = DEFAULT_THRESHOLD
     calibration: Calibration | None = None
     prototypes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    views: str = "full"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from models.adapt import is_lora, merge_lora, name_base
 from models.config import DetectorConfig, LoraSpec
 from models.detector import TowerHead, build_detector
 from models.weights.backbone import fingerprint, load_backbone
-from models.weights.names import DEFAULT, DETECTOR_FILE, DTYPES, FORMS, TINY
+from models.weights.names import DEFAULT, DETECTOR_FILE, DTYPES, FAST, FORMS, FULL, TINY
 from models.weights.released import read_released, released_pixels
 from models.weights.stored import LABELS, PROJECTION, DetectorInfo, Stored
 from models.weights.tensors import (
@@ -45,6 +46,7 @@ from models.weights.versions import package_versions
 log = logging.getLogger(__name__)
 
 FORMAT = "gapl-detector-1"
+CALIBRATIONS = ("calibration", "fast_calibration")
 
 
 @dataclass(kw_only=True)
@@ -71,9 +73,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, dtype: str = "float32
     if checkpoint.form == "merged":
         state, config = _merged(state, config.lora, dtype), replace(config, lora=None)
     names = adapter_names(state) if checkpoint.form == "adapter" else state
-    calibration = checkpoint.calibration and asdict(checkpoint.calibration)
     header = {each.name: getattr(checkpoint, each.name) for each in fields(DetectorInfo)}
-    header |= {"config": asdict(config), "versions": package_versions(), "calibration": calibration}
+    header |= {"config": asdict(config), "versions": package_versions()}
+    header |= {name: header[name] and asdict(header[name]) for name in CALIBRATIONS}
     header |= {"labels": LABELS, "dtype": dtype}
     tensorfile.write(path, {name: state[name] for name in names}, format=FORMAT, header=header)
 
@@ -103,8 +105,10 @@ def _merged(state: Mapping[str, Tensor], lora: LoraSpec | None, dtype: str) -> d
     return merged
 
 
-def store_calibration(source: Path, calibration: Calibration, *, out: Path) -> None:
+def store_calibration(source: Path, calibration: Calibration, *, out: Path, fast: bool = False) -> None:
     """Write a copy of a detector file with its calibration, and the threshold of the operating point "balanced".
+
+    fast: it is the calibration of the view "whole" alone.
 
     Folders of training images are left out of its provenance, since such a file is given to others.
 
@@ -113,9 +117,13 @@ def store_calibration(source: Path, calibration: Calibration, *, out: Path) -> N
     check_is_file(source, what=DETECTOR_FILE)
     if is_torch_file(source):
         raise ValueError(f"{source} cannot hold a calibration; convert it: python -m models.weights convert")
-    read_checkpoint(source)
+    info = read_info(source)
     header, tensors = tensorfile.read(source, format=FORMAT)
-    stored = {"calibration": asdict(calibration), "threshold": calibration.threshold(BALANCED)}
+    if fast:
+        info.fast()
+        stored: dict[str, Any] = {"fast_calibration": asdict(calibration)}
+    else:
+        stored = {"calibration": asdict(calibration), "threshold": calibration.threshold(BALANCED)}
     if isinstance(data := header["provenance"].get("data"), dict):
         names = [Path(path).name for path in data.get("paths", ())]
         header["provenance"]["data"] = data | {"paths": names, "root": None}
@@ -131,12 +139,14 @@ def load_checkpoint(
     *,
     merge: bool = True,
     backbone: str | None = None,
+    views: str = FULL,
     allow_tiny: bool = False,
     allow_projection: bool = False,
 ) -> Checkpoint:
     """Return the detector of a file, ours or released, in evaluation mode, on the CPU, computing in float32.
 
     merge       fold LoRA into the weights (faster; scores agree within 1e-5)
+    views       "full": all that the detector was trained with; "fast": the whole image alone
     backbone    where the tower is that the file leaves out; default: what the file names
     allow_tiny  accept a detector on the random test tower, whose verdicts mean nothing
     allow_projection  accept the released stage 1, which holds no classifier and so gives no verdict
@@ -158,6 +168,8 @@ def load_checkpoint(
     state = stored.tensors
     if info.form == "adapter":
         state = _tower_state(path, info, backbone or info.config.backbone) | state
+    if views == FAST:
+        info = _fast(path, info)
     return Checkpoint(**vars(info), detector=_build(info.config, state, merge=merge))
 
 
@@ -167,6 +179,13 @@ def _build(config: DetectorConfig, state: dict[str, Tensor], *, merge: bool) -> 
     detector = build_detector(replace(config, lora=None) if merge else config)
     detector.load_state_dict(state, strict=True, assign=True)
     return detector.eval()
+
+
+def _fast(path: Path, info: DetectorInfo) -> DetectorInfo:
+    try:
+        return info.fast()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _gives_no_verdict(path: Path, stored: Stored) -> ValueError:
@@ -212,7 +231,7 @@ def _read_ours(path: Path) -> Stored:
         raise ValueError(f"its labels are {labels!r}; a detector's are {LABELS}")
     if dtype not in DTYPES:
         raise ValueError(f"its tower is of type {dtype!r}; expected {', '.join(DTYPES)}")
-    stated = [each.name for each in fields(DetectorInfo) if each.name != "calibration"]  # old files have none
+    stated = [each.name for each in fields(DetectorInfo) if each.name not in CALIBRATIONS]  # old files have none
     if missing := [name for name in stated if name not in header]:
         raise ValueError(f"field {missing[0]!r} of DetectorInfo is missing")
     info: DetectorInfo = build_spec(DetectorInfo, header)

@@ -60,7 +60,7 @@ def _detector_facts(info: DetectorInfo) -> dict[str, Any]:
         name: getattr(config, name) for name in ("stage", "backbone", "embed_dim", "num_heads")
     }
     found |= {"tower": asdict(config.tower), "pixels": asdict(config.pixel), "threshold": info.threshold}
-    found["feature_layers"] = list(config.feature_layers)
+    found |= {"feature_layers": list(config.feature_layers), "whole_layers": list(config.whole_layers)}
     found["LoRA"] = config.lora and asdict(config.lora)
     found["calibration"] = info.calibration and asdict(info.calibration)
     return found | {"backbone_fingerprint": info.backbone_fingerprint, "notice": info.notice}

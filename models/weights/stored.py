@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from torch import Tensor
 
-from gapl.calibration import Calibration
+from gapl.calibration import BALANCED, Calibration
 from gapl.labels import Label
 from models.config import DetectorConfig
 from models.weights.names import FORMS
@@ -28,6 +28,7 @@ class DetectorInfo:
     form         adapter, full or merged; released or projection for a released file
     versions     of the packages that made the file
     calibration  makes scores of logits, and verdicts that may be "unsure"; None: a score is the logit's sigmoid
+    fast_calibration   the same for the logits that the view "whole" gives alone
     """
 
     config: DetectorConfig
@@ -38,6 +39,21 @@ class DetectorInfo:
     form: str = "adapter"
     versions: dict[str, str] = field(default_factory=dict)
     calibration: Calibration | None = None
+    fast_calibration: Calibration | None = None
+
+    def fast(self) -> Self:
+        """Return the same for a detector that looks at the whole image alone.
+
+        Raises ValueError when it was not trained for that.
+        """
+        if not self.config.whole_layers:
+            raise ValueError("this detector has one view: --views fast is for detectors with several")
+        return replace(
+            self,
+            config=replace(self.config, pixel=self.config.pixel.fast()),
+            calibration=self.fast_calibration,
+            threshold=THRESHOLD if self.fast_calibration is None else self.fast_calibration.threshold(BALANCED),
+        )
 
     def __post_init__(self) -> None:
         if self.form not in (*FORMS, RELEASED_FORM, PROJECTION):
