@@ -35,12 +35,14 @@ class Portion:
     label     only this class
     cap       at most so many images, drawn with the seed
     cap_each  at most so many of each generator or class folder
+    cap_share   of each, this share of its images where that is more than cap_each
     """
 
     folders: tuple[str, ...]
     label: Label | None = None
     cap: int | None = None
     cap_each: int | None = None
+    cap_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ MIXES: dict[str, Mix] = {
     ),
     # Any root with a `train` folder, such as the demonstration corpus, for both stages.
     "train": Mix((1, 2), (Portion(("train",)),)),
+    # The open corpus: many sources and few images of each, so that its passes through the tower are affordable.
+    "open": Mix((1, 2), (Portion(("train",), cap_each=10, cap_share=0.1),)),
 }
 
 
@@ -219,7 +223,9 @@ def _open_portion(root: Path, portion: Portion, *, seed: int) -> Manifest:
         manifest = manifest.where(lambda record: record.label == portion.label)
     if portion.cap_each is not None:
         groups = [manifest.partition({source})[1] for source in manifest.sources()]
-        manifest = join(manifest.name, [group.draw(portion.cap_each, seed=seed) for group in groups])
+        counts = [max(portion.cap_each, int(portion.cap_share * len(group))) for group in groups]
+        drawn = [group.draw(count, seed=seed) for group, count in zip(groups, counts, strict=True)]
+        manifest = join(manifest.name, drawn)
     return manifest if portion.cap is None else manifest.draw(portion.cap, seed=seed)
 
 

@@ -202,6 +202,20 @@ MINI_2 = Recipe(
     select="heldout",
 )
 
+# The detector that ships, for whole pictures of the open corpus: crops and the whole picture make one feature, and
+# half of the pictures that it learns from were delivered in a random form.
+OPEN_1 = replace(
+    MINI_1,
+    epochs=24,
+    lr=3e-4,
+    train_view="delivered",
+    feature_views=2,
+    views="centre,quarters,reduced,whole",
+    whole_layers="5,6,7,8,9,12",
+    crop_dropout=0.25,
+)
+OPEN_HEAD = replace(OPEN_1, epochs=16, feature_layers="", views="centre", whole_layers="", lora_rank=0)
+
 PRESETS: dict[tuple[int, str], Recipe] = {
     (1, "paper"): PAPER,
     (2, "paper"): replace(PAPER, stop_accuracy=0.999, patience=3, batch_size=64),
@@ -212,6 +226,8 @@ PRESETS: dict[tuple[int, str], Recipe] = {
     (1, "mini"): MINI_1,
     (2, "mini-head"): MINI_HEAD,
     (2, "mini"): MINI_2,
+    (1, "open"): OPEN_1,
+    (2, "open-head"): OPEN_HEAD,
     # Minutes on the demonstration corpus.
     (1, "demo"): replace(SMALL_1, epochs=20),
     (2, "demo"): replace(SMALL_2, epochs=2, batch_size=8, max_steps=40, val_fraction=0.05),
