@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import cli
+from data.choices import EVAL
 from data.records import Manifest, require_both_classes
 from gapl.labels import Label, Source
 from models.precision import PRECISIONS, resolve_precision
@@ -61,6 +62,7 @@ def main() -> None:
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         feature_cache=args.feature_cache,
+        view=trained_view(stage1, name=args.stage1) if args.as_trained else EVAL,
     )
     about = {
         "stage1": Path(args.stage1).name,
@@ -81,6 +83,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--backbone", help=f"tower for the authors' stage1.pt, which has none: {BACKBONE_HELP}")
     add_data_arguments(parser)
     parser.add_argument("--same-data", action="store_true", help="use the images that stage 1 was trained on")
+    parser.add_argument(
+        "--as-trained",
+        action="store_true",
+        help="embed the images in the random view that stage 1 saw of them, whose features are cached, "
+        "instead of the evaluation view",
+    )
     parser.add_argument("--method", choices=tuple(METHODS), default="kmeans")
     parser.add_argument("--num", type=int, default=64, help="prototypes in all, half of them of each class")
     parser.add_argument(
@@ -137,6 +145,16 @@ def open_same_data(stage1: Checkpoint, *, name: str) -> Manifest:
     return training
 
 
+def trained_view(stage1: Checkpoint, *, name: str) -> str:
+    """Return the view in which stage 1 saw its images. Raises ValueError when its file, `name`, does not say."""
+    view = stage1.provenance.get("recipe", {}).get("train_view")
+    if view is None:
+        raise ValueError(
+            f"--as-trained: {name} does not say in which view it saw its images; leave the option out"
+        )
+    return str(view)
+
+
 def embed(
     stage1: Checkpoint,
     images: Manifest,
@@ -146,8 +164,9 @@ def embed(
     batch_size: int,
     num_workers: int,
     feature_cache: Path | None,
+    view: str = EVAL,
 ) -> tuple[Tensor, Manifest]:
-    """Return embeddings_NE of the images in the evaluation view, and the N images that could be read."""
+    """Return embeddings_NE of the images in a view, and the N images that could be read."""
     import torch
 
     from features.extractor import FeatureExtractor
@@ -160,6 +179,7 @@ def embed(
         config.feature_width,
         config.pixel,
         precision,
+        view,
         layers=config.feature_layers,
         whole_layers=config.whole_layers,
     )

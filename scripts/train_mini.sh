@@ -20,8 +20,8 @@ install requirements.txt
 out=${GAPL_RUNS:-runs}/open/seed$seed
 images=(--data-root "$corpus" --mix open)
 train --stage 1 --preset open --backbone clip-vit-b16-int8 "${images[@]}" --seed "$seed" --out "$out/stage1" --reuse
-"$python" prototype/dream_prototype.py --stage1 "$out/stage1/detector.safetensors" --same-data --precision auto \
-    --seed "$seed" --out "$out/prototypes.safetensors" --reuse
+"$python" prototype/dream_prototype.py --stage1 "$out/stage1/detector.safetensors" --same-data --as-trained \
+    --precision auto --seed "$seed" --out "$out/prototypes.safetensors" --reuse
 train --stage 2 --preset open-head --init "$out/stage1/detector.safetensors" \
     --prototypes "$out/prototypes.safetensors" "${images[@]}" --seed "$seed" --out "$out/head" --reuse
 "$python" benchmarks.py calibrate "$out/head/scores_heldout.csv" \
