@@ -39,10 +39,11 @@ def test_presets_are_as_published(stage: int, preset: str, facts: dict[str, Any]
 
 
 def test_every_preset_is_for_both_stages() -> None:
-    """But for the one between them."""
-    names = {name for _, name in PRESETS} - {"mini-head"}
-    assert PRESETS[2, "mini-head"].lora_rank == 0
-    assert set(PRESETS) - {(2, "mini-head")} == {(stage, name) for stage in (1, 2) for name in names}
+    """But for those between them."""
+    between = {(2, "mini-head"), (2, "open-head")}
+    assert all(PRESETS[each].lora_rank == 0 for each in between)
+    names = {name for _, name in set(PRESETS) - between}
+    assert set(PRESETS) - between == {(stage, name) for stage in (1, 2) for name in names}
 
 
 def test_overrides_replace_fields_of_the_preset() -> None:
@@ -87,7 +88,7 @@ def test_bad_values_are_refused(overrides: dict[str, Any], message: str) -> None
 
 def test_unknown_preset_is_refused() -> None:
     with pytest.raises(
-        ValueError, match="unknown preset 'fast' for stage 1; choose from paper, release, small, mini, demo"
+        ValueError, match="unknown preset 'fast' for stage 1; choose from paper, release, small, mini, open, demo"
     ):
         make_recipe("fast", stage=1, overrides={})
 

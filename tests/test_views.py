@@ -14,6 +14,7 @@ from PIL import Image, features
 from torch import Tensor
 from torchvision import transforms
 
+from data.choices import SCALED_VIEWS
 from data.images.augment import TRAIN_VIEWS, train_view
 from data.images.views import eval_tensor_view, seeded
 from data.seeds import draw_seed
@@ -173,7 +174,7 @@ def test_view_has_the_bits_of_torch(image: Image.Image, options: dict[str, Any],
 def test_random_views_have_the_size_of_the_crop(name: str, size: tuple[int, int]) -> None:
     for seed in range(4):
         pixels_CHW = seeded(train_view(name, size_px=32, mean=MEAN, std=STD), picture(*size), seed=seed)
-        assert pixels_CHW.shape == (3, 32, 32)
+        assert pixels_CHW.shape == ((2, 3, 32, 32) if name in SCALED_VIEWS else (3, 32, 32))
         assert pixels_CHW.dtype == torch.float32
         assert torch.isfinite(pixels_CHW).all()
 

@@ -215,6 +215,7 @@ OPEN_1 = replace(
     crop_dropout=0.25,
 )
 OPEN_HEAD = replace(OPEN_1, epochs=16, feature_layers="", views="centre", whole_layers="", lora_rank=0)
+OPEN_2 = replace(MINI_2, epochs=1, train_view="delivered", crop_dropout=0.25)
 
 PRESETS: dict[tuple[int, str], Recipe] = {
     (1, "paper"): PAPER,
@@ -228,6 +229,7 @@ PRESETS: dict[tuple[int, str], Recipe] = {
     (2, "mini"): MINI_2,
     (1, "open"): OPEN_1,
     (2, "open-head"): OPEN_HEAD,
+    (2, "open"): OPEN_2,
     # Minutes on the demonstration corpus.
     (1, "demo"): replace(SMALL_1, epochs=20),
     (2, "demo"): replace(SMALL_2, epochs=2, batch_size=8, max_steps=40, val_fraction=0.05),

@@ -1,0 +1,312 @@
+"""Detectors that look at an image in several views: crops of it, and the whole of it in a small size."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import benchmarks
+import inference
+import train
+from data.images.augment import train_view
+from data.images.views import seeded
+from gapl.pixels import CLIP_MEAN, CLIP_STD, PixelSpec
+from gapl.views import crops, eval_view, reduce_by_powers
+from models.config import DetectorConfig
+from models.detector import TowerHead, build_detector
+from models.weights.backbone import architecture, load_backbone
+from models.weights.checkpoint import Checkpoint, load_checkpoint, read_info, save_checkpoint, store_calibration
+from models.weights.names import TINY
+from tests.test_calibration import FOUND as CALIBRATION
+
+if TYPE_CHECKING:
+    from tests.conftest import MakeImage, RunCli
+
+ALL = ("centre", "quarters", "reduced", "whole")
+PIXEL = PixelSpec(size_px=32, small_image="resize", views=ALL)
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    """A picture whose red tells the column and whose green tells the row, in steps of 8 px."""
+    column_HW, row_HW = np.meshgrid(np.arange(width) // 8, np.arange(height) // 8)
+    return Image.fromarray(np.stack([column_HW, row_HW, 0 * row_HW], axis=-1).astype(np.uint8))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Views
+
+
+def test_crops_are_where_they_should_be() -> None:
+    image = gradient(1200, 1600)
+    centre, *quarters, reduced, whole = crops(image, PIXEL)
+
+    def middle(crop: Image.Image) -> tuple[int, int]:
+        red, green, _ = crop.getpixel((16, 16))  # type: ignore[misc]
+        return 8 * red, 8 * green
+
+    assert middle(centre) == (600, 800)
+    assert [middle(each) for each in quarters] == [(296, 400), (896, 400), (296, 1200), (896, 1200)]
+    assert middle(reduced) == (600, 800)
+    assert reduced.tobytes() != centre.tobytes(), "1,200 px allow to shrink by two"
+    corner_of_whole = whole.getpixel((0, 0))
+    assert corner_of_whole[0] < 16, "the whole picture begins near its left edge"  # type: ignore[index]
+    assert whole.size == centre.size == (32, 32)
+
+
+@pytest.mark.parametrize(("size", "reduced"), [((1023, 4000), (1023, 4000)), ((1024, 2048), (512, 1024))])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_reduced_keeps_a_short_side_of_512(size: tuple[int, int], reduced: tuple[int, int], factor: int) -> None:
+    image = Image.new("RGB", (size[0] * factor, size[1] * factor))
+    expected = reduced if factor == 1 or size[0] == 1024 else (1023, 4000)
+    assert reduce_by_powers(image).size == expected
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 90), (31, 31), (33, 32), (64, 40)])
+def test_small_images_give_as_many_crops(size: tuple[int, int]) -> None:
+    pixels_VCHW = eval_view(PIXEL)(gradient(*size))
+    assert pixels_VCHW.shape == (7, 3, 32, 32)
+    assert np.isfinite(pixels_VCHW).all()
+    black_C = -np.array(CLIP_MEAN) / np.array(CLIP_STD)
+    bright_VCHW = eval_view(PIXEL)(Image.new("RGB", size, "white"))
+    assert (bright_VCHW > black_C[:, None, None] + 1).all(), "nothing is padded"
+
+
+def test_each_view_alone_is_its_part_of_all() -> None:
+    image = gradient(1100, 1300)
+    together_VCHW = eval_view(PIXEL)(image)
+    centre = eval_view(replace(PIXEL, views=("centre",)))(image)
+    whole = eval_view(PIXEL.fast())(image)
+    assert PIXEL.num_views == 7
+    assert np.array_equal(centre, together_VCHW[0])
+    assert np.array_equal(whole, together_VCHW[-1])
+
+
+@pytest.mark.parametrize("views", [(), ("whole", "centre"), ("centre", "centre"), ("all",)])
+def test_views_that_cannot_be_are_refused(views: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="centre, quarters, reduced"):
+        replace(PIXEL, views=views)
+    with pytest.raises(ValueError, match="resize_px"):
+        replace(PIXEL, resize_px=40)
+
+
+@pytest.mark.parametrize("name", ["scales", "delivered"])
+@pytest.mark.parametrize("size", [(12, 20), (300, 200)])
+def test_training_views_show_a_crop_and_the_whole(name: str, size: tuple[int, int]) -> None:
+    view = train_view(name, size_px=32, mean=(0, 0, 0), std=(1, 1, 1))
+    image = gradient(*size)
+    drawn = [seeded(view, image, seed=seed) for seed in range(12)]
+    assert {tuple(each.shape) for each in drawn} == {(2, 3, 32, 32)}
+    assert torch.equal(drawn[3], seeded(view, image, seed=3))
+    assert not torch.equal(drawn[0], drawn[1])
+    if name == "scales" and size == (300, 200):
+        crop_spans, whole_spans = (
+            [float(each[part, 1].max() - each[part, 1].min()) * 255 * 8 for each in drawn] for part in (0, 1)
+        )
+        assert max(crop_spans) <= 40, "a crop shows 32 rows"
+        assert min(whole_spans) >= 160, "the whole shows most of the 200 rows"
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Detector
+
+
+def detector_with(views: tuple[str, ...], *, stage: int = 2) -> TowerHead:
+    config = config_with(views, stage=stage)
+    torch.manual_seed(0)
+    detector = build_detector(config, load_backbone(TINY).tower).eval()
+    if stage == 2:
+        detector.prototypes_PE.normal_()  # type: ignore[union-attr, operator]
+    return detector
+
+
+def config_with(views: tuple[str, ...], *, stage: int = 2) -> DetectorConfig:
+    layers = (1, 2) if "whole" in views else ()
+    pixel = replace(PIXEL, views=views)
+    return DetectorConfig(
+        stage, TINY, architecture(TINY), pixel, num_prototypes=6, feature_layers=(1,), whole_layers=layers
+    )
+
+
+@pytest.fixture
+def views() -> Tensor:
+    return torch.randn(3, 7, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_feature_is_the_mean_of_the_crops_and_the_whole(views: Tensor) -> None:
+    detector = detector_with(ALL)
+    crops_BVD = torch.stack([detector.tower(views[:, view], (1,)) for view in range(6)], dim=1)
+    whole_BD = detector.tower(views[:, 6], (1, 2))
+    expected_BD = torch.cat([crops_BVD.mean(dim=1), whole_BD], dim=1)
+    feature_BD = detector.feature(views)
+    assert feature_BD.shape == (3, detector.feature_width) == (3, 3 * 32)
+    assert (feature_BD - expected_BD).abs().max() < 1e-5
+
+
+def test_crops_alone_make_the_mean_of_their_features(views: Tensor) -> None:
+    detector = detector_with(("centre", "quarters"), stage=1)
+    expected_BD = torch.stack([detector.tower(views[:, view], (1,)) for view in range(5)]).mean(dim=0)
+    assert (detector.feature(views[:, :5]) - expected_BD).abs().max() < 1e-5
+    assert torch.equal(detector.feature(views[:, 0]), detector.tower(views[:, 0], (1,)))
+
+
+def test_the_whole_alone_is_the_feature_without_crops(views: Tensor) -> None:
+    detector = detector_with(ALL)
+    without_BD = detector.without_crops(detector.feature(views))
+    assert (detector.feature(views[:, 6]) - without_BD).abs().max() < 1e-5
+    assert not without_BD[:, : detector.crop_width].any()
+    assert (detector(views[:, 6]).logit_B - detector.head(without_BD).logit_B).abs().max() < 1e-5
+
+
+def test_crops_are_left_out_in_training_alone(views: Tensor) -> None:
+    detector = detector_with(ALL)
+    feature_BD = detector.feature(views).detach().repeat(200, 1)
+    both = {round(float(logit), 5) for logit in detector.head(feature_BD[:3]).logit_B.tolist()}
+    alone = {
+        round(float(logit), 5) for logit in detector.head(detector.without_crops(feature_BD[:3])).logit_B.tolist()
+    }
+    with detector.leaving_out_crops(0.3):
+        assert {round(float(logit), 5) for logit in detector.head(feature_BD).logit_B.tolist()} == both
+        detector.train()
+        torch.manual_seed(0)
+        drawn = [round(float(logit), 5) for logit in detector.head(feature_BD).logit_B.tolist()]
+        detector.eval()
+    share = np.mean([logit in alone for logit in drawn])
+    assert set(drawn) == both | alone
+    assert 0.22 < share < 0.38
+    assert detector.crop_dropout == 0
+
+
+def test_config_needs_layers_for_the_whole() -> None:
+    with pytest.raises(ValueError, match="whole needs both"):
+        replace(config_with(ALL), whole_layers=())
+    with pytest.raises(ValueError, match="whole needs both"):
+        replace(config_with(("centre",)), whole_layers=(1,))
+    with pytest.raises(ValueError, match="whole_layers are ascending numbers from 1 to 2"):
+        replace(config_with(ALL), whole_layers=(2, 1))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Files
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "detector.safetensors"
+    detector = detector_with(ALL)
+    fingerprint = Checkpoint(detector=detector, config=config_with(ALL), backbone_fingerprint="", form="full")
+    save_checkpoint(path, fingerprint)
+    return path
+
+
+def test_file_keeps_both_calibrations(saved: Path, tmp_path: Path) -> None:
+    full, fast = CALIBRATION, replace(CALIBRATION, a=CALIBRATION.a * 2, operating_points={"balanced": 0.4})
+    store_calibration(saved, full, out=tmp_path / "one.safetensors")
+    store_calibration(tmp_path / "one.safetensors", fast, out=tmp_path / "two.safetensors", fast=True)
+    info = read_info(tmp_path / "two.safetensors")
+    assert (info.calibration, info.fast_calibration) == (full, fast)
+    assert info.threshold == full.threshold("balanced")
+    quick = load_checkpoint(tmp_path / "two.safetensors", views="fast", allow_tiny=True)
+    assert quick.config.pixel.views == ("whole",)
+    assert (quick.calibration, quick.threshold) == (fast, 0.4)
+
+
+def test_a_detector_with_one_view_has_no_fast_one(tmp_path: Path) -> None:
+    detector, config = detector_with(("centre",)), config_with(("centre",))
+    path = tmp_path / "one_view.safetensors"
+    save_checkpoint(path, Checkpoint(detector=detector, config=config, backbone_fingerprint="", form="full"))
+    with pytest.raises(ValueError, match=r"one_view.safetensors: this detector has one view"):
+        load_checkpoint(path, views="fast", allow_tiny=True)
+    with pytest.raises(ValueError, match="this detector has one view"):
+        store_calibration(path, CALIBRATION, out=tmp_path / "out.safetensors", fast=True)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Commands
+
+
+@pytest.fixture(scope="module")
+def trained(run_cli: RunCli, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of stage 1 with all views, and one of two sources held out."""
+    out = tmp_path_factory.mktemp("views") / "stage1"
+    common = ("--stage", 1, "--preset", "open", "--mix", "open", "--backbone", TINY, "--data-root", tiny_root)
+    layers = ("--feature-layers", "1", "--whole-layers", "1,2", "--precision", "fp32", "--num-workers", 0)
+    done = run_cli(train.main, *common, *layers, "--epochs", 2, "--holdout", "beta", "--out", out)
+    assert done.code == 0, done.err
+    return out
+
+
+def test_validation_scores_both_ways(trained: Path) -> None:
+    tables = {}
+    for name in ("heldout", "heldout_fast"):
+        with (trained / f"scores_{name}.csv").open(encoding="utf-8") as file:
+            tables[name] = {row["uri"]: float(row["logit"]) for row in csv.DictReader(file)}
+    assert len(tables["heldout"]) == 16
+    assert tables["heldout"].keys() == tables["heldout_fast"].keys()
+    detector = inference.Detector.load(trained, allow_tiny=True)
+    fast = inference.Detector.load(trained, views="fast", allow_tiny=True)
+    for uri in list(tables["heldout"])[:4]:
+        assert detector(uri).logit == pytest.approx(tables["heldout"][uri], abs=1e-4)
+        assert fast(uri).logit == pytest.approx(tables["heldout_fast"][uri], abs=1e-4)
+        assert detector(uri).logit != pytest.approx(fast(uri).logit, abs=1e-4)
+
+
+def test_inference_looks_at_the_whole_alone_if_asked(
+    run_cli: RunCli, trained: Path, make_image: MakeImage, tmp_path: Path
+) -> None:
+    image = make_image(tmp_path / "image.png", size=(90, 70))
+    asked = ("--model_path", trained, "--image_path", image, "--json", "--allow-tiny")
+    full, fast = (
+        json.loads(run_cli(inference.main, *asked, "--views", views).out)["logit"] for views in ("full", "fast")
+    )
+    assert full != pytest.approx(fast, abs=1e-4)
+
+
+def test_benchmarks_score_both_ways(run_cli: RunCli, trained: Path, tiny_root: Path, tmp_path: Path) -> None:
+    from evaluation.tables.scores import read_scores
+
+    file = trained / "detector.safetensors"
+    common = ("--model_path", file, "--data-root", tiny_root, "--allow-tiny", "--num-workers", 0)
+    tables = {}
+    for views in ("full", "fast"):
+        done = run_cli(benchmarks.main, *common, "--views", views, "--out", tmp_path / views)
+        assert done.code == 0, done.err
+        tables[views] = read_scores(tmp_path / views / "scores.parquet")
+    assert tables["full"].models == ["stage1"]
+    assert tables["fast"].models == ["stage1-fast"]
+    assert tables["fast"].detectors["stage1-fast"].views == "fast"
+    assert not np.allclose(tables["full"].frame["logit"], tables["fast"].frame["logit"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--train-view", "crop"), "a detector with the views centre, quarters, reduced, whole needs scales"),
+        (("--views", "centre", "--whole-layers", "", "--crop-dropout", 0), "--train-view delivered: .* one of"),
+        (("--views", "centre"), "whole needs both"),
+        (("--whole-layers", "9"), "whole_layers are ascending numbers from 1 to 2"),
+        (("--whole-layers", "x"), "whole_layers are numbers with commas between, not 'x'"),
+        (("--views", "whole,centre"), "in this order"),
+        (
+            ("--views", "centre", "--whole-layers", "", "--train-view", "crop"),
+            "--crop-dropout needs a detector with the view whole",
+        ),
+    ],
+)
+def test_recipes_that_do_not_fit_are_refused(
+    run_cli: RunCli, tiny_root: Path, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    common = ("--stage", 1, "--preset", "open", "--mix", "open", "--backbone", TINY, "--data-root", tiny_root)
+    layers = ("--feature-layers", "1", "--whole-layers", "1,2", "--precision", "fp32", "--num-workers", 0)
+    done = run_cli(train.main, *common, *layers, "--out", tmp_path / "run", *options)
+
+    assert re.search(message, done.only_error())
