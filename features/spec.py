@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from data.choices import EVAL
 from data.images.views import TensorView, eval_tensor_view
 from data.seeds import draw_seed
 from gapl.pixels import PixelSpec
+
+if TYPE_CHECKING:
+    from models.weights.stored import DetectorInfo
 
 FORMAT = "gapl-features-1"  # change the number when a view of the same name changes
 
@@ -36,6 +39,20 @@ class FeatureSpec:
     number: int = 0
     layers: tuple[int, ...] = ()
     whole_layers: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, info: DetectorInfo, *, precision: str, view: str = EVAL) -> Self:
+        """Return what determines the features of a detector's tower."""
+        config = info.config
+        return cls(
+            info.backbone_fingerprint,
+            config.feature_width,
+            config.pixel,
+            precision,
+            view,
+            layers=config.feature_layers,
+            whole_layers=config.whole_layers,
+        )
 
     def facts(self) -> dict[str, Any]:
         """Return as JSON what tells this store from others."""

@@ -29,6 +29,9 @@ from prototype_dataset import add_data_arguments, check_data, describe, open_dat
 if TYPE_CHECKING:  # torch takes seconds to import
     from torch import Tensor
 
+    from features.extractor import FeatureExtractor
+    from features.store import FeatureStore
+    from models.detector import TowerHead
     from models.weights.checkpoint import Checkpoint
     from prototype.bank import PrototypeBank
 
@@ -54,16 +57,15 @@ def main() -> None:
     check_counts(args.method, args.num, n_real=images.count(Label.REAL), n_fake=images.count(Label.FAKE))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     print(f"prototypes from {describe(images)}", flush=True)
-    embeddings_NE, read = embed(
-        stage1,
-        images,
-        device=device,
-        precision=resolve_precision(args.precision, device=device),
-        batch_size=args.batch_size,
-        num_workers=args.num_workers,
-        feature_cache=args.feature_cache,
-        view=trained_view(stage1, name=args.stage1) if args.as_trained else EVAL,
-    )
+    from features.extractor import FeatureExtractor
+    from features.spec import FeatureSpec
+    from features.store import FeatureStore
+
+    view = trained_view(stage1, name=args.stage1) if args.as_trained else EVAL
+    spec = FeatureSpec.of(stage1, precision=resolve_precision(args.precision, device=device), view=view)
+    extractor = FeatureExtractor(stage1.detector.to(device).feature, args.batch_size, args.num_workers, device)
+    store = FeatureStore.open(spec, args.feature_cache)
+    embeddings_NE, read = embed(stage1.detector, images, extractor=extractor, store=store)
     about = {
         "stage1": Path(args.stage1).name,
         "data": images.name,
@@ -156,40 +158,17 @@ def trained_view(stage1: Checkpoint, *, name: str) -> str:
 
 
 def embed(
-    stage1: Checkpoint,
-    images: Manifest,
-    *,
-    device: str,
-    precision: str,
-    batch_size: int,
-    num_workers: int,
-    feature_cache: Path | None,
-    view: str = EVAL,
+    detector: TowerHead, images: Manifest, *, extractor: FeatureExtractor, store: FeatureStore
 ) -> tuple[Tensor, Manifest]:
-    """Return embeddings_NE of the images in a view, and the N images that could be read."""
+    """Return embeddings_NE of the images, and the N images that could be read. What is not stored is extracted."""
     import torch
 
-    from features.extractor import FeatureExtractor
-    from features.spec import FeatureSpec
-    from features.store import FeatureStore
-
-    detector, config = stage1.detector.to(device), stage1.config
-    spec = FeatureSpec(
-        stage1.backbone_fingerprint,
-        config.feature_width,
-        config.pixel,
-        precision,
-        view,
-        layers=config.feature_layers,
-        whole_layers=config.whole_layers,
-    )
-    extractor = FeatureExtractor(detector.feature, batch_size, num_workers, device)
-    (table,), read, failures = extractor.tables(images, [FeatureStore.open(spec, feature_cache)], desc="embed")
+    (table,), read, failures = extractor.tables(images, [store], desc="embed")
     for failure in failures:
         log.warning("left out %s: %s", failure.record.uri, failure.reason)
     with torch.inference_mode():
         chunks = torch.arange(len(table)).split(EMBED_BATCH)
-        return torch.cat([detector.embed(table[index_B].to(device)).cpu() for index_B in chunks]), read
+        return torch.cat([detector.embed(table[index_B].to(extractor.device)).cpu() for index_B in chunks]), read
 
 
 def make_bank(

@@ -19,6 +19,7 @@ from torch import Tensor
 import cli
 from data.holdout import Split, split_images
 from data.records import Manifest
+from features.spec import FeatureSpec
 from gapl.labels import Label
 from models.detector import Stage1Detector
 from models.precision import resolve_precision
@@ -31,7 +32,7 @@ from studies.rows import NO_PROTOTYPES, PARTS, ROWS, SPLIT, Recipes, Row, recipe
 from training.processes import keep_freed_memory, start_processes
 from training.recipe import MINI_1, Recipe
 from training.runs import Run, RunContext
-from training.stages import feature_spec, fit_stage, load_features
+from training.stages import fit_stage, load_features
 from training.start import add_recipe_lora, start_stage1, start_stage2
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Lab:
 
     def _embed(self, start: Checkpoint, images: Manifest, recipe: Recipe, context: RunContext) -> First:
         """Embed all images in the evaluation view."""
-        specs = [feature_spec(start, recipe)]
+        specs = [FeatureSpec.of(start, precision=recipe.precision)]
         (table,), read = load_features(start.detector, images, specs, recipe=recipe, context=context)
         with torch.inference_mode():
             feature_ND = table[torch.arange(len(table))].to(self.accelerator.device)

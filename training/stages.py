@@ -100,7 +100,7 @@ def _fit_features(
 ) -> Fitted:
     """Fit the head alone: `feature_views` random views of each image go through the frozen tower just once."""
     detector = start.detector
-    spec = feature_spec(start, recipe)
+    spec = FeatureSpec.of(start, precision=recipe.precision)
     in_training = [replace(spec, view=recipe.train_view, number=number) for number in range(recipe.feature_views)]
     in_validation = replace(spec, pixel=validation_pixels(spec.pixel, recipe))
     views, training = load_features(detector, images, in_training, recipe=recipe, context=context)
@@ -119,19 +119,6 @@ def _fit_features(
     batches = feature_batches(views, training, recipe, rank_of(context.accelerator))
     model = LogitModel(detector, lambda feature_BD: detector.head(feature_BD).logit_B)
     return fit(model, batches, recipe=recipe, context=context, validate=validate if sets else None)
-
-
-def feature_spec(start: Checkpoint, recipe: Recipe) -> FeatureSpec:
-    """Return what determines a feature of the detector's tower in the evaluation view."""
-    config = start.config
-    return FeatureSpec(
-        backbone=start.backbone_fingerprint,
-        width=config.feature_width,
-        pixel=config.pixel,
-        precision=recipe.precision,
-        layers=config.feature_layers,
-        whole_layers=config.whole_layers,
-    )
 
 
 def load_features(
