@@ -154,6 +154,14 @@ def test_optimiser_groups() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.0025, 0.0125])
 
 
+def test_the_projection_can_learn_more_slowly() -> None:
+    model = nn.ModuleDict({"project": nn.Linear(3, 1), "classifier": nn.Linear(3, 1)})
+    optimizer = make_optimizer(model, Recipe(lr=0.01, head_lr_factor=5, project_lr_factor=0.1))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(model["project"].weight)] == pytest.approx(0.005)
+    assert rates[id(model["classifier"].weight)] == pytest.approx(0.05)
+
+
 def test_frozen_tower_has_no_group() -> None:
     model = TwoParts()
     model.tower.requires_grad_(False)

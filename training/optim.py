@@ -13,14 +13,23 @@ from training.recipe import Recipe
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
-    """Make AdamW for the parameters that train: LoRA in the tower at lr, the head at lr x head_lr_factor."""
-    tower: list[nn.Parameter] = []
-    head: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (tower if name.startswith("tower.") else head).append(parameter)
-    groups = [{"params": tower, "lr": recipe.lr}, {"params": head, "lr": recipe.lr * recipe.head_lr_factor}]
-    return AdamW([group for group in groups if group["params"]], lr=recipe.lr, weight_decay=recipe.weight_decay)
+    """Make AdamW for the parameters that train, with a learning rate for each part of the detector.
+
+    LoRA in the tower has lr, and the head lr x head_lr_factor; its projection has that x project_lr_factor.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    head_lr = recipe.lr * recipe.head_lr_factor
+    lr_of = {"tower.": recipe.lr, "": head_lr}
+    if recipe.project_lr_factor != 1:  # else one group: a stopped run's optimiser has as many as when it began
+        lr_of = {"tower.": recipe.lr, "project.": head_lr * recipe.project_lr_factor, "": head_lr}
+    groups: dict[str, list[nn.Parameter]] = {part: [] for part in lr_of}
+    for name, parameter in trained.items():
+        groups[next(part for part in lr_of if name.startswith(part))].append(parameter)
+    return AdamW(
+        [{"params": parameters, "lr": lr_of[part]} for part, parameters in groups.items() if parameters],
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+    )
 
 
 class Schedule:

@@ -51,6 +51,9 @@ class Recipe:
     head_lr_factor: float = _option(
         1.0, "learning rate of the layers that start untrained, relative to lr", minimum=0
     )
+    project_lr_factor: float = _option(
+        1.0, "stage 2: learning rate of the projection, which stage 1 trained, relative to the head's", minimum=0
+    )
     weight_decay: float = _option(0.01, "weight decay of AdamW", minimum=0)
     schedule: str = _option("constant", "how the learning rate changes", SCHEDULES)
     final_lr_fraction: float = _option(0.001, "fraction of lr at which the cosine ends", minimum=0)
@@ -207,14 +210,23 @@ MINI_2 = Recipe(
 OPEN_1 = replace(
     MINI_1,
     epochs=24,
-    lr=3e-4,
+    lr=1e-4,
     train_view="delivered",
     feature_views=2,
     views="centre,quarters,reduced,whole",
     whole_layers="5,6,7,8,9,12",
     crop_dropout=0.25,
 )
-OPEN_HEAD = replace(OPEN_1, epochs=16, feature_layers="", views="centre", whole_layers="", lora_rank=0)
+OPEN_HEAD = replace(
+    OPEN_1,
+    epochs=4,
+    lr=1e-3,
+    project_lr_factor=0.1,
+    feature_layers="",
+    views="centre",
+    whole_layers="",
+    lora_rank=0,
+)
 OPEN_2 = replace(MINI_2, epochs=1, train_view="delivered", crop_dropout=0.25)
 
 PRESETS: dict[tuple[int, str], Recipe] = {
@@ -236,7 +248,7 @@ PRESETS: dict[tuple[int, str], Recipe] = {
 }
 PRESET_NAMES = tuple(dict.fromkeys(name for _, name in PRESETS))
 OTHER_STAGE = {  # fields that a stage does not use
-    1: ("lora_rank", "lora_alpha", "lora_dropout", "patch_dropout"),
+    1: ("project_lr_factor", "lora_rank", "lora_alpha", "lora_dropout", "patch_dropout"),
     2: ("feature_layers", "views", "whole_layers"),
 }
 
