@@ -25,7 +25,7 @@ for precision in fp32 bf16 fp16; do
         "${options[@]}" "${cached[@]}" --out "$out/prototypes.safetensors"
     train --stage 2 --preset demo --init "$out/stage1/detector.safetensors" \
         --prototypes "$out/prototypes.safetensors" "${options[@]}" --max-steps 20 --out "$out/stage2"
-    detectors=(pretrained/gapl-vit-b16-mini.safetensors "$out/stage2/detector.safetensors")
+    detectors=(pretrained/gapl-vit-b16-open.safetensors "$out/stage2/detector.safetensors")
     "$python" benchmarks.py --model_path "${detectors[@]}" "${options[@]}" --out "$out/gpu"
     "$python" benchmarks.py --model_path "${detectors[@]}" --device cpu --precision fp32 --out "$out/cpu"
     "$python" timing/parity.py "$out/cpu/scores.parquet" "$out/gpu/scores.parquet" \

@@ -23,7 +23,7 @@ esac
 if [ "${1:-}" != --train ]; then
     source "$(dirname "$0")/environment.sh"
     install requirements.txt
-    "$python" inference.py --model_path pretrained/gapl-vit-b16-mini.safetensors --image_path assets
+    "$python" inference.py --model_path pretrained/gapl-vit-b16-open.safetensors --image_path assets
     echo "To train a detector of your own on a demonstration corpus: bash scripts/quickstart.sh --train"
     exit
 fi

@@ -23,7 +23,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 TARGET_S = 1.0
 MODULES = ("models.weights", "data.shards.plan", "data.demo", "data.collect")  # run with `python -m`
-DETECTOR = "pretrained/gapl-vit-b16-mini.safetensors"
+DETECTOR = "pretrained/gapl-vit-b16-open.safetensors"
 MISSING = "no/such"  # a path
 REFUSED = {
     "inference.py": (
