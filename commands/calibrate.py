@@ -12,7 +12,7 @@ from commands.tables import add_tables, name_of_file, read_tables, require_table
 from files.refusal import check_is_file
 from gapl.calibration import METHODS, Calibration
 from gapl.verdict import decision_rule
-from models.weights.names import DETECTOR_FILE
+from models.weights.names import DETECTOR_FILE, FAST, FULL
 
 if TYPE_CHECKING:
     from evaluation.tables.scores import ScoreTable
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     from models.weights.checkpoint import store_calibration
 
     scores = read_tables(args.tables)
-    name = _name_of(args.model_path, scores, tables=args.tables)
+    name = _name_of(args.model_path, scores, tables=args.tables, views=FAST if args.fast else FULL)
     frame = scores.frame
     held_out = frame[(frame["model"] == name) & (frame["degradation"] == CLEAN)]
     for path in args.against:
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> None:
     print(f"saved {args.out}")
 
 
-def _name_of(model_path: Path, scores: ScoreTable, *, tables: Sequence[Path]) -> str:
+def _name_of(model_path: Path, scores: ScoreTable, *, tables: Sequence[Path], views: str) -> str:
     if scores.detectors:
-        return name_of_file(model_path, scores, tables=tables)
+        return name_of_file(model_path, scores, tables=tables, views=views)
     # Such as the scores_heldout.csv of a run: it is of one detector, but cannot say of which.
     listed = ", ".join(map(str, tables))
     if len(scores.models) != 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 from commands.tables import add_tables, name_of_file, read_tables, require_tables
 from files.checksum import sha256_of
 from files.refusal import check_is_file
-from models.weights.names import DETECTOR_FILE
+from models.weights.names import DETECTOR_FILE, FAST
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
     scores = read_tables(args.tables)
     name = name_of_file(args.model_path, scores, tables=args.tables)
     info = read_info(args.model_path)
+    if scores.detectors[name].views == FAST:
+        info = info.fast()
     facts = DetectorFacts(
         name=name,
         form=info.form,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from files.checksum import sha256_of
 from files.refusal import check_is_file
+from models.weights.names import FULL
 
 if TYPE_CHECKING:
     from evaluation.tables.scores import ScoreTable
@@ -45,16 +46,21 @@ def read_tables(paths: Sequence[Path], *, columns: Mapping[str, str] | None = No
     return join_tables([read_scores(path, columns=columns) for path in paths])
 
 
-def name_of_file(model_path: Path, scores: ScoreTable, *, tables: Sequence[Path]) -> str:
+def name_of_file(model_path: Path, scores: ScoreTable, *, tables: Sequence[Path], views: str = "") -> str:
     """Return the name under which the tables hold the scores of this very detector file, by its sha256.
+
+    views   "full" or "fast": how it must have looked at the images; empty: either way, full if both are there
 
     Raises ValueError when they hold none.
     """
     sha256 = sha256_of(model_path)
-    names = [name for name, detector in scores.detectors.items() if detector.sha256 == sha256]
-    if not names:
-        raise ValueError(f"{model_path}: no scores of this file in {', '.join(map(str, tables))}")
-    return names[0]
+    found = {each.views: name for name, each in scores.detectors.items() if each.sha256 == sha256}
+    listed = ", ".join(map(str, tables))
+    if not found:
+        raise ValueError(f"{model_path}: no scores of this file in {listed}")
+    if views and views not in found:
+        raise ValueError(f"{listed}: scores of {model_path} are of --views {', '.join(found)}; expected {views}")
+    return found.get(views or FULL, next(iter(found.values())))
 
 
 def show_run(folder: Path) -> None:

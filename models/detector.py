@@ -75,13 +75,13 @@ class TowerHead(nn.Module):
         A view gives the class token after the last layer norm, or those of some layers, joined. The feature is the
         mean over the crops; with `whole_layers`, that of the whole image is joined to it.
         """
+        pixels_BVCHW = pixels.unsqueeze(1) if pixels.ndim == 4 else pixels
         if not self.whole_layers:
-            return self._mean_of_crops(pixels.unflatten(0, (len(pixels), -1)) if pixels.ndim == 4 else pixels)
-        whole_BV = pixels.unsqueeze(1) if pixels.ndim == 4 else pixels
-        whole_BD: Tensor = self.tower(whole_BV[:, -1], self.whole_layers)
-        if whole_BV.shape[1] == 1:
+            return self._mean_of_crops(pixels_BVCHW)
+        whole_BD: Tensor = self.tower(pixels_BVCHW[:, -1], self.whole_layers)
+        if pixels_BVCHW.shape[1] == 1:
             return functional.pad(whole_BD, (self.crop_width, 0))
-        return torch.cat([self._mean_of_crops(whole_BV[:, :-1]), whole_BD], dim=-1)
+        return torch.cat([self._mean_of_crops(pixels_BVCHW[:, :-1]), whole_BD], dim=-1)
 
     def _mean_of_crops(self, pixels_BVCHW: Tensor) -> Tensor:
         feature_ND: Tensor = self.tower(pixels_BVCHW.flatten(0, 1), self.feature_layers)

@@ -48,6 +48,7 @@ def main() -> None:
     check_files(args)
     device = cli.pick_device(args.device)
     stage1 = load_stage1(args.stage1, backbone=args.backbone)
+    view = trained_view(stage1, name=args.stage1) if args.as_trained else EVAL
     if args.same_data:
         images = open_same_data(stage1, name=args.stage1)
     else:
@@ -61,7 +62,6 @@ def main() -> None:
     from features.spec import FeatureSpec
     from features.store import FeatureStore
 
-    view = trained_view(stage1, name=args.stage1) if args.as_trained else EVAL
     spec = FeatureSpec.of(stage1, precision=resolve_precision(args.precision, device=device), view=view)
     extractor = FeatureExtractor(stage1.detector.to(device).feature, args.batch_size, args.num_workers, device)
     store = FeatureStore.open(spec, args.feature_cache)
@@ -148,13 +148,16 @@ def open_same_data(stage1: Checkpoint, *, name: str) -> Manifest:
 
 
 def trained_view(stage1: Checkpoint, *, name: str) -> str:
-    """Return the view in which stage 1 saw its images. Raises ValueError when its file, `name`, does not say."""
-    view = stage1.provenance.get("recipe", {}).get("train_view")
-    if view is None:
-        raise ValueError(
-            f"--as-trained: {name} does not say in which view it saw its images; leave the option out"
-        )
-    return str(view)
+    """Return the view in which stage 1 saw its images.
+
+    Raises ValueError when its file, `name`, does not say, or when it saw each image in a new view in every epoch.
+    """
+    match stage1.provenance.get("recipe"):
+        case {"train_view": str(view), "feature_views": int(count)} if count:
+            return view
+        case {"train_view": str(view)}:
+            raise ValueError(f"--as-trained: {name} has no cached views (--feature-views); leave the option out")
+    raise ValueError(f"--as-trained: {name} does not say in which view it saw its images; leave the option out")
 
 
 def embed(

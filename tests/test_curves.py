@@ -65,7 +65,7 @@ def test_axes_have_titles_and_units() -> None:
         "Training loss",
         "Validation: none yet",
         "Learning rate",
-        "Validation: the lowest generators and photo sources",
+        "Validation: the lowest generators and real sources",
     ]
     assert all(axes.get_ylabel() for axes in figure.axes)
     assert {figure.axes[number].get_xlabel() for number in (RATE, SOURCES)} == {"optimiser step"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +22,15 @@ from data.images.augment import train_view
 from data.images.views import seeded
 from gapl.pixels import CLIP_MEAN, CLIP_STD, PixelSpec
 from gapl.views import crops, eval_view, reduce_by_powers
-from models.config import DetectorConfig
-from models.detector import TowerHead, build_detector
+from models.config import DetectorConfig, LoraSpec, TowerSpec
+from models.detector import Stage1Detector, TowerHead, build_detector
+from models.tower import VisionTower
 from models.weights.backbone import architecture, load_backbone
 from models.weights.checkpoint import Checkpoint, load_checkpoint, read_info, save_checkpoint, store_calibration
+from models.weights.inspect import facts
 from models.weights.names import TINY
+from models.weights.released import released_pixels, to_released
+from prototype import dream_prototype
 from tests.test_calibration import FOUND as CALIBRATION
 
 if TYPE_CHECKING:
@@ -214,10 +218,28 @@ def test_file_keeps_both_calibrations(saved: Path, tmp_path: Path) -> None:
     store_calibration(tmp_path / "one.safetensors", fast, out=tmp_path / "two.safetensors", fast=True)
     info = read_info(tmp_path / "two.safetensors")
     assert (info.calibration, info.fast_calibration) == (full, fast)
+    shown = facts(tmp_path / "two.safetensors")
+    assert (shown["calibration"], shown["fast_calibration"]) == (asdict(full), asdict(fast))
     assert info.threshold == full.threshold("balanced")
     quick = load_checkpoint(tmp_path / "two.safetensors", views="fast", allow_tiny=True)
     assert quick.config.pixel.views == ("whole",)
     assert (quick.calibration, quick.threshold) == (fast, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("views", "differs"), [(("centre",), False), (("quarters",), True), (("centre", "whole"), True)]
+)
+def test_the_released_form_holds_the_centre_alone(views: tuple[str, ...], differs: bool) -> None:
+    spec = TowerSpec(64, 64, 2, 1, image_size=32, patch_size=8)
+    pixel = replace(released_pixels(32), views=views)
+    layers = (1,) if "whole" in views else ()
+    config = DetectorConfig(2, "", spec, pixel, num_prototypes=4, lora=LoraSpec(), whole_layers=layers)
+    state = build_detector(config, VisionTower(spec)).state_dict()
+    if differs:
+        with pytest.raises(ValueError, match="it differs in its preprocessing"):
+            to_released(config, state)
+    else:
+        assert to_released(config, state).keys() == {"model", "prototype"}
 
 
 def test_a_detector_with_one_view_has_no_fast_one(tmp_path: Path) -> None:
@@ -260,6 +282,38 @@ def test_validation_scores_both_ways(trained: Path) -> None:
         assert detector(uri).logit != pytest.approx(fast(uri).logit, abs=1e-4)
 
 
+def test_the_view_eval_trains_on_all_views(run_cli: RunCli, tiny_root: Path, tmp_path: Path) -> None:
+    """With and without cached features, so that an image is never taken for the whole of itself."""
+    common = ("--stage", 1, "--preset", "open", "--mix", "open", "--backbone", TINY, "--data-root", tiny_root)
+    layers = ("--feature-layers", "1", "--whole-layers", "1,2", "--precision", "fp32", "--num-workers", 0)
+    options = ("--train-view", "eval", "--crop-dropout", 0, "--epochs", 1, "--holdout", "beta", "--lr", 0.01)
+    weights = []
+    for count in (0, 1):
+        out = tmp_path / f"run{count}"
+        done = run_cli(train.main, *common, *layers, *options, "--feature-views", count, "--out", out)
+        assert done.code == 0, done.err
+        weights.append(load_checkpoint(out / "detector.safetensors", allow_tiny=True).detector.project.weight)
+    assert (weights[0] - weights[1]).abs().max() < 1e-3
+
+
+def test_prototypes_as_trained_need_cached_views(run_cli: RunCli, trained: Path, tmp_path: Path) -> None:
+    bank = ("--num", 4, "--num-workers", 0, "--out", tmp_path / "bank.safetensors")
+    asked = ("--same-data", "--as-trained", *bank)
+    done = run_cli(dream_prototype.main, "--stage1", trained / "detector.safetensors", *asked)
+    assert done.code == 0, done.err
+    stage1 = load_checkpoint(trained / "detector.safetensors", allow_tiny=True)
+    assert isinstance(stage1.detector, Stage1Detector)
+    for recipe, message in (
+        (stage1.provenance["recipe"] | {"feature_views": 0}, "has no cached views"),
+        ({}, "does not say in which view"),
+        ([1], "does not say in which view"),
+    ):
+        stage1.provenance["recipe"] = recipe
+        save_checkpoint(tmp_path / "stage1.safetensors", stage1)
+        done = run_cli(dream_prototype.main, "--stage1", tmp_path / "stage1.safetensors", *asked, "--overwrite")
+        assert message in done.only_error()
+
+
 def test_inference_looks_at_the_whole_alone_if_asked(
     run_cli: RunCli, trained: Path, make_image: MakeImage, tmp_path: Path
 ) -> None:
@@ -286,6 +340,12 @@ def test_benchmarks_score_both_ways(run_cli: RunCli, trained: Path, tiny_root: P
     assert tables["fast"].detectors["stage1-fast"].views == "fast"
     assert not np.allclose(tables["full"].frame["logit"], tables["fast"].frame["logit"])
 
+    scores = {views: tmp_path / views / "scores.parquet" for views in tables}
+    fit = ("calibrate", "--model_path", file, "--out", tmp_path / "calibrated.safetensors")
+    assert "of --views fast; expected full" in run_cli(benchmarks.main, *fit, scores["fast"]).only_error()
+    done = run_cli(benchmarks.main, *fit, scores["full"], "--fast")
+    assert "of --views full; expected fast" in done.only_error()
+
 
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -300,6 +360,8 @@ def test_benchmarks_score_both_ways(run_cli: RunCli, trained: Path, tiny_root: P
             ("--views", "centre", "--whole-layers", "", "--train-view", "crop"),
             "--crop-dropout needs a detector with the view whole",
         ),
+        (("--views", "whole"), "whole needs another view before it"),
+        (("--val-resize-px", 40), "--val-resize-px 40: a detector with the views centre, quarters"),
     ],
 )
 def test_recipes_that_do_not_fit_are_refused(
@@ -307,6 +369,7 @@ def test_recipes_that_do_not_fit_are_refused(
 ) -> None:
     common = ("--stage", 1, "--preset", "open", "--mix", "open", "--backbone", TINY, "--data-root", tiny_root)
     layers = ("--feature-layers", "1", "--whole-layers", "1,2", "--precision", "fp32", "--num-workers", 0)
-    done = run_cli(train.main, *common, *layers, "--out", tmp_path / "run", *options)
-
-    assert re.search(message, done.only_error())
+    for when in ((), ("--dry-run",)):
+        done = run_cli(train.main, *common, *layers, "--out", tmp_path / "run", *options, *when)
+        assert re.search(message, done.only_error())
+    assert not (tmp_path / "run").exists()

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--holdout",
         nargs="+",
         metavar="NAME",
-        help="generators and photo sources to validate on; real:NAME or fake:NAME where both have the name",
+        help="generators and real sources to validate on; real:NAME or fake:NAME where both have the name",
     )
     _add_detector_arguments(parser)
     _add_stream_arguments(parser)

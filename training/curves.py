@@ -120,7 +120,7 @@ def _draw_parts(axes: Axes, validations: Sequence[dict[str, Any]]) -> None:
 
 def _draw_sources(axes: Axes, validations: Sequence[dict[str, Any]]) -> None:
     """Draw the accuracy of the sources that are lowest in the last validation."""
-    axes.set_title("Validation: the lowest generators and photo sources")
+    axes.set_title("Validation: the lowest generators and real sources")
     axes.set_ylabel("accuracy (share of the source's images)")
     curves: dict[str, list[tuple[int, float]]] = {}
     for record in validations:
@@ -133,7 +133,7 @@ def _draw_sources(axes: Axes, validations: Sequence[dict[str, Any]]) -> None:
 
 
 def _accuracies(validation: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield ("set: class name", accuracy) for each generator and photo source."""
+    """Yield ("set: class name", accuracy) for each generator and real source."""
     for part, metrics in validation.items():
         for kind, sources in metrics.get("sources", {}).items():
             for source, rates in sources.items():

@@ -61,7 +61,7 @@ class Recipe:
     max_grad_norm: float = _option(0.0, "clip gradients to this norm; 0: no clipping", minimum=0)
     val_fraction: float = _fraction(0.05, "fraction of each class that is drawn for validation")
     holdout_fraction: float = _fraction(
-        0.0, "fraction of the generators and of the photo sources to hold out whole"
+        0.0, "fraction of the generators and of the real sources to hold out whole"
     )
     max_val_images: int = _option(0, "most images of either validation set; 0: all of them", minimum=0)
     select: str = _option("random", "validation set whose accuracy picks the epoch and ends training", SELECTS)
@@ -106,6 +106,8 @@ class Recipe:
         self.layers("feature_layers")
         if bool(self.layers("whole_layers")) != ("whole" in self.view_names()):
             raise ValueError(f"views {self.views!r} with whole_layers {self.whole_layers!r}: whole needs both")
+        if self.view_names() == ("whole",):  # training views have a crop beside the whole
+            raise ValueError("views 'whole': whole needs another view before it, such as centre,whole")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive, not {self.lr}")
         if self.train_view == EVAL and self.feature_views > 1:

@@ -2,7 +2,7 @@
 
 config.json     the recipe, the data, and everything else that the run started from
 metrics.jsonl   a line for each step and each validation
-validation.csv  the last validation: accuracy of each generator and photo source
+validation.csv  the last validation: accuracy of each generator and real source
 scores_*.csv    the last validation: the score of each image, for each validation set
 curves.png      learning curves
 unreadable.csv  the images that could not be read, if there were any
@@ -154,7 +154,7 @@ class Run:
                 file.write(json.dumps(values) + "\n")
 
     def write_validation(self, metrics: Mapping[str, Any]) -> None:
-        """Write the last validation as a table: a row for each generator and photo source of each set."""
+        """Write the last validation as a table: a row for each generator and real source of each set."""
         if not self.writes:
             return
         with replacing(self.validation) as scratch, scratch.open("w", newline="") as file:

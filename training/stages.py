@@ -10,9 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from data.choices import EVAL, SCALED_VIEWS
 from data.holdout import Split
-from data.images.augment import train_view
 from data.records import Images, Manifest, require_both_classes
 from features.extractor import FeatureExtractor
 from features.spec import FeatureSpec
@@ -46,12 +44,6 @@ def fit_stage(start: Checkpoint, split: Split[Any], *, recipe: Recipe, context: 
     """
     if recipe.feature_views and start.config.lora:
         raise ValueError("--feature-views needs a frozen tower, and the tower of --init has LoRA")
-    if recipe.train_view != EVAL and (recipe.train_view in SCALED_VIEWS) != bool(start.config.whole_layers):
-        wanted = ", ".join(SCALED_VIEWS) if start.config.whole_layers else "one of the others"
-        views = ", ".join(start.config.pixel.views)
-        raise ValueError(f"--train-view {recipe.train_view}: a detector with the views {views} needs {wanted}")
-    if recipe.crop_dropout and not start.config.whole_layers:
-        raise ValueError("--crop-dropout needs a detector with the view whole")
     start.detector.to(context.accelerator.device)
     with context.accelerator.main_process_first():  # it copies rows of shards
         sets = validation_sets(split)
@@ -73,7 +65,7 @@ def _fit_images(
         }
         return judge(scored, context.run)
 
-    view = train_view(recipe.train_view, size_px=pixel.size_px, mean=pixel.mean, std=pixel.std)
+    view = FeatureSpec.of(start, precision=recipe.precision, view=recipe.train_view).make_view()
     rank, parts = rank_of(context.accelerator), context.stream_parts
     batches = image_batches(images, view, recipe, rank, stream_parts=parts)
     model = LogitModel(detector, lambda pixels_BCHW: detector(pixels_BCHW).logit_B)

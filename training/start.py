@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from data.choices import EVAL, SCALED_VIEWS
 from gapl.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelSpec
 from models.adapt import add_lora
 from models.config import DetectorConfig, LoraSpec
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def start_stage1(recipe: Recipe, *, backbone: Backbone) -> Checkpoint:
-    """Put a new head on the tower of a backbone."""
+    """Put a new head on the tower of a backbone. Raises ValueError as check_views does."""
     config = DetectorConfig(
         1,
         backbone.name,
@@ -33,6 +34,7 @@ def start_stage1(recipe: Recipe, *, backbone: Backbone) -> Checkpoint:
         feature_layers=recipe.layers("feature_layers"),
         whole_layers=recipe.layers("whole_layers"),
     )
+    check_views(recipe, config)
     own_fingerprint = fingerprint(backbone.tower.state_dict())
     detector = build_detector(config, backbone.tower)
     return Checkpoint(detector=detector, config=config, backbone_fingerprint=own_fingerprint)
@@ -76,6 +78,7 @@ def start_stage2(recipe: Recipe, *, init: Checkpoint, bank: PrototypeBank | None
 
     Raises ValueError when recipe, bank and `init` do not fit together.
     """
+    check_views(recipe, init.config)
     if (recipe.normalisation == "imagenet") != (init.config.pixel.mean == IMAGENET_MEAN):
         raise ValueError(
             f"--normalisation {recipe.normalisation}: the detector of --init was trained with another; both "
@@ -138,7 +141,10 @@ def add_recipe_lora(recipe: Recipe, start: Checkpoint) -> Checkpoint:
 
 
 def empty_detector(recipe: Recipe, *, stage: int, backbone: str | None, init: str | None) -> TowerHead:
-    """Build the modules of a detector without weights, which is enough to count them."""
+    """Build the modules of a detector without weights, which is enough to count them.
+
+    Raises ValueError for views that do not fit, where they are known: in stage 2 they are those of `init`.
+    """
     info = read_checkpoint(find_model(init)).info if init else None
     known = info and info.config
     name = backbone or (known.backbone if known else DEFAULT)
@@ -149,13 +155,27 @@ def empty_detector(recipe: Recipe, *, stage: int, backbone: str | None, init: st
         stage,
         name,
         spec,
-        PixelSpec(size_px=spec.image_size, views=("centre", "whole") if whole_layers else ("centre",)),
+        known.pixel if known else PixelSpec(size_px=spec.image_size, views=recipe.view_names()),
         num_prototypes=64,
         lora=_lora_spec(recipe, layers),
         feature_layers=layers,
         whole_layers=whole_layers,
     )
+    if known or stage == 1:
+        check_views(recipe, config)
     return build_detector(config)
+
+
+def check_views(recipe: Recipe, config: DetectorConfig) -> None:
+    """Raise ValueError when a recipe trains or validates on other views than the detector looks at."""
+    views, has_whole = ", ".join(config.pixel.views), bool(config.whole_layers)
+    if recipe.train_view != EVAL and (recipe.train_view in SCALED_VIEWS) != has_whole:
+        wanted = " or ".join(SCALED_VIEWS) if has_whole else "one of the others"
+        raise ValueError(f"--train-view {recipe.train_view}: a detector with the views {views} needs {wanted}")
+    if recipe.crop_dropout and not has_whole:
+        raise ValueError("--crop-dropout needs a detector with the view whole")
+    if recipe.val_resize_px and config.pixel.views != ("centre",):
+        raise ValueError(f"--val-resize-px {recipe.val_resize_px}: a detector with the views {views} needs 0")
 
 
 def _pixels(backbone: PixelSpec, recipe: Recipe) -> PixelSpec:

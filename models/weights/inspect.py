@@ -63,6 +63,7 @@ def _detector_facts(info: DetectorInfo) -> dict[str, Any]:
     found |= {"feature_layers": list(config.feature_layers), "whole_layers": list(config.whole_layers)}
     found["LoRA"] = config.lora and asdict(config.lora)
     found["calibration"] = info.calibration and asdict(info.calibration)
+    found["fast_calibration"] = info.fast_calibration and asdict(info.fast_calibration)
     return found | {"backbone_fingerprint": info.backbone_fingerprint, "notice": info.notice}
 
 

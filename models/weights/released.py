@@ -184,7 +184,7 @@ def to_released(config: DetectorConfig, tensors: Mapping[str, Tensor]) -> dict[s
 
 def _view(pixel: PixelSpec) -> tuple[Any, ...]:
     """Return what of a PixelSpec changes the scores of ordinary images."""
-    return pixel.size_px, pixel.mean, pixel.std, pixel.resize_px, pixel.small_image
+    return pixel.size_px, pixel.mean, pixel.std, pixel.resize_px, pixel.small_image, pixel.views
 
 
 def _check_label_maps(data: dict[Any, Any]) -> None:
