@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
         name=name,
         form=info.form,
         backbone=info.config.backbone,
+        views=info.config.pixel.views,
         sha256=sha256_of(args.model_path),
         provenance=info.provenance,
         calibration=info.calibration,

@@ -55,6 +55,7 @@ class DetectorFacts:
 
     form          adapter, full, merged or released
     backbone      name of the tower, such as clip-vit-l14
+    views         what it looks at in an image, such as centre and whole
     provenance    prototypes, recipe, training data, seed
     notice        what to know before relying on its verdicts
     datasets      repositories on the hub that it was trained on
@@ -63,6 +64,7 @@ class DetectorFacts:
     name: str
     form: str = ""
     backbone: str = ""
+    views: Sequence[str] = ()
     sha256: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
@@ -161,7 +163,8 @@ def _results(scores: ScoreTable, table: pd.DataFrame) -> list[EvalResult]:
 def _facts(facts: DetectorFacts, scores: ScoreTable, model: str) -> str:
     known = scores.detectors.get(model)
     sha256 = facts.sha256 or (known and known.sha256)
-    pairs = {"form": facts.form, "backbone": facts.backbone, "SHA-256": sha256}
+    views = ", ".join(facts.views)
+    pairs = {"form": facts.form, "backbone": facts.backbone, "views": views, "SHA-256": sha256}
     pairs |= {key.replace("_", " "): _told(value) for key, value in facts.provenance.items()}
     return "\n".join(f"- {plain(key)}: {plain(str(value or 'not stated'))}" for key, value in pairs.items())
 

@@ -341,6 +341,11 @@ def test_benchmarks_score_both_ways(run_cli: RunCli, trained: Path, tiny_root: P
     assert not np.allclose(tables["full"].frame["logit"], tables["fast"].frame["logit"])
 
     scores = {views: tmp_path / views / "scores.parquet" for views in tables}
+    for views, seen in (("full", "views: centre, quarters, reduced, whole"), ("fast", "views: whole")):
+        card = ("card", scores[views], "--model_path", file, "--licence", "mit", "--out", tmp_path / "card.md")
+        done = run_cli(benchmarks.main, *card)
+        assert done.code == 0, done.err
+        assert f"- {seen}\n" in (tmp_path / "card.md").read_text()
     fit = ("calibrate", "--model_path", file, "--out", tmp_path / "calibrated.safetensors")
     assert "of --views fast; expected full" in run_cli(benchmarks.main, *fit, scores["fast"]).only_error()
     done = run_cli(benchmarks.main, *fit, scores["full"], "--fast")
