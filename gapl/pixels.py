@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from gapl.schema import check_choice, check_positive
+from gapl.schema import check_choice, check_positive, shown
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -55,7 +55,7 @@ class PixelSpec:
         for view in self.views:
             check_choice("a view", view, *VIEWS)
         if not self.views or list(self.views) != [view for view in VIEWS if view in self.views]:
-            raise ValueError(f"views are some of {', '.join(VIEWS)}, in this order, not {self.views}")
+            raise ValueError(f"views are some of {', '.join(VIEWS)}, in this order, not {shown(self.views)}")
         if self.resize_px is not None and self.views != ("centre",):
             raise ValueError("resize_px is for the view centre alone")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, self.mean)):

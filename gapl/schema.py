@@ -44,7 +44,7 @@ def _convert(where: str, value: Any, hint: Any) -> Any:
         return None if value is None else _convert(where, value, wanted)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{where} is a list, not {_shown(value)}")
+            raise ValueError(f"{where} is a list, not {shown(value)}")
         if alternatives[-1] is Ellipsis:
             return tuple(_convert(f"{where}[{i}]", item, alternatives[0]) for i, item in enumerate(value))
         if len(value) != len(alternatives):
@@ -52,10 +52,10 @@ def _convert(where: str, value: Any, hint: Any) -> Any:
         return tuple(_convert(where, item, each) for item, each in zip(value, alternatives, strict=True))
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise ValueError(f"{where} is an object with names, not {_shown(value)}")
+            raise ValueError(f"{where} is an object with names, not {shown(value)}")
         return {key: _convert(f"{where}.{key}", item, alternatives[1]) for key, item in value.items()}
     if not _is_a(value, hint):
-        raise ValueError(f"{where} cannot be {_shown(value)}; expected {getattr(hint, '__name__', hint)}")
+        raise ValueError(f"{where} cannot be {shown(value)}; expected {getattr(hint, '__name__', hint)}")
     return float(value) if hint is float else value
 
 
@@ -71,7 +71,8 @@ def _is_a(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return the value as a message quotes it: what an untrusted file holds may be long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

@@ -17,6 +17,7 @@ from gapl.pixels import REDUCED_PX, PixelSpec
 
 View = Callable[[Image.Image], np.ndarray]
 
+MAX_ASPECT = 100  # of the part that is resized, long side to short side
 QUARTERS = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))  # their middles, as shares of the sides
 
 
@@ -89,7 +90,14 @@ _SCALES: dict[str, Callable[[Image.Image, PixelSpec], Image.Image]] = {
 
 
 def resize_short_side(image: Image.Image, size_px: int, interpolation: str) -> Image.Image:
-    """Resize the image so that its short side is `size_px`; the long side is rounded down."""
+    """Resize the image so that its short side is `size_px`; the long side is rounded down.
+
+    Of a strip only the middle is resized: one of 65,000 x 1 px would take gigabytes.
+    """
+    long_px = MAX_ASPECT * min(image.size)
+    left, top = (max(0, side - long_px) // 2 for side in image.size)
+    if left or top:
+        image = image.crop((left, top, image.width - left, image.height - top))
     short, long = sorted(image.size)
     other = int(size_px * long / short)
     size = (size_px, other) if image.width <= image.height else (other, size_px)

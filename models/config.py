@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from gapl.pixels import PixelSpec
-from gapl.schema import MAX_NAME, MAX_SIZE, check_choice, check_positive, is_name
+from gapl.schema import MAX_NAME, MAX_SIZE, check_choice, check_positive, is_name, shown
 
 MAX_LAYERS = 1000
 MAX_TARGETS = 100
@@ -117,7 +117,7 @@ class DetectorConfig:
         for name in ("feature_layers", "whole_layers"):
             layers = getattr(self, name)
             if list(layers) != sorted(set(layers) & set(range(1, last + 1))):
-                raise ValueError(f"{name} are ascending numbers from 1 to {last}, not {layers}")
+                raise ValueError(f"{name} are ascending numbers from 1 to {last}, not {shown(layers)}")
         if ("whole" in self.pixel.views) != bool(self.whole_layers):
             raise ValueError(f"views {self.pixel.views} with whole_layers {self.whole_layers}: whole needs both")
         if self.pixel.size_px != self.tower.image_size:

@@ -7,13 +7,14 @@ import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
 import benchmarks
 import inference
@@ -83,6 +84,37 @@ def test_small_images_give_as_many_crops(size: tuple[int, int]) -> None:
     black_C = -np.array(CLIP_MEAN) / np.array(CLIP_STD)
     bright_VCHW = eval_view(PIXEL)(Image.new("RGB", size, "white"))
     assert (bright_VCHW > black_C[:, None, None] + 1).all(), "nothing is padded"
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1)])
+def test_a_strip_takes_little_memory(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resized as a whole, a file of a few kB would take gigabytes."""
+    made: list[int] = []
+    resize = Image.Image.resize
+
+    def counted(image: Image.Image, size: tuple[int, int], *options: object) -> Image.Image:
+        made.append(size[0] * size[1])
+        assert made[-1] < 10_000_000, size  # before it is made
+        return resize(image, size, *options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "resize", counted)
+    assert eval_view(PIXEL)(Image.new("RGB", size)).shape == (7, 3, 32, 32)
+    assert len(made) == 4
+
+
+def test_a_strip_in_training_is_cut_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    resize = functional.resize
+
+    def counted(image_CHW: Tensor, *options: Any, **named: Any) -> Tensor:
+        seen.append(tuple(image_CHW.shape))
+        assert max(seen[-1]) <= 100  # before it is resized
+        return resize(image_CHW, *options, **named)
+
+    monkeypatch.setattr(functional, "resize", counted)
+    view = train_view("scales", size_px=32, mean=(0, 0, 0), std=(1, 1, 1))
+    assert seeded(view, Image.new("RGB", (1, 60_000)), seed=0).shape == (2, 3, 32, 32)
+    assert seen == [(3, 100, 1), (3, 100, 1)]
 
 
 def test_each_view_alone_is_its_part_of_all() -> None:

@@ -18,7 +18,7 @@ from data.images.degrade import recompress
 from data.images.deliver import RandomDelivery
 from data.images.views import TensorView
 from gapl.decode import to_rgb
-from gapl.views import reduce_by_powers
+from gapl.views import MAX_ASPECT, reduce_by_powers
 
 INTERPOLATIONS = (InterpolationMode.NEAREST, InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
 
@@ -103,7 +103,9 @@ class _BothScales(torch.nn.Module):
 
     @staticmethod
     def _resized(image_CHW: Tensor, short_px: int) -> Tensor:
-        resized_CHW: Tensor = functional.resize(image_CHW, [short_px], InterpolationMode.BICUBIC, antialias=True)
+        limit_px = MAX_ASPECT * min(image_CHW.shape[-2:])  # as in evaluation
+        middle_CHW = functional.center_crop(image_CHW, [min(side, limit_px) for side in image_CHW.shape[-2:]])
+        resized_CHW: Tensor = functional.resize(middle_CHW, [short_px], InterpolationMode.BICUBIC, antialias=True)
         return resized_CHW
 
 
