@@ -41,6 +41,18 @@ def test_each_form_takes_tiny_and_narrow_pictures(name: str, size: tuple[int, in
     assert min(found.size) >= 1
 
 
+def test_large_pictures_are_enlarged_no_further() -> None:
+    for long_px, least_px, most_px in ((1000, 1200, 2000), (3000, 3600, 4096), (9000, 9000, 9000)):
+        for seed in range(5):
+            found = RANDOM_FORMS["enlarged"].change(Image.new("RGB", (long_px, 4)), np.random.default_rng(seed))
+            assert least_px <= found.width <= most_px
+
+
+def test_what_webp_cannot_hold_is_shrunk() -> None:
+    found = RANDOM_FORMS["webp"].change(Image.new("RGB", (20_000, 4)), np.random.default_rng(0))
+    assert found.size == (16383, 3)
+
+
 def test_forms_are_drawn_by_weight_and_saved_anew_unless_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
     saved: list[tuple[str, str]] = []

@@ -44,6 +44,7 @@ CODECS: dict[str, dict[str, Any]] = {
     "WEBP": {},
     "AVIF": {"subsampling": "4:2:0", "max_threads": 1},
 }
+WEBP_SIDE_PX = 16383  # the longest that the format can hold
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -58,7 +59,9 @@ def encode(image: Image.Image, *, format: str, quality: int) -> bytes:
 
 
 def recompress(image: Image.Image, *, quality: int, format: str = "JPEG") -> Image.Image:
-    """Write the image to memory in a lossy format and read it again."""
+    """Write the image to memory in a lossy format and read it again. What WebP cannot hold is shrunk before."""
+    if format == "WEBP" and max(image.size) > WEBP_SIDE_PX:
+        image = forms.long_side(image, size_px=WEBP_SIDE_PX)
     with Image.open(io.BytesIO(encode(image, format=format, quality=quality))) as decoded:
         return decoded.convert("RGB")
 

@@ -21,6 +21,7 @@ from data.images.degrade import recompress, resize
 
 SAVED_ANEW = 0.4  # the chance of a form that does not save the picture itself to be saved anew
 MESSENGER_LONG_SIDES_PX = (960, 1080, 1280, 1600)
+ENLARGED_LONG_SIDE_PX = 4096  # nothing is enlarged beyond it: a large photograph would take gigabytes
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ def _enlarged_thumbnail(image: Image.Image, generator: np.random.Generator) -> I
     return forms.enlarged_thumbnail(image, size_px=size_px, shown_px=shown_px)
 
 
+def _enlarged(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    limit = max(1.0, ENLARGED_LONG_SIDE_PX / max(image.size))
+    return resize(image, factor=min(limit, generator.uniform(1.2, 2)))
+
+
 def _corner(image: Image.Image, generator: np.random.Generator) -> Image.Image:
     return forms.corner(image, share=generator.uniform(0.45, 0.8), which=int(generator.integers(4)))
 
@@ -98,7 +104,7 @@ RANDOM_FORMS = {
     "messenger": RandomForm(2, _messenger, is_saved=True),
     "thumbnail": RandomForm(2, _thumbnail, is_saved=True),
     "enlarged_thumbnail": RandomForm(1.5, _enlarged_thumbnail),
-    "enlarged": RandomForm(1.5, lambda image, draw: resize(image, factor=draw.uniform(1.2, 2))),
+    "enlarged": RandomForm(1.5, _enlarged),
     "page": RandomForm(2, lambda image, draw: forms.page(image, seed=_seed(draw))),
     "corner": RandomForm(1.5, _corner),
     "collage": RandomForm(1.5, lambda image, _: forms.collage(image)),
