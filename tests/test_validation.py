@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.loading.batches import Batch, Failure
 from data.records import Record
@@ -29,10 +29,12 @@ class Constant(Stage1Detector):
 
     def __init__(self) -> None:
         super().__init__(load_backbone(TINY).tower)
-        self.unused = nn.Identity()
 
-    def forward(self, pixels_BCHW: Tensor) -> Output:
-        return Output(pixels_BCHW.mean(dim=(1, 2, 3)), torch.empty(0), None)
+    def feature(self, pixels: Tensor) -> Tensor:
+        return pixels.mean(dim=(1, 2, 3))[:, None]
+
+    def head(self, feature_BD: Tensor) -> Output:
+        return Output(feature_BD[:, 0], torch.empty(0), None)
 
 
 def test_every_image_is_a_row_whether_it_could_be_read_or_not() -> None:
@@ -43,7 +45,9 @@ def test_every_image_is_a_row_whether_it_could_be_read_or_not() -> None:
         Batch(pixels_BCHW, labels_B, records[:2], [(5, 6), (7, 8)], [Failure(records[2], "damaged image")]),
         Batch(torch.empty(0), torch.empty(0), [], [], [Failure(records[3], "empty")]),
     ]
-    rows = [each for batch in batches for each in score_batch(Constant(), batch, device="cpu", precision="fp32")]
+    scored = [each for batch in batches for each in score_batch(Constant(), batch, device="cpu", precision="fp32")]
+    assert all(set(each) == {""} for each in scored), "a detector with one view has no fast scores"
+    rows = [each[""] for each in scored]
     assert rows[0] == ScoreRow("0", 0, "made by 0", 0.0, 0.5, 5, 6)
     assert rows[1].score == pytest.approx(1 / (1 + math.exp(-2)))
     assert [(r.uri, r.error) for r in rows[2:]] == [("2", "damaged image"), ("3", "empty")]
