@@ -108,7 +108,7 @@ MIXES: dict[str, Mix] = {
     # Any root with a `train` folder, such as the demonstration corpus, for both stages.
     "train": Mix((1, 2), (Portion(("train",)),)),
     # The open corpus: many sources and few images of each, so that its passes through the tower are affordable.
-    "open": Mix((1, 2), (Portion(("train",), cap_each=10, cap_share=0.1),)),
+    "open": Mix((1, 2), (Portion(("train",), cap_each=10, cap_share=0.3),)),
 }
 
 
