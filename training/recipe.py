@@ -213,6 +213,7 @@ OPEN_1 = replace(
     MINI_1,
     epochs=24,
     lr=1e-4,
+    sampling="class",  # by source, old generators of few sources are forgotten
     train_view="delivered",
     feature_views=2,
     views="centre,quarters,reduced,whole",
