@@ -118,7 +118,7 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
         profile=args.profile,
     )
     if args.track:
-        accelerator.init_trackers("gapl", config=dict(asdict(recipe)))
+        accelerator.init_trackers("gapl", config=recipe.of_stage(args.stage))
     fitted = fit_stage(start, split, recipe=recipe, context=context)
 
     if rank == 0:
@@ -212,7 +212,7 @@ def provenance(args: argparse.Namespace, recipe: Recipe, split: Split[Any]) -> d
         "file_list_sha256": split.training.file_list_sha256(),
     }
     held_out = [str(source) for source in split.held]
-    return {"preset": args.preset, "recipe": asdict(recipe), "data": data, "held_out": held_out}
+    return {"preset": args.preset, "recipe": recipe.of_stage(args.stage), "data": data, "held_out": held_out}
 
 
 def open_run(
@@ -251,6 +251,8 @@ def settings_of(
     args: argparse.Namespace, recipe: Recipe, split: Split[Any], *, start_fingerprint: str, stream_parts: int
 ) -> dict[str, Any]:
     """Return what must be the same for a stopped run to continue: all but what changes only its speed.
+
+    Fields of the recipe that the stage does not use are here too, as in the checkpoints of earlier versions.
 
     start_fingerprint   of the detector that training starts from: tower, prototypes, what the seed drew
     """
@@ -292,7 +294,8 @@ def show_dry_run(args: argparse.Namespace, recipe: Recipe) -> None:
 
 def show_plan(args: argparse.Namespace, recipe: Recipe, split: Split[Any]) -> None:
     """Print the recipe and count the images."""
-    print(f"stage {args.stage}, preset {args.preset}: " + ", ".join(f"{k} {v}" for k, v in asdict(recipe).items()))
+    fields_shown = ", ".join(f"{name} {value}" for name, value in recipe.of_stage(args.stage).items())
+    print(f"stage {args.stage}, preset {args.preset}: {fields_shown}")
     streamed = ", streamed" if split.training.streamed else ""
     print(f"training on {describe(split.training)}{streamed}; validation on {len(split.random)} images")
     if split.held:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 import train
+from data.holdout import Split
+from data.sources import open_source
 from files import tensorfile
 from models.adapt import base_tower, is_lora, merge_lora
 from models.config import LoraSpec
@@ -223,6 +226,32 @@ def test_run_is_written_down(stage1: Train, tmp_path: Path) -> None:
     assert provenance["data"]["images"] == 38
     assert provenance["epoch"] == 1
     assert f"saved {tmp_path / DETECTOR_NAME} (adapter" in done.out
+
+
+def test_what_is_told_of_a_run_is_what_its_stage_uses(stage2: Train, tmp_path: Path) -> None:
+    """The views and layers of stage 2 are those of the detector that it starts from."""
+    done = stage2(tmp_path, "--max-steps", 1)
+    assert done.code == 0, done.err
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert told["detector"]["pixel"]["views"] == ["centre"]
+    of_file = load_checkpoint(tmp_path / DETECTOR_NAME, allow_tiny=True).provenance
+    for recipe in (told["recipe"], of_file["recipe"]):
+        assert recipe["lora_rank"] == 16
+        assert not recipe.keys() & {"views", "feature_layers", "whole_layers"}
+    plan = done.out.splitlines()[0]
+    assert ", lora_rank 16, " in plan
+    assert "whole_layers" not in plan
+    assert ", views " not in plan
+
+
+def test_a_run_of_before_has_every_field_in_its_settings(tiny_root: Path) -> None:
+    """Else it could not be continued."""
+    recipe = make_recipe("small", stage=2, overrides={})
+    images = open_source(str(tiny_root / "train"), split="train")
+    args = argparse.Namespace(stage=2, holdout=None)
+    split = Split(images, images, images, ())
+    settings = train.settings_of(args, recipe, split, start_fingerprint="", stream_parts=1)
+    assert settings.items() >= (asdict(recipe).items() - {("num_workers", recipe.num_workers)})
 
 
 def test_whole_sources_are_held_out_and_select_the_epoch(stage2: Train, tmp_path: Path) -> None:

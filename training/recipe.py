@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from data.choices import BALANCES, EVAL, SAMPLINGS, TRAIN_VIEWS
@@ -119,6 +119,10 @@ class Recipe:
         if not all(each.isdecimal() for each in names):
             raise ValueError(f"{name} are numbers with commas between, not {getattr(self, name)!r}")
         return tuple(map(int, names))
+
+    def of_stage(self, stage: int) -> dict[str, Any]:
+        """Return the values by name, without those that the stage does not use."""
+        return {name: value for name, value in asdict(self).items() if name not in OTHER_STAGE[stage]}
 
     def view_names(self) -> tuple[str, ...]:
         """Return the names in views."""
