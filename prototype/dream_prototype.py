@@ -138,13 +138,23 @@ def open_same_data(stage1: Checkpoint, *, name: str) -> Manifest:
 
     Raises ValueError when its file, `name`, does not say which images these are.
     """
-    data = stage1.provenance.get("data")
-    if data is None:
-        raise ValueError(f"--same-data: {name} does not say what it was trained on; name --data or --data-root")
-    root, seed = data["root"] and Path(data["root"]), stage1.provenance["recipe"]["seed"]
-    images = open_data(data["paths"], root, stage=1, mix=data["mix"], seed=seed)
+    data, recipe = (_part(stage1.provenance, part) for part in ("data", "recipe"))
+    missing = [f"data.{key}" for key in ("paths", "root", "mix") if key not in data]
+    missing += ["recipe.seed"] if "seed" not in recipe else []
+    if missing:
+        raise ValueError(
+            f"--same-data: {name} does not say all of what it was trained on ({', '.join(missing)}); instead pass "
+            "--data or --data-root, with the --mix and --seed of stage 1"
+        )
+    root = data["root"] and Path(data["root"])
+    images = open_data(data["paths"], root, stage=1, mix=data["mix"], seed=recipe["seed"])
     training, _ = images.partition([Source.parse(text) for text in stage1.provenance.get("held_out", ())])
     return training
+
+
+def _part(provenance: dict[str, Any], name: str) -> dict[str, Any]:
+    part = provenance.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def trained_view(stage1: Checkpoint, *, name: str) -> str:

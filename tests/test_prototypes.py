@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from files import tensorfile
+from models.weights.checkpoint import load_checkpoint, save_checkpoint
 from prototype import dream_prototype
 from prototype.bank import FORMAT, PrototypeBank
 from prototype.reduce import METHODS, reduce_embeddings
@@ -254,6 +256,26 @@ def test_same_bank_to_the_bit_in_another_process(tiny_run: TinyRun, tmp_path: Pa
     assert torch.equal(first.vectors_PE, second.vectors_PE)
     assert torch.equal(first.labels_P, second.labels_P)
     assert first.provenance == second.provenance
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ({"recipe": {}}, "recipe.seed"),
+        ({"recipe": 7}, "recipe.seed"),
+        ({"data": {"paths": [], "root": None}}, "data.mix"),
+        ({"data": None, "recipe": {}}, "data.paths, data.root, data.mix, recipe.seed"),
+    ],
+)
+def test_same_data_needs_what_a_file_says_of_it(
+    run_cli: RunCli, tiny_run: TinyRun, tmp_path: Path, change: dict[str, Any], missing: str
+) -> None:
+    stage1 = load_checkpoint(tiny_run.stage1, allow_tiny=True)
+    file, out = tmp_path / "stage1.safetensors", tmp_path / "bank.safetensors"
+    save_checkpoint(file, replace(stage1, provenance=stage1.provenance | change))
+    error = dream(run_cli, tiny_run, out, "--stage1", file, "--same-data").only_error()
+    assert f"({missing}); instead pass --data or --data-root, with the --mix and --seed of stage 1" in error
+    assert not out.exists()
 
 
 def test_prototypes_lie_near_the_images_they_stand_for(tiny_run: TinyRun) -> None:

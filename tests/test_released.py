@@ -622,7 +622,7 @@ def test_prototypes_from_the_released_projection(
     assert done.code == 0, done.err
     assert PrototypeBank.load(out).vectors_PE.shape == (8, 128)
     done = run_cli(dream_prototype.main, *options, "--same-data", "--overwrite")
-    assert "does not say what it was trained on" in done.only_error()
+    assert "(data.paths, data.root, data.mix, recipe.seed); instead pass --data" in done.only_error()
 
 
 def test_wrong_backbone_for_the_projection_is_named(
