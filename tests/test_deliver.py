@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from data.images.augment import train_view
 from data.images.degrade import recompress
 from data.images.deliver import RANDOM_FORMS, RandomDelivery, RandomForm, deliver
+from gapl.pixels import CLIP_MEAN, CLIP_STD
 
 
 def picture(width: int = 120, height: int = 90) -> Image.Image:
@@ -39,6 +41,15 @@ def test_each_form_takes_tiny_and_narrow_pictures(name: str, size: tuple[int, in
     found = RANDOM_FORMS[name].change(Image.new("RGB", size, (9, 99, 199)), np.random.default_rng(3))
     assert found.mode == "RGB"
     assert min(found.size) >= 1
+
+
+@pytest.mark.parametrize("needed", ["freetype2", "webp"])
+def test_what_pillow_lacks_is_told_when_the_view_is_made(monkeypatch: pytest.MonkeyPatch, needed: str) -> None:
+    monkeypatch.setattr("data.images.degrade.features.check", lambda name: name != needed)
+    pixel = {"size_px": 32, "mean": CLIP_MEAN, "std": CLIP_STD}
+    with pytest.raises(ValueError, match=f"the view delivered draws .*: this Pillow was built without {needed}"):
+        train_view("delivered", **pixel)
+    train_view("scales", **pixel)
 
 
 def test_large_pictures_are_enlarged_no_further() -> None:

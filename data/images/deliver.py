@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from data.images import forms
-from data.images.degrade import recompress, resize
+from data.images.degrade import FAMILIES, recompress, resize
 
 SAVED_ANEW = 0.4  # the chance of a form that does not save the picture itself to be saved anew
 MESSENGER_LONG_SIDES_PX = (960, 1080, 1280, 1600)
@@ -58,7 +58,15 @@ class RandomDelivery(torch.nn.Module):
     """Deliver an image, uint8 (3, H, W), in a random form; the result has a size of its own.
 
     Torch's generator seeds each draw, so that workers and continued runs draw as they do elsewhere in a view.
+    Raises ValueError when this Pillow was built without what a form needs.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in RANDOM_FORMS:
+            family = FAMILIES.get(name)
+            if family and not family.is_available:
+                raise ValueError(f"the view delivered draws {name}: this Pillow was built without {family.needs}")
 
     def forward(self, image_CHW: Tensor) -> Tensor:
         generator = np.random.default_rng(int(torch.randint(2**62, ())))
