@@ -34,9 +34,11 @@ from models.config import VIT_L14, DetectorConfig, LoraSpec
 from models.weights.__main__ import main as weights
 from models.weights.checkpoint import load_checkpoint, read_checkpoint, read_info, save_checkpoint
 from models.weights.released import released_pixels
+from models.weights.stored import THRESHOLD
 from models.weights.tensors import expected_shapes
 from prototype import dream_prototype
 from prototype.bank import PrototypeBank
+from tests.test_calibration import FOUND as CALIBRATION
 
 WIDTH, LAYERS, RANK, NUM_PROTOTYPES = 128, 3, 4, 8
 
@@ -375,6 +377,13 @@ def test_what_the_released_form_cannot_hold_is_named(
     done = run_cli(weights, "convert", tmp_path / "full.safetensors", tmp_path / "back.pt", "--form", "released")
     assert done.code == 0
     assert "does not hold the threshold 0.4, the notice 'a demonstration'" in caplog.text
+    caplog.clear()
+    calibrated = replace(whole, form="full", calibration=CALIBRATION, threshold=THRESHOLD)
+    save_checkpoint(tmp_path / "calibrated.safetensors", calibrated)
+    names = (tmp_path / "calibrated.safetensors", tmp_path / "calibrated.pt")
+    assert run_cli(weights, "convert", *names, "--form", "released").code == 0
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert warning == "the released form does not hold the calibration, so that scores differ"
 
 
 def test_merged_file_cannot_be_unmerged(checkpoint: Path, tmp_path: Path, run_cli: RunCli) -> None:

@@ -62,8 +62,9 @@ def convert(
 
 
 def _warn_of_losses(whole: Checkpoint) -> None:
-    """Log what the released form does not hold: scores survive in it, but not all else that a user may rely on."""
+    """Log what the released form does not hold: logits survive in it, but not all else that a user may rely on."""
     lost = {
+        "the calibration, so that scores differ": whole.calibration is not None,
         f"the threshold {whole.threshold}": whole.threshold != THRESHOLD,
         f"the notice {whole.notice!r}": bool(whole.notice),
         "the scaling of 16-bit grey": whole.config.pixel.grey16 != "clip",
