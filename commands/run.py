@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=cli.DEVICES, default="auto")
     text = "precision of the tower (default: fp32, as in verdicts; auto: bf16 where it is fast)"
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help=text)
-    parser.add_argument("--batch-size", type=int, default=32, help="images per forward pass")
+    text = "images per forward pass (default: 32, or as many as have room in all degradations and views)"
+    parser.add_argument("--batch-size", type=int, help=text)
     text = f"processes that decode images (default: {DEFAULT_WORKERS}), without --ray"
     parser.add_argument("--num-workers", type=int, help=text)
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
@@ -138,18 +139,21 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
     device = cli.pick_device(args.device)  # before the weights are read: there may be no such device
     precision = resolve_precision(args.precision, device=device)
     from evaluation.scoring.job import Job, place_images
-    from evaluation.scoring.score import ScoredModel
+    from evaluation.scoring.score import ScoredModel, fitting_batch_size
 
     models = []
     for name, path, file in zip(names, args.model_path, files, strict=True):
         print(f"[INFO] Loading model from {path}...", flush=True)
         models.append(ScoredModel.load(name, path, file, views=args.views, allow_tiny=args.allow_tiny))
+    batch_size = args.batch_size
+    if batch_size is None:
+        batch_size = fitting_batch_size(models, num_degradations=len(degradations))
     job = Job(
         images=place_images(benchmarks),
         models={model.name: model.about for model in models},
         degradations=degradations,
         protocol=args.protocol,
-        batch_size=args.batch_size,
+        batch_size=batch_size,
         details=args.details,
         precision=precision,
         about=_describe(found, benchmarks),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ import benchmarks
 import inference
 import train
 from data.images.augment import train_view
+from data.images.variants import VariantBatch
 from data.images.views import seeded
 from gapl.pixels import CLIP_MEAN, CLIP_STD, PixelSpec
 from gapl.views import crops, eval_view, reduce_by_powers
@@ -382,6 +384,37 @@ def test_benchmarks_score_both_ways(run_cli: RunCli, trained: Path, tiny_root: P
     assert "of --views fast; expected full" in run_cli(benchmarks.main, *fit, scores["fast"]).only_error()
     done = run_cli(benchmarks.main, *fit, scores["full"], "--fast")
     assert "of --views full; expected fast" in done.only_error()
+
+
+def test_a_batch_has_no_more_images_than_have_room(
+    run_cli: RunCli, trained: Path, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In all degradations and views, unless told otherwise; scores are the same."""
+    from evaluation.scoring import score
+    from evaluation.tables.scores import read_scores
+
+    read, taken = score.load_batches, []
+
+    def load_batches(*args: Any, **options: Any) -> Iterator[VariantBatch]:
+        for batch in read(*args, **options):
+            taken.append(sum(each.nbytes for of_spec in batch.pixels.values() for each in of_spec.values()))
+            yield batch
+
+    pixel = load_checkpoint(trained / "detector.safetensors", allow_tiny=True).config.pixel
+    image_bytes = 2 * 7 * 3 * pixel.size_px**2 * 4  # in two degradations and seven views
+    monkeypatch.setattr(score, "BATCH_BYTES", 3 * image_bytes + image_bytes // 2)
+    monkeypatch.setattr(score, "load_batches", load_batches)
+    common = ("--model_path", trained / "detector.safetensors", "--data-root", tiny_root, "--allow-tiny")
+    logits = []
+    for out, options, size in ((tmp_path / "a", (), 3), (tmp_path / "b", ("--batch-size", 8), 8)):
+        degraded = ("--degrade", "none", "grey", "--num-workers", 0, "--out", out)
+        done = run_cli(benchmarks.main, *common, *degraded, *options)
+        assert done.code == 0, done.err
+        assert max(taken) == size * image_bytes
+        logits.append(read_scores(out / "scores.parquet").frame["logit"])
+        taken.clear()
+    assert len(logits[0]) == 2 * 15
+    assert np.allclose(*logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

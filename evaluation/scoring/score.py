@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,6 +31,8 @@ from models.run import run_detector
 from models.weights.checkpoint import load_checkpoint
 
 FLUSH_SECONDS = 2.0
+BATCH_SIZE = 32
+BATCH_BYTES = 400_000_000  # of pixels; with two workers, up to five batches are in memory
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,12 @@ def score_job(
             bar.update(len(batch.images))
         if rows:
             folder.write(rows)
+
+
+def fitting_batch_size(models: Sequence[ScoredModel], *, num_degradations: int) -> int:
+    """Return BATCH_SIZE, or as many images as BATCH_BYTES hold in all degradations and views; 1 at least."""
+    values = sum(3 * spec.num_views * spec.size_px**2 for spec in {model.pixel for model in models})
+    return max(1, min(BATCH_SIZE, BATCH_BYTES // (num_degradations * values * torch.float32.itemsize)))
 
 
 def load_batches(
