@@ -25,7 +25,7 @@ from gapl.labels import Label
 
 # The first words of sources whose pictures people made in other ways than with a camera.
 NO_PHOTOGRAPHS = ("screenshot", "chart", "drawing", "composite", "document", "render", "texture")
-ALIGNED = "aligned"
+ALIGNED = ("aligned", "square")  # families of degradations
 GROUP = ["model", "benchmark", "degradation"]
 FORM_FIGURES = ("auroc", "flips", "flips_sure", "unsure")
 
@@ -124,7 +124,7 @@ def _weighted_error(label_N: np.ndarray, score_N: np.ndarray) -> float:
 def plain_degradations(scores: ScoreTable) -> list[str]:
     """Return the degradations whose kinds of images are told: none, and pictures that are aligned."""
     names = dict.fromkeys(scores.frame["degradation"])
-    return [name for name in names if name == CLEAN or split_name(name)[0] == ALIGNED]
+    return [name for name in names if name == CLEAN or split_name(name)[0] in ALIGNED]
 
 
 def by_generator(scores: ScoreTable, pictures: Sequence[Picture]) -> pd.DataFrame:

@@ -4,9 +4,9 @@
     python studies/open_corpus.py OUT/scores.parquet --manifest corpus/manifest.csv --out OUT/study --sheet 50
 
 Prints tables in Markdown, and writes them to OUT/study/open_corpus.md and, each alone, to CSV files there. The
-figures of each benchmark are told for all degradations of the scores; generators and styles as they are and
-aligned; forms of delivery if the scores have them (--degrade deliveries aligned:80). With --manifest, a control
-tells how far size and file format alone go. docs/open-corpus.md says how to read the tables.
+figures of each benchmark are told for all degradations of the scores; generators and styles as they are, and
+aligned (aligned:80, square:80); forms of delivery if the scores have them (--degrade deliveries aligned:80). With
+--manifest, a control tells how far size and file format alone go. docs/open-corpus.md says how to read the tables.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from data.images.degrade import (
 
 AVIF = features.check("avif")
 RANDOM = ("crop:0.8", "noise:5", "screenshot", "social", "page", "corner:0.6", "caption")
-ALIGNED = parse_degradation("aligned:80")  # in no set: it serves comparisons
-ALL = tuple(dict.fromkeys((*SUITE, *DELIVERIES.values(), ALIGNED)))
+IN_NO_SET = (parse_degradation("aligned:80"), parse_degradation("square:80"))  # they serve comparisons
+ALL = tuple(dict.fromkeys((*SUITE, *DELIVERIES.values(), *IN_NO_SET)))
 
 
 def smooth(width: int = 96, height: int = 64) -> Image.Image:
@@ -288,6 +288,17 @@ def test_aligned_pictures_have_one_short_side_and_one_quality() -> None:
     )
 
 
+def test_squares_have_one_shape_and_what_is_small_stays_small() -> None:
+    wide = smooth(1600, 1000)
+    shrunk = parse_degradation("short:512")(wide, seed=0)
+    middle = shrunk.crop((154, 0, 666, 512))  # of 819 px
+    assert np.array_equal(run("square:80", wide), run("jpeg:80", middle))
+    for size, side_px in (((1000, 1600), 512), ((512, 512), 512), ((96, 64), 64), ((1, 30), 1)):
+        assert run("square:80", smooth(*size)).shape == (side_px, side_px, 3)
+    small = smooth()
+    assert np.array_equal(run("square:30", small), run("jpeg:30", small.crop((16, 0, 80, 64))))
+
+
 def test_an_enlarged_thumbnail_has_no_more_than_the_thumbnail() -> None:
     checks = (np.indices((512, 512)).sum(axis=0) // 2 % 2 * 255).astype(np.uint8)
     found = run("enlarged_thumbnail:128", Image.fromarray(np.dstack([checks] * 3)))
@@ -392,9 +403,9 @@ def test_names_units_and_the_suite() -> None:
     assert {each.family for each in ALL} == set(FAMILIES) - (set() if AVIF else {"avif"})
     assert {"jpeg:100", "jpeg:30"} <= set(names)
     with_strength = {name for name, family in FAMILIES.items() if family.unit}
-    without_curve = {"short", "thumbnail", "enlarged_thumbnail", "corner", "vivid", "aligned"}
+    without_curve = {"short", "thumbnail", "enlarged_thumbnail", "corner", "vivid", "aligned", "square"}
     assert set(CURVES) == with_strength - without_curve
-    assert ALIGNED not in (*SUITE, *DELIVERIES.values())
+    assert not {*IN_NO_SET} & {*SUITE, *DELIVERIES.values()}
 
 
 def test_tables_write_deliveries_in_words() -> None:

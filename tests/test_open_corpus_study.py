@@ -111,14 +111,17 @@ def test_photographs_are_real_pictures_of_other_styles() -> None:
 def test_styles_the_worst_first_as_they_are_and_aligned() -> None:
     aligned = example(degradation="aligned:80")
     aligned["score"] = 0.01
-    table = groups.by_style(table_of(example(), aligned, example(degradation="grey")))
+    others = (example(degradation="grey"), aligned.assign(degradation="square:80"))
+    table = groups.by_style(table_of(example(), aligned, *others))
     assert list(table.columns) == [*groups.GROUP, "style", "images", "sources", "right", "unsure"]
-    assert table["degradation"].tolist() == ["none"] * 2 + ["aligned:80"] * 2
+    assert table["degradation"].tolist() == ["none"] * 2 + ["aligned:80"] * 2 + ["square:80"] * 2
     assert table.iloc[:2, 3:].values.tolist() == [
         ["drawing", 2, 1, 1 / 2, 0],
         ["portrait", 3, 2, pytest.approx(2 / 3), pytest.approx(1 / 3)],
     ]
-    assert table.iloc[2:, 3:].values.tolist() == [["portrait", 3, 2, 1, 0], ["drawing", 2, 1, 1, 0]]
+    for start in (2, 4):
+        found = table.iloc[start : start + 2, 3:].values.tolist()
+        assert found == [["portrait", 3, 2, 1, 0], ["drawing", 2, 1, 1, 0]]
 
 
 def test_generators_are_those_of_the_list() -> None:

@@ -21,6 +21,7 @@ from PIL import Image, ImageFilter, features
 
 from data.images import forms
 from data.images.forms import scaled_size
+from gapl.views import centre_crop
 
 CLEAN = "none"
 
@@ -162,6 +163,15 @@ def aligned(image: Image.Image, *, quality: int) -> Image.Image:
     return recompress(forms.short_side(image, size_px=ALIGNED_SHORT_SIDE_PX), quality=quality)
 
 
+def square(image: Image.Image, *, quality: int) -> Image.Image:
+    """Shrink as `aligned` does, cut out the centre square and save as JPEG, so that shapes tell nothing either.
+
+    As there, nothing is enlarged: the square of a picture with a short side below 512 px is smaller.
+    """
+    shrunk = forms.short_side(image, size_px=ALIGNED_SHORT_SIDE_PX)
+    return recompress(centre_crop(shrunk, min(shrunk.size)), quality=quality)
+
+
 # ---------------------------------------------------------------------------------------------------------
 # By name
 
@@ -234,6 +244,7 @@ FAMILIES = {
     "caption": Family(lambda image, _, seed: forms.caption(image, seed=seed), needs="freetype2"),
     "letterbox": Family(lambda image, _, seed: forms.letterbox(image)),
     "aligned": Family(lambda image, x, seed: aligned(image, quality=int(x)), "quality", 1, 100, whole=True),
+    "square": Family(lambda image, x, seed: square(image, quality=int(x)), "quality", 1, 100, whole=True),
 }
 
 
