@@ -80,7 +80,8 @@ class Detector:
         device           auto, cpu or cuda
         operating_point  such as "fpr1": this threshold of the detector's calibration decides alone, and nothing is
                          "unsure"
-        views            "full", or "fast": the whole image alone, one pass through the tower instead of several
+        views            "full"; "fast": the whole image alone, one pass through the tower instead of several; or
+                         "auto": that first, and all where it is not clear, see docs/verdicts.md
         allow_tiny       accept the random test tower
 
         Raises ValueError, one line, when there is no such detector, device or operating point.

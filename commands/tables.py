@@ -49,7 +49,7 @@ def read_tables(paths: Sequence[Path], *, columns: Mapping[str, str] | None = No
 def name_of_file(model_path: Path, scores: ScoreTable, *, tables: Sequence[Path], views: str = "") -> str:
     """Return the name under which the tables hold the scores of this very detector file, by its sha256.
 
-    views   "full" or "fast": how it must have looked at the images; empty: either way, full if both are there
+    views   "full", "fast" or "auto": how it must have looked at the images; empty: any way, full if that is there
 
     Raises ValueError when they hold none.
     """
@@ -66,7 +66,7 @@ def name_of_file(model_path: Path, scores: ScoreTable, *, tables: Sequence[Path]
 def show_run(folder: Path) -> None:
     """Print the tables of a complete run and write them to its folder."""
     from evaluation.scoring.folder import TABLE
-    from evaluation.tables.scores import read_scores
+    from evaluation.tables.scores import BY_WHOLE, read_scores
 
     path = folder / TABLE
     scores = read_scores(path)
@@ -74,6 +74,9 @@ def show_run(folder: Path) -> None:
     thresholds = {each.threshold for each in scores.detectors.values()}
     stated = ", ".join(map(str, sorted(thresholds)))
     print(f"threshold {stated}; scores of {scores.frame['uri'].nunique()} images in {path}")
+    if BY_WHOLE in scores.frame:
+        by_whole = scores.frame.drop_duplicates(["uri", "model", "degradation"])[BY_WHOLE].dropna()
+        print(f"{by_whole.sum()} of {len(by_whole)} scores are by the whole image alone")
 
 
 def show_tables(scores: ScoreTable, out: Path | None) -> None:

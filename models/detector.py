@@ -8,7 +8,7 @@ Shape suffixes: B batch, V views, C channels, H, W pixels, D width of a feature,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -25,11 +25,13 @@ class Output(NamedTuple):
     """What a detector computes: its sigmoid turns logit_B into P(fake).
 
     attention_BP   how much each prototype was used; None in stage 1
+    by_whole_B     whether the whole image alone decided; None where no image was judged by that first
     """
 
     logit_B: Tensor
     embedding_BE: Tensor
     attention_BP: Tensor | None
+    by_whole_B: Tensor | None = None
 
 
 class TowerHead(nn.Module):
@@ -37,6 +39,7 @@ class TowerHead(nn.Module):
 
     feature_layers   the layers of the tower that the feature is read from, see VisionTower.forward
     whole_layers     the same for the whole image, which is then the last view; empty: it is no view
+    cascade          how `forward` judges, see models/cascade.py; None: by all views that it is given
 
     The head computes in float32 even when autocast runs the tower in a shorter type.
     """
@@ -54,6 +57,7 @@ class TowerHead(nn.Module):
         self.crop_width = tower.spec.feature_width(feature_layers)
         self.feature_width = self.crop_width + tower.spec.hidden_size * len(whole_layers)
         self.crop_dropout = 0.0
+        self.cascade: Callable[[TowerHead, Tensor], Output] | None = None
         self.project = nn.Linear(self.feature_width, embed_dim, bias=False)
         self.classifier = nn.Linear(embed_dim, 1, bias=False)
 
@@ -78,10 +82,12 @@ class TowerHead(nn.Module):
         pixels_BVCHW = pixels.unsqueeze(1) if pixels.ndim == 4 else pixels
         if not self.whole_layers:
             return self._mean_of_crops(pixels_BVCHW)
-        whole_BD: Tensor = self.tower(pixels_BVCHW[:, -1], self.whole_layers)
-        if pixels_BVCHW.shape[1] == 1:
-            return functional.pad(whole_BD, (self.crop_width, 0))
-        return torch.cat([self._mean_of_crops(pixels_BVCHW[:, :-1]), whole_BD], dim=-1)
+        whole_BD = functional.pad(self.tower(pixels_BVCHW[:, -1], self.whole_layers), (self.crop_width, 0))
+        return whole_BD if pixels_BVCHW.shape[1] == 1 else self.add_crops(whole_BD, pixels_BVCHW[:, :-1])
+
+    def add_crops(self, whole_BD: Tensor, crops_BVCHW: Tensor) -> Tensor:
+        """Return the features of images, given those of the whole images alone, and the crops."""
+        return torch.cat([self._mean_of_crops(crops_BVCHW), whole_BD[:, self.crop_width :]], dim=-1)
 
     def _mean_of_crops(self, pixels_BVCHW: Tensor) -> Tensor:
         feature_ND: Tensor = self.tower(pixels_BVCHW.flatten(0, 1), self.feature_layers)
@@ -103,6 +109,8 @@ class TowerHead(nn.Module):
 
     def forward(self, pixels: Tensor) -> Output:
         """Judge pixels_BCHW, or pixels_BVCHW where an image has several views."""
+        if self.cascade is not None:
+            return self.cascade(self, pixels)
         return self.head(self.feature(pixels))
 
 

@@ -7,10 +7,12 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -23,10 +25,14 @@ import train
 from data.images.augment import train_view
 from data.images.variants import VariantBatch
 from data.images.views import seeded
+from evaluation.tables.scores import read_scores
+from gapl.calibration import Calibration
 from gapl.pixels import CLIP_MEAN, CLIP_STD, PixelSpec
+from gapl.verdict import decision_rule
 from gapl.views import crops, eval_view, reduce_by_powers
 from models.config import DetectorConfig, LoraSpec, TowerSpec
 from models.detector import Stage1Detector, TowerHead, build_detector
+from models.run import run_detector
 from models.tower import VisionTower
 from models.weights.backbone import architecture, load_backbone
 from models.weights.checkpoint import Checkpoint, load_checkpoint, read_info, save_checkpoint, store_calibration
@@ -280,10 +286,103 @@ def test_a_detector_with_one_view_has_no_fast_one(tmp_path: Path) -> None:
     detector, config = detector_with(("centre",)), config_with(("centre",))
     path = tmp_path / "one_view.safetensors"
     save_checkpoint(path, Checkpoint(detector=detector, config=config, backbone_fingerprint="", form="full"))
-    with pytest.raises(ValueError, match=r"one_view.safetensors: this detector has one view"):
-        load_checkpoint(path, views="fast", allow_tiny=True)
+    for views in ("fast", "auto"):
+        with pytest.raises(ValueError, match=r"one_view.safetensors: this detector has one view"):
+            load_checkpoint(path, views=views, allow_tiny=True)
     with pytest.raises(ValueError, match="this detector has one view"):
         store_calibration(path, CALIBRATION, out=tmp_path / "out.safetensors", fast=True)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The whole first, and all views where that is unsure
+
+
+def with_calibrations(file: Path, out: Path, *, full: Calibration, fast: Calibration | None) -> Path:
+    """Write a copy of a detector file with these calibrations."""
+    store_calibration(file, full, out=out)
+    if fast is not None:
+        store_calibration(out, fast, out=out, fast=True)
+    return out
+
+
+def gaps(scores_N: np.ndarray) -> list[float]:
+    """Return a limit below all of the scores, one between each of them and the next, and one above all."""
+    ascending = [0.0, *sorted(scores_N), 1.0]
+    return [(low + high) / 2 for low, high in pairwise(ascending)]
+
+
+OF_ALL = replace(CALIBRATION, a=0.7, b=0.3)
+OF_WHOLE = replace(CALIBRATION, a=1.9, b=-0.2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("of_fast", "of_full", "expected"),  # bands as numbers of gaps; ranks of the scores that are not clear
+    [
+        ((1, 4), (2, 3), {1, 2, 3}),
+        ((1, 2), (3, 5), {1, 2, 3, 4}),
+        ((2, 4), (1, 1), {1, 2, 3}),
+        ((0, 6), (3, 3), {0, 1, 2, 3, 4, 5}),
+        ((5, 6), (5, 5), {5}),
+        ((6, 7), (6, 6), set()),
+    ],
+)
+def test_all_views_judge_what_the_whole_leaves_open(
+    saved: Path,
+    tmp_path: Path,
+    precision: str,
+    of_fast: tuple[int, int],
+    of_full: tuple[int, int],
+    expected: set[int],
+) -> None:
+    pixels_BVCHW = torch.randn(6, 7, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    given = {"device": "cpu", "precision": precision}
+    alone = load_checkpoint(saved, views="fast", allow_tiny=True).detector
+    whole = run_detector(alone, pixels_BVCHW[:, -1], **given)
+    all_views = run_detector(load_checkpoint(saved, allow_tiny=True).detector, pixels_BVCHW, **given)
+    fast_scores_B = OF_WHOLE.apply(whole.logit_B.numpy())
+    limits = [*gaps(fast_scores_B), 1.0]
+    fast = replace(OF_WHOLE, band_low=limits[of_fast[0]], band_high=limits[of_fast[1]])
+    full = replace(OF_ALL, band_low=limits[of_full[0]], band_high=limits[of_full[1]])
+    file = with_calibrations(saved, tmp_path / "both.safetensors", full=full, fast=fast)
+    loaded = load_checkpoint(file, views="auto", allow_tiny=True)
+    passes: list[int] = []
+    loaded.detector.tower.register_forward_hook(lambda _tower, given, _out: passes.append(len(given[0])))
+    output = run_detector(loaded.detector, pixels_BVCHW, **given)
+
+    open_B = np.isin(fast_scores_B.argsort().argsort(), list(expected))
+    assert output.by_whole_B is not None
+    assert output.by_whole_B.tolist() == (~open_B).tolist()
+    assert sum(passes) == 6 + 6 * len(expected), "the whole is seen once, and six crops of what it leaves open"
+    assert loaded.calibration == full
+    scores_B = full.apply(output.logit_B.numpy())
+    close = 1e-5 if precision == "fp32" else 0.02
+    assert scores_B[~open_B] == pytest.approx(fast_scores_B[~open_B], abs=1e-5)
+    assert output.logit_B[open_B].numpy() == pytest.approx(all_views.logit_B[open_B].numpy(), abs=close)
+    for name in ("embedding_BE", "attention_BP"):
+        found, by_all, by_whole = (getattr(each, name).numpy() for each in (output, all_views, whole))
+        wrong = np.abs(found - np.where(open_B[:, None], by_all, by_whole)).max(axis=1)
+        other = np.abs(found - np.where(open_B[:, None], by_whole, by_all)).max(axis=1)
+        assert (wrong < other / 3).all(), name
+    labels_B = decision_rule(full).labels(scores_B)
+    assert labels_B[~open_B].tolist() == decision_rule(fast).labels(fast_scores_B)[~open_B].tolist()
+
+
+def test_auto_needs_a_band_in_the_calibration_of_the_whole(saved: Path, tmp_path: Path) -> None:
+    without_band = replace(OF_WHOLE, band_low=0.5, band_high=0.5)
+    out = tmp_path / "out.safetensors"
+    only_fast = tmp_path / "fast.safetensors"
+    message = "safetensors: --views auto needs the calibrations of .* unsure band"
+    store_calibration(saved, OF_WHOLE, out=only_fast, fast=True)
+    for file in (
+        *(saved, only_fast),
+        with_calibrations(saved, tmp_path / "full.safetensors", full=OF_ALL, fast=None),
+        with_calibrations(saved, out, full=OF_ALL, fast=without_band),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(file, views="auto", allow_tiny=True)
+    with pytest.raises(ValueError, match="views is full, fast or auto, not 'automatic'"):
+        load_checkpoint(saved, views="automatic", allow_tiny=True)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -359,30 +458,43 @@ def test_inference_looks_at_the_whole_alone_if_asked(
     assert full != pytest.approx(fast, abs=1e-4)
 
 
-def test_benchmarks_score_both_ways(run_cli: RunCli, trained: Path, tiny_root: Path, tmp_path: Path) -> None:
-    from evaluation.tables.scores import read_scores
+@pytest.fixture(scope="module")
+def scoring(tiny_root: Path) -> tuple[object, ...]:
+    """Options of `benchmarks.py run` for the images as they are and as JPEG."""
+    return ("--data-root", tiny_root, "--allow-tiny", "--num-workers", 0, "--degrade", "none", "jpeg:40")
 
-    file = trained / "detector.safetensors"
-    common = ("--model_path", file, "--data-root", tiny_root, "--allow-tiny", "--num-workers", 0)
-    tables = {}
+
+@pytest.fixture(scope="module")
+def both_ways(
+    run_cli: RunCli, trained: Path, scoring: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The tables of scores by all views and by the whole alone."""
+    out = tmp_path_factory.mktemp("both_ways")
     for views in ("full", "fast"):
-        done = run_cli(benchmarks.main, *common, "--views", views, "--out", tmp_path / views)
+        given = ("--model_path", trained / "detector.safetensors", "--views", views, "--out", out / views)
+        done = run_cli(benchmarks.main, *given, *scoring)
         assert done.code == 0, done.err
-        tables[views] = read_scores(tmp_path / views / "scores.parquet")
+    return {views: out / views / "scores.parquet" for views in ("full", "fast")}
+
+
+def test_benchmarks_score_both_ways(
+    run_cli: RunCli, trained: Path, both_ways: dict[str, Path], tmp_path: Path
+) -> None:
+    file = trained / "detector.safetensors"
+    tables = {views: read_scores(path) for views, path in both_ways.items()}
     assert tables["full"].models == ["stage1"]
     assert tables["fast"].models == ["stage1-fast"]
     assert tables["fast"].detectors["stage1-fast"].views == "fast"
     assert not np.allclose(tables["full"].frame["logit"], tables["fast"].frame["logit"])
 
-    scores = {views: tmp_path / views / "scores.parquet" for views in tables}
     for views, seen in (("full", "views: centre, quarters, reduced, whole"), ("fast", "views: whole")):
-        card = ("card", scores[views], "--model_path", file, "--licence", "mit", "--out", tmp_path / "card.md")
+        card = ("card", both_ways[views], "--model_path", file, "--licence", "mit", "--out", tmp_path / "card.md")
         done = run_cli(benchmarks.main, *card)
         assert done.code == 0, done.err
         assert f"- {seen}\n" in (tmp_path / "card.md").read_text()
     fit = ("calibrate", "--model_path", file, "--out", tmp_path / "calibrated.safetensors")
-    assert "of --views fast; expected full" in run_cli(benchmarks.main, *fit, scores["fast"]).only_error()
-    done = run_cli(benchmarks.main, *fit, scores["full"], "--fast")
+    assert "of --views fast; expected full" in run_cli(benchmarks.main, *fit, both_ways["fast"]).only_error()
+    done = run_cli(benchmarks.main, *fit, both_ways["full"], "--fast")
     assert "of --views full; expected fast" in done.only_error()
 
 
@@ -391,7 +503,6 @@ def test_a_batch_has_no_more_images_than_have_room(
 ) -> None:
     """In all degradations and views, unless told otherwise; scores are the same."""
     from evaluation.scoring import score
-    from evaluation.tables.scores import read_scores
 
     read, taken = score.load_batches, []
 
@@ -415,6 +526,57 @@ def test_a_batch_has_no_more_images_than_have_room(
         taken.clear()
     assert len(logits[0]) == 2 * 15
     assert np.allclose(*logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_benchmarks_score_by_all_views_where_the_whole_is_unsure(
+    run_cli: RunCli,
+    trained: Path,
+    scoring: tuple[object, ...],
+    both_ways: dict[str, Path],
+    tmp_path: Path,
+    batch_size: int,
+) -> None:
+    all_views, whole = (pd.read_parquet(both_ways[views]) for views in ("full", "fast"))
+    fast_scores_N = OF_WHOLE.apply(whole["logit"].to_numpy())
+    limits = gaps(np.unique(fast_scores_N))
+    band = {"band_low": limits[len(limits) // 4], "band_high": limits[len(limits) // 2]}
+    open_N = (band["band_low"] <= fast_scores_N) & (fast_scores_N <= band["band_high"])
+    full = replace(OF_ALL, band_low=band["band_low"], band_high=band["band_low"])
+    file = tmp_path / "cascade" / "detector.safetensors"
+    with_calibrations(trained / "detector.safetensors", file, full=full, fast=replace(OF_WHOLE, **band))
+
+    out = tmp_path / "out"
+    given = ("--model_path", file, "--views", "auto", "--batch-size", batch_size, "--out", out)
+    done = run_cli(benchmarks.main, *given, *scoring, "--shard", "1/2")
+    assert done.code == 0, done.err
+    assert not (out / "scores.parquet").exists()
+    done = run_cli(benchmarks.main, *given, *scoring)
+    assert done.code == 0, done.err
+    assert f"\n{(~open_N).sum()} of {len(open_N)} scores are by the whole image alone\n" in done.out
+    found = read_scores(out / "scores.parquet")
+    assert found.models == ["cascade-auto"]
+    assert found.detectors["cascade-auto"].views == "auto"
+    frame = found.frame
+    assert frame[["uri", "degradation"]].equals(all_views[["uri", "degradation"]])
+    assert frame["by_whole"].tolist() == (~open_N).tolist()
+    expected_N = np.where(open_N, full.apply(all_views["logit"].to_numpy()), fast_scores_N)
+    assert frame["score"].to_numpy() == pytest.approx(expected_N, abs=1e-4)
+
+    fit = ("calibrate", out / "scores.parquet", "--model_path", file, "--out", tmp_path / "again.safetensors")
+    assert "of --views auto; expected full" in run_cli(benchmarks.main, *fit).only_error()
+
+
+def test_commands_refuse_auto_without_calibrations(
+    run_cli: RunCli, trained: Path, scoring: tuple[object, ...], make_image: MakeImage, tmp_path: Path
+) -> None:
+    given = ("--model_path", trained, "--views", "auto", "--allow-tiny")
+    image = make_image(tmp_path / "image.png", size=(90, 70))
+    expected = "detector.safetensors: --views auto needs the calibrations of"
+    assert expected in run_cli(inference.main, *given, "--image_path", image).only_error()
+    done = run_cli(benchmarks.main, *given, *scoring, "--out", tmp_path / "out")
+    assert expected in done.only_error()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def test_shipped_file_is_small_calibrated_and_names_no_place() -> None:
     [
         (SHIPPED, "full", {"test_image.jpg": -4.427, "generated_image.png": 3.705}),
         (SHIPPED, "fast", {"test_image.jpg": -4.163, "generated_image.png": 2.183}),
+        (SHIPPED, "auto", {"test_image.jpg": -4.203, "generated_image.png": 3.705}),
         (BEFORE, "full", {"test_image.jpg": -5.238, "generated_image.png": 6.477}),
     ],
 )

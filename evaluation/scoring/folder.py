@@ -25,11 +25,12 @@ import pyarrow.parquet as pq
 
 from data.records import list_sha256
 from evaluation.scoring.job import Job
-from evaluation.tables.scores import COLUMNS, DETAILS, FORMAT, METADATA_KEY, DetectorEntry
+from evaluation.tables.scores import BY_WHOLE, COLUMNS, DETAILS, FORMAT, METADATA_KEY, DetectorEntry
 from files.atomic import replacing
 from gapl.calibration import score_of
 from gapl.labels import Label
 from gapl.schema import build_spec
+from models.weights.names import AUTO
 
 TABLE, JOB, IMAGES, PARTS = "scores.parquet", "job.json", "images.parquet", "parts"
 
@@ -47,6 +48,7 @@ _TYPES = {
     "error": pa.string(),
     "embedding": pa.list_(pa.float32()),
     "attention": pa.list_(pa.float32()),
+    BY_WHOLE: pa.bool_(),
 }
 
 
@@ -207,7 +209,7 @@ def _read_parts(folders: Sequence[Path], *, columns: list[str] | None = None) ->
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path} is damaged ({error}); remove it, its images are scored anew") from error
     schema = pa.schema([(name, _TYPES[name]) for name in columns or _TYPES])
-    return pa.concat_tables([schema.empty_table(), *tables])
+    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")  # old parts lack columns
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -241,6 +243,7 @@ def _join(images: pa.Table, scored: pa.Table, asked: dict[str, Any], *, where: s
     )
     frame = frame.assign(score=_scores(frame, models), protocol=asked["protocol"])
     columns = [*COLUMNS, *(DETAILS if asked["details"] else ())]
+    columns += [BY_WHOLE] * any(model.views == AUTO for model in models.values())
     table = pa.Table.from_pandas(frame[columns], preserve_index=False).replace_schema_metadata()
     about = {"format": FORMAT, **asked["about"]} | {k: asked[k] for k in ("protocol", "batch_size", "precision")}
     return table.replace_schema_metadata({METADATA_KEY: json.dumps(about)})

@@ -21,7 +21,7 @@ from data.images.variants import VariantBatch, VariantDataset
 from data.loading.lists import read_lists
 from evaluation.scoring.folder import JobFolder
 from evaluation.scoring.job import Job
-from evaluation.tables.scores import DetectorEntry
+from evaluation.tables.scores import BY_WHOLE, DetectorEntry
 from files.checksum import sha256_of
 from gapl.pixels import PixelSpec
 from models.casting import cast_frozen_linears
@@ -158,6 +158,8 @@ def score_batch(
 def _results(output: Output, *, details: bool) -> Iterator[dict[str, Any]]:
     """Yield what the row of each image says of it: its logit and, with `details`, its embedding and attention."""
     columns = {"logit": output.logit_B}
+    if output.by_whole_B is not None:
+        columns[BY_WHOLE] = output.by_whole_B
     if details:
         columns["embedding"] = output.embedding_BE.float()
         if output.attention_BP is not None:

@@ -47,6 +47,7 @@ COLUMNS = (
     "error",
 )
 DETAILS = ("embedding", "attention")  # of `benchmarks.py run --details`
+BY_WHOLE = "by_whole"  # of `benchmarks.py run --views auto`
 # What other detectors call their columns, the usual one first; compared in lower case.
 USUAL_NAMES = {
     "uri": ("filename", "image", "path", "src"),
@@ -68,7 +69,7 @@ class DetectorEntry:
     path, sha256  of its file
     threshold     the score from which an image is called fake
     prototypes    what the file says of its prototypes
-    views         "full", or "fast" for the whole image alone
+    views         "full"; "fast" for the whole image alone; "auto" for that first, and all where it is not clear
     """
 
     path: str
@@ -84,7 +85,8 @@ class ScoreTable:
     """Scores and what is known of them.
 
     frame   a row for each image, model, degradation and benchmark; the columns are COLUMNS and, in some tables,
-            DETAILS. `subsets` is a tuple; `score` is P(fake); both numbers are NaN where `error` says why
+            DETAILS and BY_WHOLE, whether the whole image alone decided. `subsets` is a tuple; `score` is P(fake);
+            both numbers are NaN where `error` says why
     about   "benchmarks": name -> {"absent", "missing_subsets", "note", "file_list_sha256", "n_images"};
             "command", "versions". Empty for another tool's file
     detectors   what is known of the detectors, by the name in the column `model`. Empty for another tool's file
@@ -145,7 +147,7 @@ def read_scores(
     if found.empty:
         raise ValueError(f"{path}: the table has no rows; expected one for each image")
     frame = _rename(found, columns or {}, where=str(path))
-    details = [name for name in DETAILS if name in found]
+    details = [name for name in (*DETAILS, BY_WHOLE) if name in found]
     frame[details] = found[details]
     frame = _fill_text(frame, benchmark=path.stem, model=model or path.stem)
     frame = _fill_numbers(frame, str(path))

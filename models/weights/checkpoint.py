@@ -25,12 +25,13 @@ from files import tensorfile
 from files.refusal import check_is_file, refusal
 from files.torchfile import is_torch_file
 from gapl.calibration import BALANCED, Calibration
-from gapl.schema import build_spec
+from gapl.schema import build_spec, check_choice
 from models.adapt import is_lora, merge_lora, name_base
+from models.cascade import Cascade
 from models.config import DetectorConfig, LoraSpec
 from models.detector import TowerHead, build_detector
 from models.weights.backbone import fingerprint, load_backbone
-from models.weights.names import DEFAULT, DETECTOR_FILE, DTYPES, FAST, FORMS, FULL, TINY
+from models.weights.names import AUTO, DEFAULT, DETECTOR_FILE, DTYPES, FAST, FORMS, FULL, TINY, VIEWS
 from models.weights.released import read_released, released_pixels
 from models.weights.stored import LABELS, PROJECTION, DetectorInfo, Stored
 from models.weights.tensors import (
@@ -146,7 +147,8 @@ def load_checkpoint(
     """Return the detector of a file, ours or released, in evaluation mode, on the CPU, computing in float32.
 
     merge       fold LoRA into the weights (faster; scores agree within 1e-5)
-    views       "full": all that the detector was trained with; "fast": the whole image alone
+    views       "full": all that the detector was trained with; "fast": the whole image alone; "auto": that
+                first, and all where it is not clear
     backbone    where the tower is that the file leaves out; default: what the file names
     allow_tiny  accept a detector on the random test tower, whose verdicts mean nothing
     allow_projection  accept the released stage 1, which holds no classifier and so gives no verdict
@@ -154,6 +156,7 @@ def load_checkpoint(
     Raises ValueError that names what is wrong: no file, another format, a missing, extra or misshaped tensor,
     a backbone whose weights differ from those the adapter was trained on.
     """
+    check_choice("views", views, *VIEWS)
     stored = read_checkpoint(path)
     log.info("%s: %s", path, stored.described)
     info = stored.info
@@ -165,12 +168,13 @@ def load_checkpoint(
         raise ValueError(
             f"{path}: trained on the random `{TINY}` tower, for tests only; its verdicts mean nothing"
         )
+    info, cascade = _look(path, info, views)
     state = stored.tensors
     if info.form == "adapter":
         state = _tower_state(path, info, backbone or info.config.backbone) | state
-    if views == FAST:
-        info = _fast(path, info)
-    return Checkpoint(**vars(info), detector=_build(info.config, state, merge=merge))
+    detector = _build(info.config, state, merge=merge)
+    detector.cascade = cascade
+    return Checkpoint(**vars(info), detector=detector)
 
 
 def _build(config: DetectorConfig, state: dict[str, Tensor], *, merge: bool) -> TowerHead:
@@ -181,9 +185,10 @@ def _build(config: DetectorConfig, state: dict[str, Tensor], *, merge: bool) -> 
     return detector.eval()
 
 
-def _fast(path: Path, info: DetectorInfo) -> DetectorInfo:
+def _look(path: Path, info: DetectorInfo, views: str) -> tuple[DetectorInfo, Cascade | None]:
+    """Return what a detector is that looks at these of its views, and how it judges by them."""
     try:
-        return info.fast()
+        return info.fast() if views == FAST else info, info.cascade() if views == AUTO else None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

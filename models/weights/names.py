@@ -28,9 +28,12 @@ DETECTOR_FILE = "a detector, made by train.py or released by the authors"  # wha
 BANK_FILE = "a prototype bank, made by prototype/dream_prototype.py or released by the authors"  # likewise
 
 # How much of an image a detector with several views looks at
-FULL, FAST = "full", "fast"
-VIEWS = (FULL, FAST)
-VIEWS_HELP = "of a detector with several: full (all of them), or fast (the whole image alone; default: full)"
+FULL, FAST, AUTO = "full", "fast", "auto"
+VIEWS = (FULL, FAST, AUTO)
+VIEWS_HELP = (
+    "of a detector with several: full (all of them), fast (the whole image alone), or auto (that first, and all "
+    "of them where it is not clear; default: full)"
+)
 
 BACKBONE_HELP = (
     f"vision tower: a Hugging Face name (default {DEFAULT}), a local transformers folder, "

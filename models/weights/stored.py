@@ -9,6 +9,8 @@ from torch import Tensor
 
 from gapl.calibration import BALANCED, Calibration
 from gapl.labels import Label
+from gapl.verdict import decision_rule
+from models.cascade import Cascade
 from models.config import DetectorConfig
 from models.weights.names import FORMS
 
@@ -47,13 +49,25 @@ class DetectorInfo:
         Raises ValueError when it was not trained for that.
         """
         if not self.config.whole_layers:
-            raise ValueError("this detector has one view: --views fast is for detectors with several")
+            raise ValueError("this detector has one view: --views fast and auto are for detectors with several")
         return replace(
             self,
             config=replace(self.config, pixel=self.config.pixel.fast()),
             calibration=self.fast_calibration,
             threshold=THRESHOLD if self.fast_calibration is None else self.fast_calibration.threshold(BALANCED),
         )
+
+    def cascade(self) -> Cascade:
+        """Return how the detector judges by the whole image alone where that is clear, and else by all views.
+
+        Raises ValueError when it was not trained or calibrated for that.
+        """
+        full, fast = self.calibration, self.fast().calibration
+        if full is None or fast is None or not decision_rule(fast).has_band:
+            raise ValueError(
+                "--views auto needs the calibrations of --views full and fast, and an unsure band in that of fast"
+            )
+        return Cascade(full, fast)
 
     def __post_init__(self) -> None:
         if self.form not in (*FORMS, RELEASED_FORM, PROJECTION):
