@@ -21,6 +21,7 @@ import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,7 +160,7 @@ def split_for(images: Images, args: argparse.Namespace, recipe: Recipe) -> Split
         images,
         fraction=recipe.val_fraction,
         holdout=recipe.holdout_fraction,
-        names=args.holdout or (),
+        names=names_to_hold(args.holdout or (), images),
         max_images=recipe.max_val_images,
         seed=recipe.seed,
     )
@@ -168,6 +169,27 @@ def split_for(images: Images, args: argparse.Namespace, recipe: Recipe) -> Split
     if recipe.select == "random" and split.held and not len(split.random):
         raise ValueError("--select random needs --val-fraction above 0; pass --select heldout")
     return split
+
+
+def names_to_hold(holdout: Sequence[str], images: Images) -> list[str]:
+    """Return the sources that --holdout names; "@FILE" names those that the training of a detector file held out.
+
+    Raises ValueError when FILE is no detector file, or when none of its sources is here.
+    """
+    names = []
+    for text in holdout:
+        if not text.startswith("@"):
+            names.append(text)
+            continue
+        from models.weights.checkpoint import read_checkpoint
+
+        info = read_checkpoint(Path(text[1:])).info
+        held = info.provenance.get("held_out", ()) if info else ()
+        found = [str(source) for source in images.sources() if str(source) in held]
+        if not found:
+            raise ValueError(f"--holdout {text}: of {len(held)} sources that it names none is here")
+        names += found
+    return names
 
 
 def check_batch_size(recipe: Recipe, world_size: int) -> None:

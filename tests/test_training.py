@@ -499,3 +499,31 @@ def test_lora_goes_on_from_a_head_on_the_frozen_tower(run_cli: RunCli, tiny_run:
     assert done.code == 0, done.err
     assert read_info(whole / "detector.safetensors").config.lora is not None
     assert (whole / "scores_heldout.csv").read_text().startswith("uri,label,generator,logit,score")
+
+
+def test_holdout_of_a_detector_file_holds_out_what_its_training_did(
+    run_cli: RunCli, tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    """A fraction draws by the seed; a detector that trains on must not see what the first one was judged by."""
+    data = ("--data-root", tiny_run.root, "--num-workers", 0, "--val-fraction", 0, "--holdout-fraction", 0.5)
+
+    def held_out(*options: object) -> str:
+        start = ("--stage", 2, "--init", tiny_run.stage1, "--prototypes", tiny_run.bank, "--select", "heldout")
+        done = run_cli(train.main, *start, *data, *options, "--out", tmp_path / "unused", "--dry-run")
+        assert done.code == 0, done.err
+        return next(line for line in done.out.splitlines() if line.startswith("held out whole"))
+
+    one = tmp_path / "one"
+    start = ("--stage", 1, "--backbone", "tiny", "--epochs", 1, "--select", "heldout", "--seed", 3)
+    done = run_cli(train.main, *start, *data, "--feature-views", 0, "--out", one)
+    assert done.code == 0, done.err
+    detector = one / "detector.safetensors"
+    assert len({held_out("--seed", seed) for seed in range(8)}) > 1, "the seed decides, else this shows nothing"
+    told = {held_out("--seed", seed, "--holdout", f"@{detector}") for seed in range(8)}
+    assert told == {held_out("--seed", 3)}
+
+    nothing = run_cli(
+        *(train.main, "--stage", 2, "--init", tiny_run.stage1, "--prototypes", tiny_run.bank, *data),
+        *("--holdout", f"@{tiny_run.stage1}", "--out", tmp_path / "unused"),
+    )
+    assert f"--holdout @{tiny_run.stage1}: of 0 sources that it names none is here" in nothing.only_error()

@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--holdout",
         nargs="+",
         metavar="NAME",
-        help="generators and real sources to validate on; real:NAME or fake:NAME where both have the name",
+        help="generators and real sources to validate on; real:NAME or fake:NAME where both have the name; @FILE: "
+        "those that the training of a detector file held out",
     )
     _add_detector_arguments(parser)
     _add_stream_arguments(parser)

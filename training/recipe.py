@@ -234,7 +234,9 @@ OPEN_HEAD = replace(
     whole_layers="",
     lora_rank=0,
 )
-OPEN_2 = replace(MINI_2, epochs=1, train_view="delivered", crop_dropout=0.25)
+OPEN_2 = replace(
+    MINI_2, epochs=1, project_lr_factor=0.3, sampling="class", train_view="delivered", crop_dropout=0.25
+)
 
 PRESETS: dict[tuple[int, str], Recipe] = {
     (1, "paper"): PAPER,
