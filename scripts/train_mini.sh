@@ -24,13 +24,11 @@ train --stage 1 --preset open --backbone clip-vit-b16-int8 "${images[@]}" --seed
     --precision auto --seed "$seed" --out "$out/prototypes.safetensors" --reuse
 train --stage 2 --preset open-head --init "$out/stage1/detector.safetensors" \
     --prototypes "$out/prototypes.safetensors" "${images[@]}" --seed "$seed" --out "$out/head" --reuse
-# LoRA, in two rounds of all pictures. The second draws anew, and stops after two thirds.
-lora() { train --stage 2 --preset open --data "$corpus/train" --holdout "@$out/head/detector.safetensors" --reuse "$@"; }
-lora --init "$out/head/detector.safetensors" --seed "$seed" --out "$out/lora1"
-lora --init "$out/lora1/detector.safetensors" --seed "$((seed + 1))" --max-steps 420 --out "$out/lora2"
-"$python" benchmarks.py calibrate "$out/lora2/scores_heldout.csv" \
-    --model_path "$out/lora2/detector.safetensors" --out "$out/calibrated.safetensors"
-"$python" benchmarks.py calibrate "$out/lora2/scores_heldout_fast.csv" --fast \
+train --stage 2 --preset open --init "$out/head/detector.safetensors" --data "$corpus/train" \
+    --holdout "@$out/head/detector.safetensors" --seed "$seed" --out "$out/lora" --reuse
+"$python" benchmarks.py calibrate "$out/lora/scores_heldout.csv" \
+    --model_path "$out/lora/detector.safetensors" --out "$out/calibrated.safetensors"
+"$python" benchmarks.py calibrate "$out/lora/scores_heldout_fast.csv" --fast \
     --model_path "$out/calibrated.safetensors" --out "$out/gapl-vit-b16-open.safetensors"
 [ ! -d "$corpus/bench" ] || "$python" benchmarks.py --model_path "$out/gapl-vit-b16-open.safetensors" \
     --data-root "$corpus/bench" --precision auto --out "$out/benchmarks"

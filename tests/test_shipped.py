@@ -29,7 +29,7 @@ def test_shipped_file_is_small_calibrated_and_names_no_place() -> None:
     assert stored.calibration is not None
     assert stored.fast_calibration is not None
     assert stored.threshold == stored.calibration.threshold("balanced")
-    assert stored.provenance["data"]["mix"] == "open"
+    assert stored.config.lora is not None
     assert stored.provenance["data"]["root"] is None
 
 
@@ -37,9 +37,9 @@ def test_shipped_file_is_small_calibrated_and_names_no_place() -> None:
 @pytest.mark.parametrize(
     ("file", "views", "logits"),
     [
-        (SHIPPED, "full", {"test_image.jpg": -4.427, "generated_image.png": 3.705}),
-        (SHIPPED, "fast", {"test_image.jpg": -4.163, "generated_image.png": 2.183}),
-        (SHIPPED, "auto", {"test_image.jpg": -4.203, "generated_image.png": 3.705}),
+        (SHIPPED, "full", {"test_image.jpg": -1.147, "generated_image.png": 3.807}),
+        (SHIPPED, "fast", {"test_image.jpg": 0.434, "generated_image.png": 1.584}),
+        (SHIPPED, "auto", {"test_image.jpg": -1.147, "generated_image.png": 3.807}),
         (BEFORE, "full", {"test_image.jpg": -5.238, "generated_image.png": 6.477}),
     ],
 )
