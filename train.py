@@ -31,9 +31,10 @@ from data.holdout import Split, split_images
 from data.records import Images, require_both_classes
 from data.seeds import draw_seed
 from files.refusal import check_is_file
+from gapl.labels import Source
 from models.precision import resolve_precision
 from models.weights.hub import find_model
-from models.weights.names import BANK_FILE, DEFAULT, DETECTOR_NAME
+from models.weights.names import BANK_FILE, DEFAULT, DETECTOR_FILE, DETECTOR_NAME
 from prototype_dataset import check_data, describe, open_images
 from training.arguments import TRACKERS, add_arguments
 from training.recipe import Recipe, make_recipe
@@ -184,11 +185,14 @@ def names_to_hold(holdout: Sequence[str], images: Images) -> list[str]:
         from models.weights.checkpoint import read_checkpoint
 
         info = read_checkpoint(Path(text[1:])).info
-        held = info.provenance.get("held_out", ()) if info else ()
-        found = [str(source) for source in images.sources() if str(source) in held]
+        told = info.provenance.get("held_out") if info else None
+        held = {Source.parse(str(each)) for each in told} if isinstance(told, list) else set()
+        found = sorted(held.intersection(images.sources()))
         if not found:
             raise ValueError(f"--holdout {text}: of {len(held)} sources that it names none is here")
-        names += found
+        if len(found) < len(held):
+            log.warning("--holdout %s: %d of its %d sources are not here", text, len(held) - len(found), len(held))
+        names += map(str, found)
     return names
 
 
@@ -370,6 +374,9 @@ def check_files(args: argparse.Namespace) -> None:
         find_model(args.init)
     if args.prototypes:
         check_is_file(args.prototypes, what=BANK_FILE)
+    for text in args.holdout or ():
+        if text.startswith("@"):
+            check_is_file(Path(text[1:]), what=DETECTOR_FILE)
 
 
 def given_fields(args: argparse.Namespace) -> dict[str, Any]:

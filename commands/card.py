@@ -8,7 +8,7 @@ from pathlib import Path
 from commands.tables import add_tables, name_of_file, read_tables, require_tables
 from files.checksum import sha256_of
 from files.refusal import check_is_file
-from models.weights.names import DETECTOR_FILE, FAST
+from models.weights.names import AUTO, DETECTOR_FILE, FAST
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,12 @@ def run(args: argparse.Namespace) -> None:
     scores = read_tables(args.tables)
     name = name_of_file(args.model_path, scores, tables=args.tables)
     info = read_info(args.model_path)
-    if scores.detectors[name].views == FAST:
+    views = scores.detectors[name].views
+    if views == AUTO:
+        raise ValueError(
+            f"{name}: scores of --views auto rest on two calibrations; a card is of --views full or fast"
+        )
+    if views == FAST:
         info = info.fast()
     facts = DetectorFacts(
         name=name,

@@ -138,6 +138,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
         check_is_file(file, what=DETECTOR_FILE)
     device = cli.pick_device(args.device)  # before the weights are read: there may be no such device
     precision = resolve_precision(args.precision, device=device)
+    from evaluation.scoring.folder import batch_size_of
     from evaluation.scoring.job import Job, place_images
     from evaluation.scoring.score import ScoredModel, fitting_batch_size
 
@@ -145,9 +146,8 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
     for name, path, file in zip(names, args.model_path, files, strict=True):
         print(f"[INFO] Loading model from {path}...", flush=True)
         models.append(ScoredModel.load(name, path, file, views=args.views, allow_tiny=args.allow_tiny))
-    batch_size = args.batch_size
-    if batch_size is None:
-        batch_size = fitting_batch_size(models, num_degradations=len(degradations))
+    begun = None if args.overwrite else batch_size_of(args.out)
+    batch_size = args.batch_size or begun or fitting_batch_size(models, num_degradations=len(degradations))
     job = Job(
         images=place_images(benchmarks),
         models={model.name: model.about for model in models},

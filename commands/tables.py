@@ -76,7 +76,7 @@ def show_run(folder: Path) -> None:
     print(f"threshold {stated}; scores of {scores.frame['uri'].nunique()} images in {path}")
     if BY_WHOLE in scores.frame:
         by_whole = scores.frame.drop_duplicates(["uri", "model", "degradation"])[BY_WHOLE].dropna()
-        print(f"{by_whole.sum()} of {len(by_whole)} scores are by the whole image alone")
+        print(f"{int(by_whole.sum())} of {len(by_whole)} scores are by the whole image alone")
 
 
 def show_tables(scores: ScoreTable, out: Path | None) -> None:

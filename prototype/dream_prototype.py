@@ -141,6 +141,8 @@ def open_same_data(stage1: Checkpoint, *, name: str) -> Manifest:
     data, recipe = (_part(stage1.provenance, part) for part in ("data", "recipe"))
     missing = [f"data.{key}" for key in ("paths", "root", "mix") if key not in data]
     missing += ["recipe.seed"] if "seed" not in recipe else []
+    if not missing and not data["paths"] and not data["root"]:
+        missing = ["data.root"]  # a calibrated file leaves it out
     if missing:
         raise ValueError(
             f"--same-data: {name} does not say all of what it was trained on ({', '.join(missing)}); instead pass "

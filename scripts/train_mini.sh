@@ -23,7 +23,8 @@ train --stage 1 --preset open --backbone clip-vit-b16-int8 "${images[@]}" --seed
 "$python" prototype/dream_prototype.py --stage1 "$out/stage1/detector.safetensors" --same-data --as-trained \
     --precision auto --seed "$seed" --out "$out/prototypes.safetensors" --reuse
 train --stage 2 --preset open-head --init "$out/stage1/detector.safetensors" \
-    --prototypes "$out/prototypes.safetensors" "${images[@]}" --seed "$seed" --out "$out/head" --reuse
+    --prototypes "$out/prototypes.safetensors" "${images[@]}" --holdout "@$out/stage1/detector.safetensors" \
+    --seed "$seed" --out "$out/head" --reuse
 train --stage 2 --preset open --init "$out/head/detector.safetensors" --data "$corpus/train" \
     --holdout "@$out/head/detector.safetensors" --seed "$seed" --out "$out/lora" --reuse
 "$python" benchmarks.py calibrate "$out/lora/scores_heldout.csv" \

@@ -372,7 +372,7 @@ def test_auto_needs_a_band_in_the_calibration_of_the_whole(saved: Path, tmp_path
     without_band = replace(OF_WHOLE, band_low=0.5, band_high=0.5)
     out = tmp_path / "out.safetensors"
     only_fast = tmp_path / "fast.safetensors"
-    message = "safetensors: --views auto needs the calibrations of .* unsure band"
+    message = "safetensors: --views auto needs several views, .* unsure band"
     store_calibration(saved, OF_WHOLE, out=only_fast, fast=True)
     for file in (
         *(saved, only_fast),
@@ -525,6 +525,8 @@ def test_a_batch_has_no_more_images_than_have_room(
         logits.append(read_scores(out / "scores.parquet").frame["logit"])
         taken.clear()
     assert len(logits[0]) == 2 * 15
+    again = run_cli(benchmarks.main, *common, "--degrade", "none", "grey", "--out", tmp_path / "b")
+    assert again.code == 0, f"a run keeps the batches that it began with: {again.err}"
     assert np.allclose(*logits, rtol=0, atol=1e-5)
 
 
@@ -565,6 +567,8 @@ def test_benchmarks_score_by_all_views_where_the_whole_is_unsure(
 
     fit = ("calibrate", out / "scores.parquet", "--model_path", file, "--out", tmp_path / "again.safetensors")
     assert "of --views auto; expected full" in run_cli(benchmarks.main, *fit).only_error()
+    card = ("card", out / "scores.parquet", "--model_path", file, "--out", tmp_path / "card.md")
+    assert "scores of --views auto rest on two calibrations" in run_cli(benchmarks.main, *card).only_error()
 
 
 def test_commands_refuse_auto_without_calibrations(
@@ -572,7 +576,7 @@ def test_commands_refuse_auto_without_calibrations(
 ) -> None:
     given = ("--model_path", trained, "--views", "auto", "--allow-tiny")
     image = make_image(tmp_path / "image.png", size=(90, 70))
-    expected = "detector.safetensors: --views auto needs the calibrations of"
+    expected = "detector.safetensors: --views auto needs several views"
     assert expected in run_cli(inference.main, *given, "--image_path", image).only_error()
     done = run_cli(benchmarks.main, *given, *scoring, "--out", tmp_path / "out")
     assert expected in done.only_error()

@@ -521,6 +521,16 @@ def test_holdout_of_a_detector_file_holds_out_what_its_training_did(
     assert len({held_out("--seed", seed) for seed in range(8)}) > 1, "the seed decides, else this shows nothing"
     told = {held_out("--seed", seed, "--holdout", f"@{detector}") for seed in range(8)}
     assert told == {held_out("--seed", 3)}
+    more = tmp_path / "more.safetensors"
+    header, tensors = tensorfile.read(detector, format=FORMAT)
+    held = [each.replace(":", " ") for each in header["provenance"]["held_out"]]  # as in older files
+    header["provenance"]["held_out"] = [*held, "fake gone"]
+    tensorfile.write(more, tensors, format=FORMAT, header=header)
+    assert {held_out("--seed", 0, "--holdout", f"@{more}")} == told
+    missing = run_cli(
+        train.main, "--stage", 1, *data, "--holdout", f"@{tmp_path / 'none'}", "--out", tmp_path / "x"
+    )
+    assert f"{tmp_path / 'none'}: no such file" in missing.only_error()
 
     nothing = run_cli(
         *(train.main, "--stage", 2, "--init", tiny_run.stage1, "--prototypes", tiny_run.bank, *data),

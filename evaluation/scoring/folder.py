@@ -87,6 +87,11 @@ class JobFolder:
             pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(_TYPES.items())), scratch)
 
 
+def batch_size_of(folder: Path) -> int | None:
+    """Return how many images a batch of the run in a folder has; None where there is no run."""
+    return int(_read_json(folder / JOB)["batch_size"]) if (folder / JOB).exists() else None
+
+
 def finish(folder: Path, *, parts_of: Sequence[Path] = ()) -> None:
     """Write scores.parquet to `folder` from its parts, or from those of other folders of the same job.
 

@@ -111,7 +111,7 @@ def store_calibration(source: Path, calibration: Calibration, *, out: Path, fast
 
     fast: it is the calibration of the view "whole" alone.
 
-    Folders of training images are left out of its provenance, since such a file is given to others.
+    Folders are left out of its provenance, since such a file is given to others.
 
     Raises ValueError when `source` is no detector file of this project.
     """
@@ -128,6 +128,8 @@ def store_calibration(source: Path, calibration: Calibration, *, out: Path, fast
     if isinstance(data := header["provenance"].get("data"), dict):
         names = [Path(path).name for path in data.get("paths", ())]
         header["provenance"]["data"] = data | {"paths": names, "root": None}
+    if isinstance(init := header["provenance"].get("init"), str):
+        header["provenance"]["init"] = Path(init).name
     tensorfile.write(out, tensors, format=FORMAT, header=header | stored)
 
 

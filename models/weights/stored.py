@@ -63,9 +63,10 @@ class DetectorInfo:
         Raises ValueError when it was not trained or calibrated for that.
         """
         full, fast = self.calibration, self.fast().calibration
-        if full is None or fast is None or not decision_rule(fast).has_band:
+        single = self.config.pixel.num_views == 1
+        if single or full is None or fast is None or not decision_rule(fast).has_band:
             raise ValueError(
-                "--views auto needs the calibrations of --views full and fast, and an unsure band in that of fast"
+                "--views auto needs several views, their calibration and that of fast, with an unsure band"
             )
         return Cascade(full, fast)
 
