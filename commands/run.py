@@ -146,8 +146,11 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
     for name, path, file in zip(names, args.model_path, files, strict=True):
         print(f"[INFO] Loading model from {path}...", flush=True)
         models.append(ScoredModel.load(name, path, file, views=args.views, allow_tiny=args.allow_tiny))
-    begun = None if args.overwrite else batch_size_of(args.out)
-    batch_size = args.batch_size or begun or fitting_batch_size(models, num_degradations=len(degradations))
+    batch_size = args.batch_size
+    if batch_size is None and not args.overwrite:
+        batch_size = batch_size_of(args.out)  # of the run that goes on
+    if batch_size is None:
+        batch_size = fitting_batch_size(models, num_degradations=len(degradations))
     job = Job(
         images=place_images(benchmarks),
         models={model.name: model.about for model in models},

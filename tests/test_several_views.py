@@ -567,7 +567,7 @@ def test_benchmarks_score_by_all_views_where_the_whole_is_unsure(
 
     fit = ("calibrate", out / "scores.parquet", "--model_path", file, "--out", tmp_path / "again.safetensors")
     assert "of --views auto; expected full" in run_cli(benchmarks.main, *fit).only_error()
-    card = ("card", out / "scores.parquet", "--model_path", file, "--out", tmp_path / "card.md")
+    card = ("card", out / "scores.parquet", "--model_path", file, "--licence", "MIT", "--out", tmp_path / "c.md")
     assert "scores of --views auto rest on two calibrations" in run_cli(benchmarks.main, *card).only_error()
 
 
