@@ -4,7 +4,8 @@ What each name stands for is in the module named beside it; tests compare the na
 """
 
 EVAL = "eval"
-SCALED_VIEWS = ("scales", "delivered")  # a crop and the whole image
+PAIRS = "pairs"
+SCALED_VIEWS = ("scales", "delivered", PAIRS)  # a crop and the whole image
 ONE_CROP_VIEWS = ("crop", "crop_flip", "release", "recompress", "reencode")
 TRAIN_VIEWS = (EVAL, *ONE_CROP_VIEWS, *SCALED_VIEWS)  # data/images/augment.py
 SAMPLINGS = ("shuffle", "class", "source")  # data/loading/epochs.py

@@ -429,6 +429,23 @@ def test_the_view_eval_trains_on_all_views(run_cli: RunCli, tiny_root: Path, tmp
     assert (weights[0] - weights[1]).abs().max() < 1e-3
 
 
+def test_pairs_train_and_are_not_cached(run_cli: RunCli, tiny_root: Path, tmp_path: Path) -> None:
+    common = ("--stage", 1, "--preset", "open", "--mix", "open", "--backbone", TINY, "--data-root", tiny_root)
+    layers = ("--feature-layers", "1", "--whole-layers", "1,2", "--precision", "fp32", "--num-workers", 0)
+    asked = (*common, *layers, "--train-view", "pairs", "--epochs", 1, "--holdout", "beta", "--lr", 0.01)
+    refused = run_cli(train.main, *asked, "--out", tmp_path / "refused")
+    assert "the view pairs is not cached: feature_views is 0, not 2" in refused.only_error()
+    refused = run_cli(train.main, *common, *layers, "--consistency", 1, "--out", tmp_path / "refused")
+    assert "consistency is for the view pairs, not for delivered" in refused.only_error()
+    weights = []
+    for consistency in (0, 5):
+        out = tmp_path / f"run{consistency}"
+        done = run_cli(train.main, *asked, "--feature-views", 0, "--consistency", consistency, "--out", out)
+        assert done.code == 0, done.err
+        weights.append(load_checkpoint(out / "detector.safetensors", allow_tiny=True).detector.project.weight)
+    assert (weights[0] - weights[1]).abs().max() > 1e-4
+
+
 def test_prototypes_as_trained_need_cached_views(run_cli: RunCli, trained: Path, tmp_path: Path) -> None:
     bank = ("--num", 4, "--num-workers", 0, "--out", tmp_path / "bank.safetensors")
     asked = ("--same-data", "--as-trained", *bank)

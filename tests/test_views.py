@@ -14,7 +14,7 @@ from PIL import Image, features
 from torch import Tensor
 from torchvision import transforms
 
-from data.choices import SCALED_VIEWS
+from data.choices import PAIRS, SCALED_VIEWS
 from data.images.augment import TRAIN_VIEWS, train_view
 from data.images.views import eval_tensor_view, seeded
 from data.seeds import draw_seed
@@ -174,7 +174,8 @@ def test_view_has_the_bits_of_torch(image: Image.Image, options: dict[str, Any],
 def test_random_views_have_the_size_of_the_crop(name: str, size: tuple[int, int]) -> None:
     for seed in range(4):
         pixels_CHW = seeded(train_view(name, size_px=32, mean=MEAN, std=STD), picture(*size), seed=seed)
-        assert pixels_CHW.shape == ((2, 3, 32, 32) if name in SCALED_VIEWS else (3, 32, 32))
+        views = {PAIRS: (2, 2)}.get(name, (2,) if name in SCALED_VIEWS else ())
+        assert pixels_CHW.shape == (*views, 3, 32, 32)
         assert pixels_CHW.dtype == torch.float32
         assert torch.isfinite(pixels_CHW).all()
 
@@ -217,6 +218,19 @@ def test_reencode_leaves_no_border_and_saves_most_images_anew() -> None:
         for pixels in drawn
     )
     assert 3 <= as_they_were <= 18, "of 60, 0.3 * 0.5 are neither scaled nor saved anew: 9"
+
+
+def test_a_pair_is_the_image_as_it_is_and_delivered() -> None:
+    view = train_view(PAIRS, size_px=32, mean=MEAN, std=STD)
+    windows = windows_of(noise(40, 36))
+
+    def is_window(pixels_CHW: Tensor) -> bool:
+        either = (pixels_CHW, pixels_CHW.flip(-1))
+        return any(float((windows - each).abs().amax(dim=(1, 2, 3)).min()) < 1e-5 for each in either)
+
+    pairs = [seeded(view, picture(40, 36), seed=seed) for seed in range(20)]
+    assert all(is_window(pair[0, 0]) for pair in pairs)
+    assert sum(is_window(pair[1, 0]) for pair in pairs) <= 4, "a caption leaves some crops as they are"
 
 
 def test_flip_mirrors_half_of_the_time() -> None:

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from torch.nn import functional
-
 from training.batches import MicroBatch, TrainingBatches
 from training.interrupt import SignalWatch
+from training.loss import sum_loss
 from training.monitor import Monitor
 from training.optim import clip_gradients
 from training.processes import sum_over_processes
@@ -111,9 +110,9 @@ def _accumulate_gradients(
             raise ValueError("none of the images of a batch could be read")
         with trainer.sync_gradients(when=number == len(batch)):
             with watch.section("forward"):
-                logit_B = trainer.model(micro_batch.inputs.to(device, non_blocking=True)).float()
+                logit = trainer.model(micro_batch.inputs.to(device, non_blocking=True)).float()
                 labels_B = micro_batch.labels_B.to(device)
-                loss = functional.binary_cross_entropy_with_logits(logit_B, labels_B, reduction="sum")
+                loss = sum_loss(logit, labels_B, consistency=trainer.recipe.consistency)
             with watch.section("backward"):
                 trainer.accelerator.backward(loss * loss_scale)
         total += float(loss.detach())

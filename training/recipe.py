@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from data.choices import BALANCES, EVAL, SAMPLINGS, TRAIN_VIEWS
+from data.choices import BALANCES, EVAL, PAIRS, SAMPLINGS, TRAIN_VIEWS
 from models.precision import PRECISIONS
 
 SCHEDULES = ("constant", "cosine")
@@ -82,6 +82,9 @@ class Recipe:
     )
     whole_layers: str = _option("", "stage 1: layers that are read of the view whole, such as 6,9,12")
     crop_dropout: float = _fraction(0.0, "share of images that a step judges by the view whole alone")
+    consistency: float = _option(
+        0.0, "view pairs: weight of the divergence between an image's two verdicts", minimum=0
+    )
     val_resize_px: int = _option(0, "short side before the centre crop in validation; 0: no resizing", minimum=0)
     normalisation: str = _option("backbone", "mean and standard deviation of pixels", NORMALISATIONS)
     sampling: str = _option("shuffle", "order of an epoch, see data/loading/epochs.py", SAMPLINGS)
@@ -112,6 +115,10 @@ class Recipe:
             raise ValueError(f"lr must be positive, not {self.lr}")
         if self.train_view == EVAL and self.feature_views > 1:
             raise ValueError(f"the view {EVAL} is always the same: feature_views is 1, not {self.feature_views}")
+        if self.train_view == PAIRS and self.feature_views:
+            raise ValueError(f"the view {PAIRS} is not cached: feature_views is 0, not {self.feature_views}")
+        if self.consistency and self.train_view != PAIRS:
+            raise ValueError(f"consistency is for the view {PAIRS}, not for {self.train_view}")
 
     def layers(self, name: str) -> tuple[int, ...]:
         """Return the numbers in feature_layers or whole_layers."""

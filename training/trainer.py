@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+PAIRED_DIMS = 6  # pixels_B2VCHW
+
+
 class LogitModel(nn.Module):
     """The part of a detector that training runs: inputs of a micro-batch -> logit_B.
+
+    Of pairs of pictures, pixels_B2VCHW, it makes logit_B2.
 
     detector   whose parameters train
     logit      the whole detector, for pixels; or its head, for features
@@ -30,6 +35,8 @@ class LogitModel(nn.Module):
         self.detector, self._logit = detector, logit
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.ndim == PAIRED_DIMS:
+            return self._logit(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
         return self._logit(inputs)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
-from data.choices import EVAL
+from data.choices import EVAL, PAIRS
 from data.images.degrade import recompress
 from data.images.deliver import RandomDelivery
 from data.images.views import TensorView
@@ -38,6 +38,7 @@ def train_view(name: str, *, size_px: int, mean: Sequence[float], std: Sequence[
     scales     a random crop, a quarter of the time after shrinking by a power of two, and a crop of the whole,
                resized to 8/7 of the crop; both or none are mirrored
     delivered  half of the time delivered in a random form (data/images/deliver.py); then scales
+    pairs      (2, 2, 3, H, W): scales of the image as it is, and scales of it delivered in a random form
 
     Raises ValueError for another name.
     """
@@ -81,7 +82,19 @@ TRAIN_VIEWS: dict[str, Callable[[int], list[Any]]] = {
     "reencode": _reencode,
     "scales": lambda size_px: [_BothScales(size_px)],
     "delivered": lambda size_px: [v2.RandomApply([RandomDelivery()], p=0.5), _BothScales(size_px)],
+    PAIRS: lambda size_px: [_Pair(RandomDelivery(), _BothScales(size_px))],
 }
+
+
+class _Pair(torch.nn.Module):
+    """View an image as it is and changed: uint8 (3, H, W) -> two views, stacked."""
+
+    def __init__(self, change: torch.nn.Module, view: torch.nn.Module) -> None:
+        super().__init__()
+        self.change, self.view = change, view
+
+    def forward(self, image_CHW: Tensor) -> Tensor:
+        return torch.stack([self.view(image_CHW), self.view(self.change(image_CHW))])
 
 
 class _BothScales(torch.nn.Module):
