@@ -20,7 +20,7 @@ from data.images.degrade import CLEAN, SETS, parse_degradation
 from files.refusal import check_is_file
 from models.precision import PRECISIONS, resolve_precision
 from models.weights.hub import find_model
-from models.weights.names import DETECTOR_FILE, FULL, MODEL_HELP, VIEWS, VIEWS_HELP
+from models.weights.names import DETECTOR_FILE, DETECTOR_NAME, FULL, MODEL_HELP, RELEASED_FILE, VIEWS, VIEWS_HELP
 from models.weights.versions import package_versions
 
 if TYPE_CHECKING:
@@ -165,10 +165,16 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """Return the name of each detector: its folder's, or as much of the path as tells them apart."""
+    """Return the name of each detector: the file's, or its folder's where each run has a file of that name.
+
+    If they are the same, as much of the path as tells them apart.
+    """
     if len(set(paths)) < len(paths):
         raise ValueError(f"--model_path names a file twice: {' '.join(paths)}")
-    names = tell_apart([Path(path).resolve().parent for path in paths])
+    files = [Path(path).resolve() for path in paths]
+    names = tell_apart(
+        [file.parent if file.name in (DETECTOR_NAME, RELEASED_FILE) else file.with_suffix("") for file in files]
+    )
     return names if len(set(names)) == len(names) else list(paths)
 
 

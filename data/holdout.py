@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Generic, TypeVar
 
 from data.records import Images
@@ -57,9 +58,13 @@ def choose_sources(
     """
     forms = {each: {each.name, str(each)} for each in counts}
     if unknown := sorted(set(names).difference(*forms.values())):
-        known = ", ".join(sorted({each.name for each in counts}))
+        names_of_all = sorted({each.name for each in counts})
+        similar = (
+            get_close_matches(unknown[0].rpartition(":")[2], names_of_all, n=8, cutoff=0.4) or names_of_all[:8]
+        )
         raise ValueError(
-            f"--holdout {unknown[0]}: no image is of that generator or real source; there are {known}"
+            f"--holdout {unknown[0]}: no image is of that generator or real source; there are "
+            f"{len(names_of_all)}, such as {', '.join(similar)}"
         )
     held: list[Source] = []
     for label in Label:

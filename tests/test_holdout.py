@@ -125,7 +125,7 @@ def test_a_limit_takes_evenly_from_the_sources_and_keeps_them_out_of_training() 
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(
-        ValueError, match="--holdout dalle: no image is of that generator or real source; there are"
+        ValueError, match="--holdout dalle: no image is of that generator or real source; there are 6, such as"
     ):
         split_images(listed(), **OPTIONS | {"names": ["dalle"]})
     with pytest.raises(ValueError, match="to hold out coco, ffhq leaves no real sources to train on"):

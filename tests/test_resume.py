@@ -115,13 +115,14 @@ def test_random_numbers_matter_to_the_result(alone: Attempt, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("step", [0, 3, 4, 10, 23])
 def test_signal_saves_and_the_same_command_goes_on(alone: Attempt, tmp_path: Path, step: int) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted) as stop:
         Attempt(tmp_path, signal_at=step)
     assert (stop.value.signal_number, stop.value.step) == (signal.SIGTERM, step + 1)
     resumed = Attempt(tmp_path)
     assert resumed.asked == STEPS - step - 1, "nothing is done twice"
     assert same(resumed, alone)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_average_of_the_weights_is_gone_on_with(tmp_path: Path) -> None:
