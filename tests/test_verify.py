@@ -97,6 +97,7 @@ def test_problems_and_text(faulty: Path) -> None:
     assert "stylegan: missing" in text
     assert "Chameleon: not found" in text
     assert "handed out by mail" in text
+    assert to_text(seen[::-1]) == text, "what is absent comes last"
 
 
 def test_a_clean_benchmark_is_told_to_be_so(tmp_path: Path) -> None:

@@ -136,8 +136,9 @@ def to_problems(verifications: Iterable[Verification]) -> list[dict[str, str]]:
 
 
 def to_text(verifications: Iterable[Verification]) -> str:
-    """Return the report for a terminal: every count, and the first few of many names."""
-    return "\n\n".join("\n".join(_lines(each)) for each in verifications)
+    """Return the report for a terminal: every count, and the first few of many names. What is absent comes last."""
+    found_first = sorted(verifications, key=lambda each: bool(each.absent))
+    return "\n\n".join("\n".join(_lines(each)) for each in found_first)
 
 
 def _read(benchmark: Benchmark, *, num_workers: int) -> dict[str, ImageInfo]:
