@@ -136,7 +136,7 @@ def to_problems(verifications: Iterable[Verification]) -> list[dict[str, str]]:
 
 
 def to_text(verifications: Iterable[Verification]) -> str:
-    """Return the report for a terminal: every count, and the first few of many names. What is absent comes last."""
+    """Return the report for a terminal: every count, the first few of many names; what is absent is last."""
     found_first = sorted(verifications, key=lambda each: bool(each.absent))
     return "\n\n".join("\n".join(_lines(each)) for each in found_first)
 
