@@ -218,8 +218,8 @@ MINI_2 = Recipe(
     select="heldout",
 )
 
-# The detector that ships, for whole pictures of the open corpus: crops and the whole picture make one feature, and
-# half of the pictures that it learns from were delivered in a random form.
+# The detector that ships, for whole pictures of the open corpus: crops and the whole picture make one feature. The
+# head learns from pictures of which half were delivered in a random form, LoRA from each picture in both ways.
 OPEN_1 = replace(
     MINI_1,
     epochs=24,
@@ -242,7 +242,13 @@ OPEN_HEAD = replace(
     lora_rank=0,
 )
 OPEN_2 = replace(
-    MINI_2, epochs=1, project_lr_factor=0.3, sampling="class", train_view="delivered", crop_dropout=0.25
+    MINI_2,
+    epochs=1,
+    project_lr_factor=0.3,
+    sampling="class",
+    train_view=PAIRS,
+    consistency=0.5,
+    crop_dropout=0.25,
 )
 
 PRESETS: dict[tuple[int, str], Recipe] = {
