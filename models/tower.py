@@ -139,7 +139,7 @@ class _Embeddings(nn.Module):
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         patches_BTD = self.patch_embedding(pixels_BCHW).flatten(2).transpose(1, 2)
-        class_B1D = self.class_embedding.to(patches_BTD.dtype).expand(len(patches_BTD), 1, -1)
+        class_B1D = self.class_embedding.to(patches_BTD.dtype).expand(patches_BTD.shape[0], 1, -1)
         return torch.cat([class_B1D, patches_BTD], dim=1) + self.position_embedding.weight
 
 
