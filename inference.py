@@ -32,13 +32,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-import cli
-from data.folders import scan_images
+from gapl import cli
 from gapl.decode import UnreadableImage, decode_image
+from gapl.folders import scan_images
+from gapl.names import FULL, MODEL_HELP, TINY, VIEWS, VIEWS_HELP
 from gapl.verdict import Judge, Verdict, decision_rule
 from gapl.views import eval_view
+from models.device import DEVICES, pick_device
 from models.weights.hub import find_model
-from models.weights.names import FULL, MODEL_HELP, TINY, VIEWS, VIEWS_HELP
 
 if TYPE_CHECKING:
     from models.weights.checkpoint import Checkpoint
@@ -88,7 +89,7 @@ class Detector:
         """
         file = find_model(str(path))
         load_checkpoint = _import_loader()
-        checked = cli.pick_device(device)  # before the weights are read: there may be no such device
+        checked = pick_device(device)  # before the weights are read: there may be no such device
         checkpoint = load_checkpoint(file, views=views, allow_tiny=allow_tiny)
         return cls(checkpoint, device=checked, operating_point=operating_point)
 
@@ -169,7 +170,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--image_path", "--image-path", type=Path, required=True, help="an image, or a folder of them"
     )
-    parser.add_argument("--device", choices=cli.DEVICES, default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument(
         "--json", action="store_true", help="one JSON object per line and image, nothing else on stdout"
     )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from models.config import TowerSpec
+from gapl.config import TowerSpec
 from models.lora import LoraLinear, compute_dtype, project
 
 HEAD_WIDTH = 64

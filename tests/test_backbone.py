@@ -30,14 +30,14 @@ from transformers import (
     ViTModel,
 )
 
-from files.cache import cache_dir
+from gapl.config import TowerSpec
+from gapl.files.cache import cache_dir
+from gapl.names import DEFAULT, INT8, TINY
 from gapl.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PixelSpec
-from models.config import TowerSpec
 from models.tower import VisionTower, build_tower, spec_of
 from models.weights import backbone, hub, int8
 from models.weights import wheel as pretrained
 from models.weights.backbone import architecture, fingerprint, load_backbone
-from models.weights.names import DEFAULT, INT8, TINY
 from models.weights.openclip import convert_open_clip
 
 SMALL = {

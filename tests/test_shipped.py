@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from files.cache import cache_dir
+from gapl.files.cache import cache_dir
 from inference import Detector
 from models.weights.checkpoint import read_info
 from models.weights.wheel import WHEEL_FILE

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from gapl.config import VIT_B16, VIT_L14, TowerSpec
+from gapl.names import DEFAULT, INT8, OPEN_CLIP, TINY, WHEEL_MB
 from gapl.pixels import PixelSpec
-from models.config import VIT_B16, VIT_L14, TowerSpec
 from models.tower import VisionTower, build_tower
 from models.weights.hub import hub_answers, hub_offline
-from models.weights.names import DEFAULT, INT8, OPEN_CLIP, TINY, WHEEL_MB
 
 log = logging.getLogger(__name__)
 

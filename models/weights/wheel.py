@@ -8,8 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from files.checksum import sha256_of
-from models.weights.names import WHEEL, WHEEL_MB
+from gapl.files.checksum import sha256_of
+from gapl.names import WHEEL, WHEEL_MB
 
 log = logging.getLogger(__name__)
 
