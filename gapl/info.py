@@ -9,7 +9,7 @@ from gapl.calibration import BALANCED, Calibration
 from gapl.cascade import Cascade
 from gapl.config import DetectorConfig
 from gapl.labels import Label
-from gapl.names import DTYPES, FORMS
+from gapl.names import AUTO, DTYPES, FAST, FORMS
 from gapl.schema import build_spec
 from gapl.verdict import decision_rule
 
@@ -70,6 +70,13 @@ class DetectorInfo:
                 "--views auto needs several views, their calibration and that of fast, with an unsure band"
             )
         return Cascade(full, fast)
+
+    def looking_at(self, views: str) -> tuple[Self, Cascade | None]:
+        """Return what the detector is that looks at "full", "fast" or "auto" views, and how "auto" judges.
+
+        Raises ValueError when it was not trained or calibrated for these.
+        """
+        return self.fast() if views == FAST else self, self.cascade() if views == AUTO else None
 
     def __post_init__(self) -> None:
         if self.form not in (*FORMS, RELEASED_FORM, PROJECTION):

@@ -27,7 +27,7 @@ _DETECTORS = {"data", "models", "gapl"}
 _SCORES = {"evaluation", *_DETECTORS}
 _TRAINING = {"training", "prototype", "features", *_IMAGES, *_SCORES}
 _COMMANDS = {"commands", "reporting", *_TRAINING}
-_SCRIPTS = {"train", "inference", "benchmarks", *_COMMANDS}
+_SCRIPTS = {"train", "inference", "export", "benchmarks", *_COMMANDS}
 LAYERS: dict[str, set[str]] = {
     "gapl": set(),
     "data": {"gapl"},
@@ -41,6 +41,7 @@ LAYERS: dict[str, set[str]] = {
     "commands": _COMMANDS,
     "train": _SCRIPTS,
     "inference": _SCRIPTS,
+    "export": _SCRIPTS,
     "benchmarks": _SCRIPTS,
     "studies": {"studies", "timing", *_SCRIPTS},
     "timing": {"studies", "timing", *_SCRIPTS},

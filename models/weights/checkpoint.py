@@ -26,7 +26,7 @@ from gapl.config import DetectorConfig, LoraSpec
 from gapl.files.refusal import check_is_file, refusal
 from gapl.info import FORMAT, PROJECTION, DetectorInfo, header_of, info_of
 from gapl.lora import is_lora, merge_lora, name_base
-from gapl.names import AUTO, DEFAULT, DETECTOR_FILE, DTYPES, FAST, FORMS, FULL, TINY, VIEWS
+from gapl.names import DEFAULT, DETECTOR_FILE, DTYPES, FORMS, FULL, TINY, VIEWS
 from gapl.schema import check_choice
 from models import tensorfile
 from models.cascade import WholeFirst
@@ -187,9 +187,10 @@ def _build(config: DetectorConfig, state: dict[str, Tensor], *, merge: bool) -> 
 def _look(path: Path, info: DetectorInfo, views: str) -> tuple[DetectorInfo, WholeFirst | None]:
     """Return what a detector is that looks at these of its views, and how it judges by them."""
     try:
-        return info.fast() if views == FAST else info, WholeFirst(info.cascade()) if views == AUTO else None
+        info, rule = info.looking_at(views)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    return info, WholeFirst(rule) if rule else None
 
 
 def _gives_no_verdict(path: Path, stored: Stored) -> ValueError:

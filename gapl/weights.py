@@ -1,0 +1,112 @@
+"""Detector files -> what they say, and an engine that runs the detector; without torch.
+
+There are two kinds: files of this project, for the forward pass that gapl/graph.onnx describes, and ONNX files of
+export.py, which hold their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from gapl.config import DetectorConfig
+from gapl.engine import Engine
+from gapl.files import tensorfile
+from gapl.files.refusal import check_is_file, refusal
+from gapl.files.strict_json import strict_json
+from gapl.fingerprint import fingerprint
+from gapl.info import FORMAT, DetectorInfo, info_of
+from gapl.lora import merge_lora, name_base
+from gapl.names import INT8
+from gapl.schema import shown
+
+GRAPH = Path(__file__).parent / "graph.onnx"
+ONNX_FORMAT = "gapl-onnx-1"
+EXPECTED = "a detector file of this project (.safetensors), or one of export.py (.onnx)"
+OTHERWISE = "inference.py can use it, and export.py can make an ONNX file of it"
+
+
+def read_engine(path: Path) -> tuple[DetectorInfo, Engine]:
+    """Return what a detector file says, and an engine that runs its detector.
+
+    Raises ValueError, one line, when there is no such file, it is damaged, or it needs torch.
+    """
+    check_is_file(path, what=EXPECTED)
+    try:
+        if path.suffix == ".onnx":
+            return _read_onnx(path)
+        info, state = _read_ours(path)
+        graph, wanted = _read_graph(info.config)
+    except ValueError as error:
+        raise refusal(path, error, what=EXPECTED) from error
+    if info.form == "adapter":
+        state = _tower_state(path, info) | state
+    if info.config.lora:
+        state = merge_lora(state, info.config.lora, in_place=True)
+    return info, Engine(graph, _select(path, state, wanted))
+
+
+def _read_onnx(path: Path) -> tuple[DetectorInfo, Engine]:
+    engine = Engine(str(path))
+    metadata = engine.metadata
+    if metadata.get("format") != ONNX_FORMAT or "header" not in metadata:
+        raise ValueError(f"an ONNX file that is not of the format {ONNX_FORMAT!r}")
+    info, _ = info_of(strict_json(metadata["header"]))
+    return info, engine
+
+
+def _read_ours(path: Path) -> tuple[DetectorInfo, dict[str, np.ndarray]]:
+    header, state = tensorfile.read(path, format=FORMAT)
+    info, _ = info_of(header)
+    if info.form == "adapter" and info.config.backbone != INT8:
+        raise ValueError(f"its tower is {shown(info.config.backbone)}; {OTHERWISE}")
+    return info, {name: array.astype(np.float32, copy=False) for name, array in state.items()}
+
+
+def _read_graph(config: DetectorConfig) -> tuple[bytes, dict[str, tuple[int, ...]]]:
+    """Return the graph of the forward pass, and the shapes of the tensors that it needs, by name.
+
+    Raises ValueError when a detector of this config computes in another way.
+    """
+    import onnx
+
+    content = GRAPH.read_bytes()
+    model = onnx.load_from_string(content)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if strict_json(metadata["forward_pass"]) != config.forward_pass():
+        raise ValueError(f"its detector is built otherwise than the one that ships; {OTHERWISE}")
+    external = onnx.TensorProto.EXTERNAL
+    return content, {
+        each.name: tuple(each.dims) for each in model.graph.initializer if each.data_location == external
+    }
+
+
+def _tower_state(path: Path, info: DetectorInfo) -> dict[str, np.ndarray]:
+    """Return the tensors that an adapter leaves out, in its names."""
+    from gapl.int8 import clip_vit_b16_state
+
+    config, state = info.config, clip_vit_b16_state()
+    if fingerprint(state) != info.backbone_fingerprint:
+        raise ValueError(f"{path}: its adapter belongs to other weights of {config.backbone} than those found")
+    names = name_base(state, config.lora) if config.lora else dict(zip(state, state, strict=True))
+    return {f"tower.{names[key]}": value for key, value in state.items()}
+
+
+def _select(
+    path: Path, state: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """Return the tensors that a graph needs, out of those of a detector. `NAME.T` is the transpose of NAME.
+
+    Raises ValueError that names the first tensor that is missing or of another shape.
+    """
+    found = {}
+    for name, shape in wanted.items():
+        plain = name.removesuffix(".T")
+        if plain not in state:
+            raise ValueError(f"{path}: tensor {plain!r} is missing")
+        found[name] = state[plain] if plain == name else state[plain].T
+        if found[name].shape != shape:
+            raise ValueError(f"{path}: tensor {name!r} has shape {found[name].shape}, expected {shape}")
+    return found
