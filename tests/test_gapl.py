@@ -26,9 +26,11 @@ from gapl import int8, weights
 from gapl.config import DetectorConfig, LoraSpec
 from gapl.decode import UnreadableImage
 from gapl.engine import Engine
+from gapl.info import FORMAT
 from gapl.names import INT8, TINY
 from gapl.version import version
 from gapl.weights import GRAPH
+from models import tensorfile
 from models.detector import build_detector
 from models.export import save_graph, with_weights
 from models.run import run_detector
@@ -113,6 +115,18 @@ def test_auto_looks_again_where_the_whole_leaves_it_open(detector_file: Path, im
             assert found.score != pytest.approx(by_whole.score, abs=1e-5)
         else:
             assert found.score == pytest.approx(by_whole.score, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_merged_files_of_shorter_types(
+    detector_file: Path, images: list[Path], dtype: str, tmp_path: Path
+) -> None:
+    checkpoint = load_checkpoint(detector_file, merge=False, allow_tiny=True)
+    checkpoint.form = "merged"
+    save_checkpoint(tmp_path / "short.safetensors", checkpoint, dtype=dtype)
+    expected = inference.Detector.load(tmp_path / "short.safetensors", device="cpu", allow_tiny=True)
+    found = gapl.Detector.load(tmp_path / "short.safetensors")
+    assert found(images[0]).logit == pytest.approx(expected(images[0]).logit, abs=1e-4)
 
 
 @pytest.mark.parametrize("form", ["adapter", "merged"])
@@ -202,10 +216,7 @@ def test_images_of_every_kind(detector_file: Path, images: list[Path]) -> None:
     image = Image.open(path).convert("RGB")
     for given in (str(path), path.read_bytes(), image, np.asarray(image)):
         assert detector(given) == expected
-    found = detector([path.read_bytes(), images[1], np.asarray(image)])
-    assert [each.score for each in found] == pytest.approx(
-        [expected.score, detector(images[1]).score, expected.score]
-    )
+    assert detector([path.read_bytes(), images[1], np.asarray(image)]) == [expected, detector(images[1]), expected]
     assert detector([]) == []
     for array in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)):
         with pytest.raises(ValueError, match=r"expected \(H, W, 3\) and uint8"):
@@ -249,6 +260,14 @@ def test_files_that_need_torch_or_are_damaged(
     refused(detector_file, "unknown operating point 'fpr2'", operating_point="fpr2")
     other = make_detector(tmp_path / "other.safetensors", replace(config_with(ALL), embed_dim=64))
     refused(other, r"other.safetensors: its detector is built otherwise than the one that ships; inference.py")
+    header, tensors = tensorfile.read(detector_file, format=FORMAT)
+    for name in ("lora_A.default.weight", "lora_B.default.weight"):
+        short = {key: value for key, value in tensors.items() if not key.endswith(f"k_proj.{name}")}
+        tensorfile.write(tmp_path / "short.safetensors", short, format=FORMAT, header=header)
+        refused(tmp_path / "short.safetensors", f"short.safetensors: tensor '.*k_proj.{name}' is missing")
+    less = {key: value for key, value in tensors.items() if key != "project.weight"}
+    tensorfile.write(tmp_path / "less.safetensors", less, format=FORMAT, header=header)
+    refused(tmp_path / "less.safetensors", "less.safetensors: tensor 'project.weight' is missing")
     adapter = make_detector(tmp_path / "adapter.safetensors", config_with(ALL), form="adapter", calibrated=False)
     refused(adapter, "its tower is 'tiny'; inference.py can use it")
     (tmp_path / "graph.onnx").write_bytes(graph.read_bytes())
