@@ -22,7 +22,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-import cli
+from gapl import cli
 
 DEFAULT = "run"
 COMMANDS = {  # module in commands/ -> its line in --help

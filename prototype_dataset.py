@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cli
 from data.folders import title
 from data.records import Images, Manifest, join
 from data.shards.urls import require_place
+from gapl import cli
 from gapl.labels import Label
 
 if TYPE_CHECKING:

@@ -26,15 +26,16 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cli
 from data.holdout import Split, split_images
 from data.records import Images, require_both_classes
 from data.seeds import draw_seed
-from files.refusal import check_is_file
+from gapl import cli
+from gapl.files.refusal import check_is_file
 from gapl.labels import Source
+from gapl.names import BANK_FILE, DEFAULT, DETECTOR_FILE, DETECTOR_NAME
+from models.device import pick_device
 from models.precision import resolve_precision
 from models.weights.hub import find_model
-from models.weights.names import BANK_FILE, DEFAULT, DETECTOR_FILE, DETECTOR_NAME
 from prototype_dataset import check_data, describe, open_images
 from training.arguments import TRACKERS, add_arguments
 from training.recipe import Recipe, make_recipe
@@ -60,7 +61,7 @@ def main() -> None:
         return
     recipe = make_recipe(args.preset, stage=args.stage, overrides=given_fields(args))
     check_files(args)
-    device = cli.pick_device(args.device)
+    device = pick_device(args.device)
     if args.dry_run:
         show_dry_run(args, recipe)
         return

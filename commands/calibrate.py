@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.tables import add_tables, name_of_file, read_tables, require_tables
-from files.refusal import check_is_file
 from gapl.calibration import METHODS, Calibration
+from gapl.files.refusal import check_is_file
+from gapl.names import DETECTOR_FILE, FAST, FULL
 from gapl.verdict import decision_rule
-from models.weights.names import DETECTOR_FILE, FAST, FULL
 
 if TYPE_CHECKING:
     from evaluation.tables.scores import ScoreTable

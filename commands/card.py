@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from commands.tables import add_tables, name_of_file, read_tables, require_tables
-from files.checksum import sha256_of
-from files.refusal import check_is_file
-from models.weights.names import AUTO, DETECTOR_FILE, FAST
+from gapl.files.checksum import sha256_of
+from gapl.files.refusal import check_is_file
+from gapl.names import AUTO, DETECTOR_FILE, FAST
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

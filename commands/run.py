@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cli
 from commands.names import tell_apart
 from commands.roots import add_root, find, require_some
 from commands.tables import show_run
 from data.choices import PROTOCOLS
 from data.images.degrade import CLEAN, SETS, parse_degradation
-from files.refusal import check_is_file
+from gapl.files.refusal import check_is_file
+from gapl.names import DETECTOR_FILE, DETECTOR_NAME, FULL, MODEL_HELP, RELEASED_FILE, VIEWS, VIEWS_HELP
+from models.device import DEVICES, pick_device
 from models.precision import PRECISIONS, resolve_precision
 from models.weights.hub import find_model
-from models.weights.names import DETECTOR_FILE, DETECTOR_NAME, FULL, MODEL_HELP, RELEASED_FILE, VIEWS, VIEWS_HELP
 from models.weights.versions import package_versions
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ray-address", metavar="ADDRESS", help="address of the cluster; default: start one here")
     parser.add_argument("--overwrite", action="store_true", help="replace the scores in --out")
-    parser.add_argument("--device", choices=cli.DEVICES, default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     text = "precision of the tower (default: fp32, as in verdicts; auto: bf16 where it is fast)"
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help=text)
     text = "images per forward pass (default: 32, or as many as have room in all degradations and views)"
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
             score_on_ray(
                 folder,
                 num_actors=args.ray,
-                device=cli.pick_device(args.device),
+                device=pick_device(args.device),
                 allow_tiny=args.allow_tiny,
                 address=args.ray_address,
             )
@@ -136,7 +136,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
     files = [find_model(path) for path in args.model_path]
     for file in files:
         check_is_file(file, what=DETECTOR_FILE)
-    device = cli.pick_device(args.device)  # before the weights are read: there may be no such device
+    device = pick_device(args.device)  # before the weights are read: there may be no such device
     precision = resolve_precision(args.precision, device=device)
     from evaluation.scoring.folder import batch_size_of
     from evaluation.scoring.job import Job, place_images
@@ -190,11 +190,11 @@ def _processes(device: str) -> Iterator[tuple[Rank, str, Callable[[], None]]]:
     from data.loading.plan import ALONE
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield ALONE, cli.pick_device(device), lambda: None
+        yield ALONE, pick_device(device), lambda: None
         return
     from training.processes import rank_of, start_processes
 
-    with start_processes(device=cli.pick_device(device)) as accelerator:
+    with start_processes(device=pick_device(device)) as accelerator:
         yield rank_of(accelerator), str(accelerator.device), accelerator.wait_for_everyone
 
 

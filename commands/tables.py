@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from files.checksum import sha256_of
-from files.refusal import check_is_file
-from models.weights.names import FULL
+from gapl.files.checksum import sha256_of
+from gapl.files.refusal import check_is_file
+from gapl.names import FULL
 
 if TYPE_CHECKING:
     from evaluation.tables.scores import ScoreTable

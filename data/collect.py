@@ -20,12 +20,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import cli
 from data.open_corpus.collection import MISSING, Collection, Missing
 from data.open_corpus.host import GITHUB, Gone, Host, HostFailed, clear_scratch
 from data.open_corpus.listing import PARTS, SHIPPED, Listing, Origin, Picture, by_origin, read_listing
 from data.open_corpus.rendering import render
 from data.open_corpus.repository import GitFailed, Repository, find_in_mirror, require_git
+from gapl import cli
 from gapl.decode import UnreadableImage
 
 REMOVED = "removed on request"

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-import cli
 from data.records import Images
+from gapl import cli
 
 VERSION = 1
 CROP_SIZE_PX = 256

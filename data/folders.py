@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.records import Manifest, Record
+from gapl.folders import join, walk
 from gapl.labels import Label
 
 logger = logging.getLogger(__name__)
 
 REAL_NAMES = ("0_real", "real", "nature", "natural")
 FAKE_NAMES = ("1_fake", "fake", "ai", "synthetic")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 # What a folder or a manifest may call a split, and what we call it.
 SPLITS = {
@@ -84,12 +83,12 @@ def find_image_folders(root: Path) -> dict[ImageFolder, list[str]]:
 
     Raises ValueError when `root` is missing or no folder.
     """
-    if not root.exists():
-        raise ValueError(f"{root} does not exist; expected an image or a folder of images")
-    if not root.is_dir():
-        raise ValueError(f"{root} is a file; expected a folder of images")
     found: dict[ImageFolder, list[str]] = {}
-    for place, images in _walk(str(root), ImageFolder(root), ()):
+    places = {str(root): ImageFolder(root)}
+    for folder, subfolders, images in walk(root):
+        place = places.pop(folder)
+        siblings = frozenset(normalise(name) for name in subfolders)
+        places |= {join(folder, name): place.enter(name, siblings) for name in subfolders}
         # A class folder is kept without images too, so that callers can tell of it.
         if images or place.label is not None:
             found.setdefault(place, []).extend(images)
@@ -126,19 +125,6 @@ def scan_folder(root: Path, *, split: str | None = None) -> Manifest:
     return Manifest(title(root), tuple(sorted(records, key=lambda record: record.uri)))
 
 
-def scan_images(path: Path) -> list[Path]:
-    """List the image files of an unlabelled folder, at any depth, sorted; a file is itself, whatever its name.
-
-    Raises ValueError when `path` is missing or holds no image.
-    """
-    if path.is_file():
-        return [path]
-    images = sorted(image for folder in find_image_folders(path).values() for image in folder)
-    if not images:
-        raise ValueError(f"{path}: no image files; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return [Path(image) for image in images]
-
-
 def evaluation_splits(present: set[str | None], *, train: bool) -> set[str | None]:
     """Return the test split, else the validation split, else `train` if allowed; and None, which is no split."""
     order = ("test", "val", "train") if train else ("test", "val")
@@ -150,37 +136,6 @@ def check_split(split: str | None) -> None:
     allowed = sorted(set(SPLITS.values()))
     if split is not None and split not in allowed:
         raise ValueError(f"unknown split {split!r}; expected one of {', '.join(allowed)}")
-
-
-def _walk(folder: str, place: ImageFolder, above: tuple[str, ...]) -> Iterator[tuple[ImageFolder, list[str]]]:
-    """Yield `folder` and every folder below it. Links are followed, except those back to a folder above."""
-    real_path = os.path.realpath(folder)
-    if real_path in above:
-        return
-    subfolders, images = _list(folder)
-    yield place, images
-    siblings = frozenset(normalise(name) for name in subfolders)
-    for name in subfolders:
-        # A string join: a Path for each of a million images would be slow.
-        below = os.path.join(folder, name)  # noqa: PTH118
-        yield from _walk(below, place.enter(name, siblings), (*above, real_path))
-
-
-def _list(folder: str) -> tuple[list[str], list[str]]:
-    """List names of sub-folders and paths of images directly in `folder`, sorted, without hidden ones."""
-    subfolders, images = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            # isdir() also answers for a broken or circular link. A broken link to an image stays an image:
-            # that it cannot be read is for decoding to report.
-            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # noqa: PTH112
-            if is_folder:
-                subfolders.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
-                images.append(entry.path)
-    return sorted(subfolders), sorted(images)
 
 
 def _tell_what_is_left_out(root: Path, folders: dict[ImageFolder, list[str]]) -> None:

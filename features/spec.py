@@ -11,7 +11,7 @@ from data.seeds import draw_seed
 from gapl.pixels import PixelSpec
 
 if TYPE_CHECKING:
-    from models.weights.stored import DetectorInfo
+    from gapl.info import DetectorInfo
 
 FORMAT = "gapl-features-1"  # change the number when a view of the same name changes
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from features.spec import FORMAT, FeatureSpec
-from files import tensorfile
-from files.cache import cache_dir
+from gapl.files.cache import cache_dir
+from models import tensorfile
 
 log = logging.getLogger(__name__)
 

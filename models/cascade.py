@@ -1,4 +1,4 @@
-"""Judge by the whole image alone where that is clear, and by all views where it is not.
+"""Judge by the whole image alone where that is clear, and by all views where it is not: with a detector of torch.
 
 Shape suffixes: B batch, V views, C channels, H, W pixels, D width of a feature, U images that are not clear.
 """
@@ -10,47 +10,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gapl.calibration import Calibration
-from gapl.verdict import DecisionRule, decision_rule
+from gapl.cascade import Cascade
 from models.detector import Output, TowerHead
 
 
 @dataclass(frozen=True)
-class Cascade:
-    """How a detector with several views saves passes through its tower.
+class WholeFirst:
+    """The forward pass of a detector that judges by `rule`. It sends the whole image through the tower once."""
 
-    full    calibration of the logits of all views
-    fast    calibration of the logits of the whole image alone
-
-    An image is clear where the fast score lies outside of the unsure bands of both calibrations, on the same side:
-    then both call it the same, and only all views together say "unsure".
-    """
-
-    full: Calibration
-    fast: Calibration
+    rule: Cascade
 
     def __call__(self, detector: TowerHead, pixels_BVCHW: Tensor) -> Output:
         """Return for each image what the pass says that decided it; the whole image is the last view.
 
-        The logits are float64, and all of them those of `full`: it gives a clear image its fast score.
+        The logits are float64, and all of them those of all views: a clear image has one of its fast score.
         """
         whole_BD = detector.feature(pixels_BVCHW[:, -1])
         fast = detector.head(whole_BD)
-        fast_logit_B = fast.logit_B.double()
-        unsure_N = self._rule().unsure(self.fast.apply(fast_logit_B.cpu().numpy()))
-        by_whole_B = torch.from_numpy(~unsure_N).to(whole_BD.device)
-        logit_B = (self.fast.a * fast_logit_B + self.fast.b - self.full.b) / self.full.a
+        fast_logit_B = fast.logit_B.double().cpu().numpy()
+        by_whole_B = torch.from_numpy(self.rule.clear(fast_logit_B)).to(whole_BD.device)
+        logit_B = torch.from_numpy(self.rule.as_full(fast_logit_B)).to(whole_BD.device)
         output = Output(logit_B, fast.embedding_BE, fast.attention_BP, by_whole_B)
         rows_U = torch.nonzero(~by_whole_B).squeeze(1)
         if not len(rows_U):
             return output
         better = detector.head(detector.add_crops(whole_BD[rows_U], pixels_BVCHW[rows_U, :-1]))
         return _replace_rows(output, rows_U, better)
-
-    def _rule(self) -> DecisionRule:
-        """Return the rule that both calibrations agree with outside of its band."""
-        rules = [decision_rule(each) for each in (self.full, self.fast)]
-        return DecisionRule(min(each.real_below for each in rules), max(each.threshold for each in rules))
 
 
 def _replace_rows(output: Output, rows_U: Tensor, better: Output) -> Output:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gapl.config import DetectorConfig
 from models.adapt import add_lora
-from models.config import DetectorConfig
 from models.tower import VisionTower
 
 

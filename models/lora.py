@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from models.config import LoraSpec
-
-LORA_A, LORA_B = "lora_A.default.weight", "lora_B.default.weight"  # peft's names
+from gapl.config import LoraSpec
+from gapl.lora import LORA_B
 
 
 class LoraLinear(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from models.config import TowerSpec
+from gapl.config import TowerSpec
 from models.lora import LoraLinear, compute_dtype, project
 
 HEAD_WIDTH = 64
@@ -139,7 +139,7 @@ class _Embeddings(nn.Module):
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         patches_BTD = self.patch_embedding(pixels_BCHW).flatten(2).transpose(1, 2)
-        class_B1D = self.class_embedding.to(patches_BTD.dtype).expand(len(patches_BTD), 1, -1)
+        class_B1D = self.class_embedding.to(patches_BTD.dtype).expand(patches_BTD.shape[0], 1, -1)
         return torch.cat([class_B1D, patches_BTD], dim=1) + self.position_embedding.weight
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from files import tensorfile
-from files.refusal import check_is_file, refusal
-from files.torchfile import is_torch_file
-from models.weights.names import BANK_FILE
+from gapl.files.refusal import check_is_file, refusal
+from gapl.names import BANK_FILE
+from models import tensorfile
+from models.torchfile import is_torch_file
 from models.weights.released import read_released
 from models.weights.tensors import PROTOTYPES
 

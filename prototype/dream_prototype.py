@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
 from data.choices import EVAL
 from data.records import Manifest, require_both_classes
+from gapl import cli
 from gapl.labels import Label, Source
+from gapl.names import BACKBONE_HELP
+from models.device import DEVICES, pick_device
 from models.precision import PRECISIONS, resolve_precision
 from models.weights.hub import find_model
-from models.weights.names import BACKBONE_HELP
 from prototype.reduce import METHODS, check_counts, reduce_embeddings
 from prototype_dataset import add_data_arguments, check_data, describe, open_data
 
@@ -46,7 +47,7 @@ def main() -> None:
         print(f"{args.out} is there: reused")
         return
     check_files(args)
-    device = cli.pick_device(args.device)
+    device = pick_device(args.device)
     stage1 = load_stage1(args.stage1, backbone=args.backbone)
     view = trained_view(stage1, name=args.stage1) if args.as_trained else EVAL
     if args.same_data:
@@ -101,7 +102,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="fp32", help="precision of the tower (default: fp32)"
     )
-    parser.add_argument("--device", choices=cli.DEVICES, default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument(
         "--feature-cache",
         type=Path,

@@ -18,8 +18,8 @@ from evaluation.audit.shortcuts import false_positives
 from evaluation.tables.report import headlines, make_table
 from evaluation.tables.rows import NOT_SUBSETS, OVERALL
 from evaluation.tables.scores import CLEAN, ScoreTable
-from files.atomic import replacing
 from gapl.calibration import Calibration
+from gapl.files.atomic import replacing
 from gapl.verdict import decision_rule
 from reporting.blocks import FIGURES
 from reporting.markdown import code, plain, share, to_table, with_interval

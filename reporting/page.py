@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from evaluation.metrics import RATES
 from evaluation.tables.report import make_table
 from evaluation.tables.scores import ScoreTable
-from files.atomic import replacing
+from gapl.files.atomic import replacing
 from reporting.audits import audited
 from reporting.blocks import Section
 from reporting.curves import calibrated, ranking

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
+from gapl import cli
+from gapl.names import BACKBONE_HELP
 from models.precision import PRECISIONS
-from models.weights.names import BACKBONE_HELP
 from studies.rows import HELDOUT, PARTS, ROWS, TOWERS
 from training.recipe import MINI_1
 

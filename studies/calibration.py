@@ -25,8 +25,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
 from data.images.degrade import CLEAN
+from gapl import cli
 from gapl.calibration import BALANCED, METHODS, Calibration, score_of
 from gapl.labels import Label
 from gapl.verdict import decision_rule

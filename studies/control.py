@@ -22,7 +22,7 @@ from data.open_corpus.collection import COLUMNS, image_name
 from evaluation.audit.shortcuts import auroc_interval, auroc_within
 from evaluation.intervals import NUM_RESAMPLES
 from evaluation.tables.scores import ScoreTable
-from files.refusal import check_is_file, refusal
+from gapl.files.refusal import check_is_file, refusal
 from gapl.labels import Label
 
 TRAIN = "train"

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-import cli
 from data.holdout import Split, split_images
 from data.records import Manifest
 from features.spec import FeatureSpec
 from gapl.labels import Label
 from models.detector import Stage1Detector
+from models.device import pick_device
 from models.precision import resolve_precision
 from models.weights.backbone import Backbone, fingerprint, load_backbone
 from models.weights.checkpoint import Checkpoint
@@ -50,7 +50,7 @@ def open_lab(
         if not (corpus / name).is_dir():
             raise ValueError(f"--corpus {corpus}: no folder {name} in it; expected {', '.join(PARTS)}")
     images = open_data([str(corpus / name) for name in PARTS], None, stage=1, mix="auto", seed=0)
-    device = cli.pick_device("auto")
+    device = pick_device("auto")
     if device == "cpu":
         keep_freed_memory()
     precision = resolve_precision(precision, device=device)

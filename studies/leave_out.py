@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
 from data.holdout import split_images
 from data.records import Manifest
+from gapl import cli
 from gapl.calibration import score_of
 from studies.ablation import add_lab_arguments, lab_options
 from studies.rows import HELDOUT, ROWS

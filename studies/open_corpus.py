@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
 from data.open_corpus.listing import SHIPPED, read_listing
-from files.atomic import replacing
+from gapl import cli
+from gapl.files.atomic import replacing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
-from files.cache import cache_dir
-from files.checksum import sha256_of
+from gapl import cli
+from gapl.files.cache import cache_dir
+from gapl.files.checksum import sha256_of
 
 LIST = Path(__file__).resolve().parent.parent / "docs/study/packages.csv"
 NAME = "packages"  # of the benchmark

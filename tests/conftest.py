@@ -94,7 +94,7 @@ def make_image() -> MakeImage:
 @pytest.fixture(scope="session")
 def run_cli() -> RunCli:
     """`run_cli(main, *arguments)` runs a command of the project in this process, as its file would."""
-    import cli
+    from gapl import cli
 
     def run(main: Callable[[], None], *arguments: object) -> Finished:
         out, err = io.StringIO(), io.StringIO()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,14 +33,15 @@ from transformers import (
     ViTModel,
 )
 
-from files.cache import cache_dir
+from gapl import int8
+from gapl import wheel as pretrained
+from gapl.config import TowerSpec
+from gapl.files.cache import cache_dir
+from gapl.names import DEFAULT, INT8, TINY
 from gapl.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PixelSpec
-from models.config import TowerSpec
 from models.tower import VisionTower, build_tower, spec_of
-from models.weights import backbone, hub, int8
-from models.weights import wheel as pretrained
+from models.weights import backbone, hub
 from models.weights.backbone import architecture, fingerprint, load_backbone
-from models.weights.names import DEFAULT, INT8, TINY
 from models.weights.openclip import convert_open_clip
 
 SMALL = {
@@ -469,9 +473,9 @@ def test_dequantised_weights_are_exact_and_of_the_tower_only() -> None:
     state = int8.dequantise(quantised_graph())
     assert sorted(state) == ["embeddings.class_embedding", "encoder.layers.0.self_attn.q_proj.weight"]
     # (value - zero point) x scale of each output; stored as (in, out), wanted as (out, in).
-    expected = torch.tensor([[0.0, 19.5], [-0.5, 12.5], [12.0, -250.0]])
-    assert torch.equal(state["encoder.layers.0.self_attn.q_proj.weight"], expected)
-    assert torch.equal(state["embeddings.class_embedding"], torch.tensor([0.5, -1.25]))
+    expected = [[0.0, 19.5], [-0.5, 12.5], [12.0, -250.0]]
+    assert state["encoder.layers.0.self_attn.q_proj.weight"].tolist() == expected
+    assert state["embeddings.class_embedding"].tolist() == [0.5, -1.25]
 
 
 def fake_download(monkeypatch: pytest.MonkeyPatch, content: bytes) -> list[Path]:
@@ -486,25 +490,58 @@ def fake_download(monkeypatch: pytest.MonkeyPatch, content: bytes) -> list[Path]
     return calls
 
 
+def wheel_of(content: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A wheel whose ONNX file is `content`, and which is the expected one."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        archive.writestr(pretrained.MEMBER, content)
+    monkeypatch.setattr(pretrained, "WHEEL_SHA256", hashlib.sha256(written.getvalue()).hexdigest())
+    monkeypatch.setattr(pretrained, "INT8_SHA256", hashlib.sha256(content).hexdigest())
+    return written.getvalue()
+
+
 def test_wheel_with_another_checksum_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_download(monkeypatch, b"junk")
     with pytest.raises(ValueError, match=f"sha256 is not {pretrained.WHEEL_SHA256}"):
-        pretrained.cached_wheel(tmp_path / "cache")
+        pretrained.read_int8(tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_wheel_is_fetched_once_and_again_only_if_it_was_damaged(
+def test_wheel_is_fetched_once_and_again_only_if_its_file_was_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrained, "WHEEL_SHA256", hashlib.sha256(b"wheel").hexdigest())
-    calls = fake_download(monkeypatch, b"wheel")
+    calls = fake_download(monkeypatch, wheel_of(b"tower", monkeypatch))
     for _ in range(2):
-        assert pretrained.cached_wheel(tmp_path).read_bytes() == b"wheel"
+        assert pretrained.read_int8(tmp_path) == b"tower"
     assert len(calls) == 1
-    (tmp_path / pretrained.WHEEL_FILE).write_bytes(b"whe")
-    assert pretrained.cached_wheel(tmp_path).read_bytes() == b"wheel"
+    (tmp_path / pretrained.INT8_FILE).write_bytes(b"towe")
+    assert pretrained.read_int8(tmp_path) == b"tower"
     assert len(calls) == 2
-    assert [path.name for path in tmp_path.iterdir()] == [pretrained.WHEEL_FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [pretrained.INT8_FILE]
+
+
+def test_wheel_that_an_earlier_version_kept_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = wheel_of(b"tower", monkeypatch)
+    calls = fake_download(monkeypatch, wheel)
+    (tmp_path / pretrained.WHEEL_FILE).write_bytes(wheel)
+    assert pretrained.read_int8(tmp_path) == b"tower"
+    assert calls == []
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.whl").write_bytes(wheel_of(b"tower", monkeypatch))
+    monkeypatch.setattr(pretrained, "_find_wheel", lambda *_folders: tmp_path / "a.whl")
+
+    def full(path: Path, _content: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match=r"cannot keep the vision tower \(No space left"):
+            pretrained.read_int8(tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+    assert pretrained.read_int8(tmp_path / "cache") == b"tower"
 
 
 def test_failure_of_pip_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -513,15 +550,15 @@ def test_failure_of_pip_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return subprocess.CompletedProcess(command, 1, "", "WARNING: retrying\nERROR: no matching distribution\n")
 
     monkeypatch.setattr(subprocess, "run", refuse)
-    monkeypatch.setattr(int8, "clip_vit_b16_state", lambda: pretrained.cached_wheel(tmp_path))
+    monkeypatch.setattr(int8, "cache_dir", lambda: tmp_path)
     with pytest.raises(ValueError, match=r"failed: ERROR: no matching distribution$"):
         load_backbone(INT8)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(
-    not (cache_dir() / pretrained.WHEEL_FILE).is_file(),
-    reason="the wheel of the int8 backbone is not in the cache",
+    not any((cache_dir() / name).is_file() for name in (pretrained.INT8_FILE, pretrained.WHEEL_FILE)),
+    reason="the int8 backbone is not in the cache",
 )
 @torch.inference_mode()
 def test_int8_backbone_is_whole() -> None:

@@ -16,15 +16,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from files import tensorfile
+from gapl.config import DetectorConfig, LoraSpec
+from gapl.lora import merge_lora
+from gapl.names import DETECTOR_FILE, FORMS, TINY
 from gapl.pixels import PixelSpec
-from models.adapt import merge_lora
-from models.config import DetectorConfig, LoraSpec
+from models import tensorfile
 from models.detector import build_detector
 from models.weights import checkpoint as checkpoint_module
 from models.weights.backbone import Backbone, architecture, fingerprint, load_backbone
 from models.weights.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
-from models.weights.names import DETECTOR_FILE, FORMS, TINY
 from models.weights.tensors import expected_shapes
 from prototype.bank import PrototypeBank
 

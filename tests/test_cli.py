@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 
 import benchmarks
-import cli
 import inference
 import prototype_dataset
 import train
 from gapl.decode import UnreadableImage
 from inference import Detector, Verdict
+from models.device import pick_device
 from models.weights.checkpoint import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -486,5 +486,5 @@ def test_mistake_of_ours_is_not_dressed_up_as_the_users(run_cli: RunCli) -> None
 
 
 def test_device_by_name() -> None:
-    assert cli.pick_device("cpu") == "cpu"
-    assert cli.pick_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert pick_device("cpu") == "cpu"
+    assert pick_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")

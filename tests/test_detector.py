@@ -8,14 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gapl.config import DetectorConfig, LoraSpec
+from gapl.lora import merge_lora
+from gapl.names import DEFAULT, TINY
 from gapl.pixels import PixelSpec
-from models.adapt import merge_lora
 from models.casting import cast_frozen_linears, frozen_linears_in
-from models.config import DetectorConfig, LoraSpec
 from models.detector import PrototypeDetector, Stage1Detector, TowerHead, build_detector, count_parameters
 from models.lora import LoraLinear
 from models.weights.backbone import architecture, load_backbone
-from models.weights.names import DEFAULT, TINY
 
 PIXEL = PixelSpec(size_px=32)
 

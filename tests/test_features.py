@@ -31,13 +31,13 @@ from features import store as features
 from features.extractor import FeatureExtractor
 from features.spec import FORMAT, FeatureSpec
 from features.store import FeatureStore, FeatureTable
-from files import tensorfile
-from files.cache import cache_dir
 from gapl.decode import decode_image
+from gapl.files.cache import cache_dir
 from gapl.labels import Label
+from gapl.names import TINY
 from gapl.pixels import IMAGENET_MEAN, PixelSpec
+from models import tensorfile
 from models.weights.backbone import load_backbone
-from models.weights.names import TINY
 
 if TYPE_CHECKING:
     from tests.conftest import MakeImage

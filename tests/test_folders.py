@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data.folders import normalise, scan_folder, scan_images, title
+from data.folders import normalise, scan_folder, title
+from gapl.folders import scan_images
 from gapl.labels import Label
 
 MakeImage = Callable[..., Path]

@@ -22,13 +22,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gapl.calibration import Calibration
-from models.adapt import is_lora
-from models.config import DetectorConfig, LoraSpec, TowerSpec
+from gapl.config import DetectorConfig, LoraSpec, TowerSpec
+from gapl.lora import is_lora
+from gapl.names import DETECTOR_FILE, TINY
 from models.detector import build_detector
 from models.tower import VisionTower
 from models.weights.backbone import fingerprint
 from models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, store_calibration
-from models.weights.names import DETECTOR_FILE, TINY
 from models.weights.released import released_pixels, to_released
 from prototype.bank import PrototypeBank
 

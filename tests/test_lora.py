@@ -13,9 +13,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gapl.config import LoraSpec, TowerSpec
 from models.adapt import add_lora
 from models.casting import cast_frozen_linears
-from models.config import LoraSpec, TowerSpec
 from models.lora import LoraLinear, project
 from models.tower import VisionTower
 

@@ -25,7 +25,7 @@ from urllib.parse import unquote
 import pytest
 from conftest import Finished
 
-from models.weights.names import DETECTOR_FILE, RELEASED, RELEASED_MB
+from gapl.names import DETECTOR_FILE, RELEASED, RELEASED_MB
 
 PROJECT = Path(__file__).parent.parent
 COMMIT, OTHER_COMMIT = "c" * 40, "d" * 40
@@ -37,7 +37,7 @@ WRITTEN = 10 * 2**20  # of LARGE, when the connection breaks in its middle
 # find_model as a command calls it, with another sha256 of the released file when one is given.
 DRIVER = """
 import sys
-import cli
+from gapl import cli
 from models.weights import hub
 
 def main():
@@ -425,11 +425,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(hub: FakeHub, user: User) ->
 
 def tiny_detector(path: Path) -> bytes:
     """A detector file that needs no backbone."""
-    from models.config import DetectorConfig
+    from gapl.config import DetectorConfig
+    from gapl.names import TINY
     from models.detector import build_detector
     from models.weights.backbone import architecture, fingerprint, load_backbone
     from models.weights.checkpoint import Checkpoint, save_checkpoint
-    from models.weights.names import TINY
 
     backbone = load_backbone(TINY)
     config = DetectorConfig(1, TINY, architecture(TINY), backbone.pixel)

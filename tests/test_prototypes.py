@@ -16,7 +16,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from files import tensorfile
+from models import tensorfile
 from models.weights.checkpoint import load_checkpoint, save_checkpoint
 from prototype import dream_prototype
 from prototype.bank import FORMAT, PrototypeBank

@@ -28,13 +28,13 @@ from transformers import CLIPConfig, CLIPModel
 import benchmarks
 import inference
 import train
+from gapl.config import VIT_L14, DetectorConfig, LoraSpec
+from gapl.info import THRESHOLD
 from inference import Detector
 from models.adapt import add_lora_shapes
-from models.config import VIT_L14, DetectorConfig, LoraSpec
 from models.weights.__main__ import main as weights
 from models.weights.checkpoint import load_checkpoint, read_checkpoint, read_info, save_checkpoint
 from models.weights.released import released_pixels
-from models.weights.stored import THRESHOLD
 from models.weights.tensors import expected_shapes
 from prototype import dream_prototype
 from prototype.bank import PrototypeBank

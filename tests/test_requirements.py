@@ -15,7 +15,7 @@ MODULES = {module.name: module for module in read_modules(ROOT)}
 COMMANDS = [name for name in MODULES if name.startswith("commands")]
 TOOLS = ("tests", "studies", "timing")  # they may use requirements-test.txt
 OPTIONAL = {"ray", "pillow-heif"}  # of benchmarks.py run --ray, and of data.collect
-ONLY_FILES = {"scikit-image"}  # its photographs are used, and none of its code
+NOT_IMPORTED = {"scikit-image", "onnxscript"}  # its photographs are used; torch imports it
 FILES = [ROOT / "requirements.txt", ROOT / "requirements-test.txt", *(ROOT / "requirements").glob("*.txt")]
 
 
@@ -46,7 +46,7 @@ def packages_of(names: set[str]) -> set[str]:
 def test_requirements_are_what_is_imported() -> None:
     names = {name for name, module in MODULES.items() if module.folder not in TOOLS}
     required = set(read_requirements(ROOT / "requirements.txt"))
-    assert packages_of(names) - OPTIONAL == required - ONLY_FILES
+    assert packages_of(names) - OPTIONAL == required - NOT_IMPORTED
 
 
 @pytest.mark.parametrize(

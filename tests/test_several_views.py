@@ -27,17 +27,17 @@ from data.images.variants import VariantBatch
 from data.images.views import seeded
 from evaluation.tables.scores import read_scores
 from gapl.calibration import Calibration
+from gapl.config import DetectorConfig, LoraSpec, TowerSpec
+from gapl.names import TINY
 from gapl.pixels import CLIP_MEAN, CLIP_STD, PixelSpec
 from gapl.verdict import decision_rule
 from gapl.views import crops, eval_view, reduce_by_powers
-from models.config import DetectorConfig, LoraSpec, TowerSpec
 from models.detector import Stage1Detector, TowerHead, build_detector
 from models.run import run_detector
 from models.tower import VisionTower
 from models.weights.backbone import architecture, load_backbone
 from models.weights.checkpoint import Checkpoint, load_checkpoint, read_info, save_checkpoint, store_calibration
 from models.weights.inspect import facts
-from models.weights.names import TINY
 from models.weights.released import released_pixels, to_released
 from prototype import dream_prototype
 from tests.test_calibration import FOUND as CALIBRATION

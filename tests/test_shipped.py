@@ -6,18 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from files.cache import cache_dir
+import gapl
+from gapl.files.cache import cache_dir
+from gapl.folders import scan_images
+from gapl.wheel import INT8_FILE, WHEEL_FILE
 from inference import Detector
 from models.weights.checkpoint import read_info
-from models.weights.wheel import WHEEL_FILE
 
 PROJECT = Path(__file__).parent.parent
 SHIPPED = PROJECT / "pretrained" / "gapl-vit-b16-open.safetensors"
 BEFORE = PROJECT / "pretrained" / "gapl-vit-b16-mini.safetensors"
 
-# Tests ask no network: the tower's wheel is there where a detector on it has run before.
+# Tests ask no network: the tower is there where a detector on it has run before.
 needs_tower = pytest.mark.skipif(
-    not (cache_dir() / WHEEL_FILE).is_file(), reason="needs CLIP ViT-B/16 in GAPL_CACHE"
+    not any((cache_dir() / name).is_file() for name in (INT8_FILE, WHEEL_FILE)),
+    reason="needs CLIP ViT-B/16 in GAPL_CACHE",
 )
 
 
@@ -47,3 +50,13 @@ def test_logits_of_the_assets(file: Path, views: str, logits: dict[str, float]) 
     detector = Detector.load(file, device="cpu", views=views)
     for name, logit in logits.items():
         assert detector(PROJECT / "assets" / name).logit == pytest.approx(logit, abs=0.02)
+
+
+@needs_tower
+@pytest.mark.parametrize("views", ["full", "fast", "auto"])
+def test_without_torch_it_says_the_same(views: str) -> None:
+    images = scan_images(PROJECT / "assets")
+    found = gapl.Detector.load(views=views)(list(images))
+    expected = Detector.load(device="cpu", views=views)(list(images))
+    assert [each.logit for each in found] == pytest.approx([each.logit for each in expected], abs=1e-4)
+    assert [each.label for each in found] == [each.label for each in expected]

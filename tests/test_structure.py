@@ -84,14 +84,14 @@ def test_imports_for_type_checkers_run_up_but_make_no_circle(tmp_path: Path) -> 
 
 
 def test_a_circle_of_three_is_found_once(tmp_path: Path) -> None:
-    sources = {"files__a": "import files.b", "files__b": "def f():\n import files.c", "files__c": "import files.a"}
-    root = write_project(tmp_path, **sources, files__d="import files.a")
-    assert circles(read_modules(root)) == ["files.a <-> files.b <-> files.c"]
+    sources = {"data__a": "import data.b", "data__b": "def f():\n import data.c", "data__c": "import data.a"}
+    root = write_project(tmp_path, **sources, data__d="import data.a")
+    assert circles(read_modules(root)) == ["data.a <-> data.b <-> data.c"]
 
 
 def test_lines_of_a_function_are_counted_from_its_def(tmp_path: Path) -> None:
     source = "@decorated\ndef f(a, b, *, c=1):\n    '''Doc.'''\n\n    def inner(self): ...\n"
-    (module,) = read_modules(write_project(tmp_path, cli=source))
+    (module,) = read_modules(write_project(tmp_path, train=source))
     assert [(each.name, each.lines, each.arguments) for each in functions(module)] == [
         ("f", 4, 3),
         ("inner", 1, 0),
@@ -101,5 +101,5 @@ def test_lines_of_a_function_are_counted_from_its_def(tmp_path: Path) -> None:
 def test_faults_are_found(tmp_path: Path) -> None:
     wide = "def f(a, b, c, d, e, f, g, h): return print(*(a, b))\n"
     long = "def g():\n" + "    pass\n" * 40
-    faults = find_faults(read_modules(write_project(tmp_path, cli=wide + long, tests__a=wide)))
+    faults = find_faults(read_modules(write_project(tmp_path, train=wide + long, tests__a=wide)))
     assert [len(lines) for lines in faults.values()] == [1, 1, 0, 0, 0, 1, 1]

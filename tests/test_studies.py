@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import cli
 from data.records import Manifest, Record
 from gapl.labels import Label
+from models.device import pick_device
 from models.precision import resolve_precision
 from studies import ablation, calibration, lab, leave_out, report
 from studies import rows as study_rows
@@ -123,7 +123,7 @@ def test_every_source_is_left_out_once(run_cli: RunCli, options: tuple[object, .
     assert set(before["logit"]) != set(scores["logit"])
     other = run_cli(leave_out.main, *options, "--out", tmp_path, "--folds", 2, "--row", "class means")
     assert "holds a fit of other images or numbers; name another --out" in other.only_error()
-    unlike = "fp32" if resolve_precision("auto", device=cli.pick_device("auto")) == "bf16" else "bf16"
+    unlike = "fp32" if resolve_precision("auto", device=pick_device("auto")) == "bf16" else "bf16"
     assert "holds a fit of other images or numbers" in run_cli(*command, "--precision", unlike).only_error()
 
 

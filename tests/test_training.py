@@ -20,12 +20,13 @@ from torch import Tensor
 import train
 from data.holdout import Split
 from data.sources import open_source
-from files import tensorfile
-from models.adapt import base_tower, is_lora, merge_lora
-from models.config import LoraSpec
+from gapl.config import LoraSpec
+from gapl.lora import is_lora, merge_lora
+from gapl.names import DETECTOR_NAME, FORMS, TINY
+from models import tensorfile
+from models.adapt import base_tower
 from models.weights.backbone import fingerprint, load_backbone
 from models.weights.checkpoint import FORMAT, load_checkpoint, read_checkpoint, read_info, save_checkpoint
-from models.weights.names import DETECTOR_NAME, FORMS, TINY
 from prototype.bank import PrototypeBank
 from training.recipe import make_recipe
 from training.runs import Run

@@ -12,9 +12,9 @@ from data.loading.batches import Batch, Failure
 from data.records import Record
 from evaluation.metrics import Metrics
 from gapl.labels import Label
+from gapl.names import TINY
 from models.detector import Output, Stage1Detector
 from models.weights.backbone import load_backbone
-from models.weights.names import TINY
 from training.validation import ScoreRow, metrics_of, rates_by_source, score_batch
 
 

@@ -29,7 +29,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
+from gapl import cli
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
+from gapl import cli
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
+from gapl import cli
 
 PROCESSES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 RELEASE_IMAGES = 10 * 0.99 * 556_541  # epochs, without validation, CommunityForensics-Small
@@ -29,7 +29,7 @@ def main() -> None:
     args = parse_arguments()
     from stage2 import num_flops
 
-    from models.config import VIT_L14, LoraSpec
+    from gapl.config import VIT_L14, LoraSpec
 
     flops = num_flops(VIT_L14, LoraSpec(16, 32, 0.1))
     gradient_bytes = 4 * args.trainable

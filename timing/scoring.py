@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
+from gapl import cli
 
 PROJECT = Path(__file__).resolve().parent.parent
 OUT, TABLE = "scored", "scores.parquet"
@@ -54,8 +54,8 @@ def measure_share(args: argparse.Namespace) -> None:
     from evaluation.scoring.folder import JobFolder
     from evaluation.scoring.job import Job, place_images
     from evaluation.scoring.score import ScoredModel, score_job
+    from gapl.names import FULL
     from models.weights.hub import find_model
-    from models.weights.names import FULL
 
     names = args.benchmarks.split(",") if args.benchmarks else None
     found = [each for each in find_benchmarks(args.data_root, names=names) if isinstance(each, Benchmark)]

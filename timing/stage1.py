@@ -23,7 +23,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
+from gapl import cli
+from models.device import pick_device
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    from models.weights.names import INT8
+    from gapl.names import INT8
 
     parser = cli.Parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="images as train.py takes them")
@@ -117,7 +118,7 @@ def bare_pass(args: argparse.Namespace) -> dict[str, Any]:
     from models.weights.backbone import load_backbone
     from training.recipe import make_recipe
 
-    device = cli.pick_device("auto")
+    device = pick_device("auto")
     recipe = make_recipe(PRESET, stage=1, overrides={})
     precision = resolve_precision(recipe.precision, device=device)
     source = load_backbone(args.backbone)

@@ -35,12 +35,12 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
+from gapl import cli
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.config import LoraSpec, TowerSpec
+    from gapl.config import LoraSpec, TowerSpec
 
 RANK, ALPHA, LR, HEAD_LR = 16, 32, 2e-4, 3e-3
 NUM_PROTOTYPES, EMBED_DIM = 64, 128
@@ -106,7 +106,7 @@ def prepare(scratch: Path, args: argparse.Namespace) -> None:
 
 
 def build(source: Any, args: argparse.Namespace) -> Any:
-    from models.config import DetectorConfig
+    from gapl.config import DetectorConfig
     from models.detector import build_detector
 
     config = DetectorConfig(
@@ -122,7 +122,7 @@ def build(source: Any, args: argparse.Namespace) -> Any:
 
 
 def lora_of(args: argparse.Namespace) -> LoraSpec:
-    from models.config import LoraSpec
+    from gapl.config import LoraSpec
 
     return LoraSpec(RANK, ALPHA, args.dropout)
 

@@ -26,8 +26,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
-from models.config import VIT_L14, DetectorConfig, LoraSpec
+from gapl import cli
+from gapl.config import VIT_L14, DetectorConfig, LoraSpec
 
 IMAGE = Path(__file__).resolve().parent.parent / "assets" / "test_image.jpg"
 CLIP_L14: dict[str, Any] = {
@@ -137,7 +137,7 @@ def make(folder: Path) -> None:
     import torch
     from transformers import CLIPConfig, CLIPModel
 
-    from files import torchfile
+    from models import torchfile
     from models.detector import build_detector
     from models.tower import VisionTower
     from models.weights.released import released_pixels, to_released

@@ -17,12 +17,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
+from gapl import cli
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 TARGET_S = 1.0
-MODULES = ("models.weights", "data.shards.plan", "data.demo", "data.collect")  # run with `python -m`
+MODULES = ("gapl", "models.weights", "data.shards.plan", "data.demo", "data.collect")  # run with `python -m`
 DETECTOR = "pretrained/gapl-vit-b16-open.safetensors"
 MISSING = "no/such"  # a path
 REFUSED = {
@@ -48,6 +48,8 @@ REFUSED = {
         f"--stage1 {MISSING} --data assets --out {MISSING}",
     ),
     "prototype_dataset.py": ("--no-such-option", f"--data-root {MISSING}"),
+    "-m gapl": ("--no-such-option assets", MISSING, f"assets --model_path {MISSING}"),
+    "export.py": (f"--model_path {MISSING} --out {MISSING}",),
     "-m models.weights": (f"inspect {MISSING}",),
     "-m data.collect": (f"--out {MISSING} --mirror {MISSING}",),
     "-m data.shards.plan": (f"--data {MISSING} --per-class 1 --out {MISSING}.json",),

@@ -35,7 +35,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
-import cli
+from gapl import cli
 
 if TYPE_CHECKING:
     from data.images.views import TensorView

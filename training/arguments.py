@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
 
-import cli
-from models.weights.names import BACKBONE_HELP, FORMS
+from gapl.names import BACKBONE_HELP, FORMS
+from models.device import DEVICES
 from prototype_dataset import STREAM_FROM_BYTES, add_data_arguments
 from training.recipe import PRESET_NAMES, Recipe
 
@@ -83,7 +83,7 @@ def _add_running_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="print the recipe, count parameters and images, and exit"
     )
-    group.add_argument("--device", choices=cli.DEVICES, default="auto")
+    group.add_argument("--device", choices=DEVICES, default="auto")
     group.add_argument("--save-minutes", type=float, default=5.0, help="minutes between checkpoints (default: 5)")
     group.add_argument("--save-steps", type=int, default=0, help="steps between checkpoints, instead of minutes")
     group.add_argument(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from files.atomic import replacing
+from gapl.files.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from files.atomic import replacing
-from models.weights.names import DETECTOR_NAME
+from gapl.files.atomic import replacing
+from gapl.names import DETECTOR_NAME
 from training.state import TrainingState, read_state, write_state
 
 if TYPE_CHECKING:

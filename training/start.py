@@ -8,15 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from data.choices import EVAL, SCALED_VIEWS
+from gapl.config import DetectorConfig, LoraSpec
+from gapl.info import RELEASED_FORM
+from gapl.names import DEFAULT
 from gapl.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelSpec
 from models.adapt import add_lora
-from models.config import DetectorConfig, LoraSpec
 from models.detector import PrototypeDetector, TowerHead, build_detector
 from models.weights.backbone import Backbone, architecture, fingerprint
 from models.weights.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from models.weights.hub import find_model
-from models.weights.names import DEFAULT
-from models.weights.stored import RELEASED_FORM
 from models.weights.tensors import PROTOTYPES
 from prototype.bank import PrototypeBank
 from training.recipe import Recipe

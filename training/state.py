@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from files import tensorfile
+from models import tensorfile
 
 FORMAT = "gapl-training-1"
 

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from data.open_corpus.listing import PARTS, Listing, Picture
 from data.open_corpus.rendering import Rendering
-from files.atomic import replacing
-from files.refusal import refusal
+from gapl.files.atomic import replacing
+from gapl.files.refusal import refusal
 from gapl.labels import Label
 
 MANIFEST = "manifest.csv"

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.refusal import refusal
+from gapl.files.refusal import refusal
 from gapl.labels import Label
 
 SHIPPED = Path(__file__).resolve().parent

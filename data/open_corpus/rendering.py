@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from files.atomic import replacing
 from gapl.decode import UnreadableImage, opened
+from gapl.files.atomic import replacing
 
 FACTORS = (1, 2, 4, 8)
 MIN_SHORT_SIDE_PX = 512  # of an image that was reduced

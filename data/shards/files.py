@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from data.shards.pages import PIECE_BYTES
 from data.shards.urls import as_url
-from files.refusal import first_line
+from gapl.files.refusal import first_line
 
 _REQUEST_BYTES = 16 << 20  # asked of a server at a time while images are read
 

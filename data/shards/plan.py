@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-import cli
 from data.shards.urls import require_place
+from gapl import cli
 from gapl.labels import Label
 
 if TYPE_CHECKING:

@@ -26,11 +26,11 @@ import pyarrow.parquet as pq
 from data.records import list_sha256
 from evaluation.scoring.job import Job
 from evaluation.tables.scores import BY_WHOLE, COLUMNS, DETAILS, FORMAT, METADATA_KEY, DetectorEntry
-from files.atomic import replacing
 from gapl.calibration import score_of
+from gapl.files.atomic import replacing
 from gapl.labels import Label
+from gapl.names import AUTO
 from gapl.schema import build_spec
-from models.weights.names import AUTO
 
 TABLE, JOB, IMAGES, PARTS = "scores.parquet", "job.json", "images.parquet", "parts"
 

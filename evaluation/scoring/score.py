@@ -22,7 +22,7 @@ from data.loading.lists import read_lists
 from evaluation.scoring.folder import JobFolder
 from evaluation.scoring.job import Job
 from evaluation.tables.scores import BY_WHOLE, DetectorEntry
-from files.checksum import sha256_of
+from gapl.files.checksum import sha256_of
 from gapl.pixels import PixelSpec
 from models.casting import cast_frozen_linears
 from models.detector import Output, TowerHead

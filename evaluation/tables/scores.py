@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from scipy.special import logit
 
 from data.images.degrade import CLEAN
-from files.refusal import check_is_file
 from gapl.calibration import Calibration, score_of
+from gapl.files.refusal import check_is_file
 from gapl.labels import LABELS_EXPECTED, Label, parse_label
 from gapl.schema import build_spec
 from gapl.verdict import DecisionRule, decision_rule

@@ -15,9 +15,9 @@ import argparse
 import json
 from pathlib import Path
 
-import cli
-from files.refusal import check_is_file
-from models.weights.names import DETECTOR_FILE, DTYPES, FORMS
+from gapl import cli
+from gapl.files.refusal import check_is_file
+from gapl.names import DETECTOR_FILE, DTYPES, FORMS
 
 
 def main() -> None:

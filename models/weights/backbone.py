@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import textwrap
 from collections.abc import Mapping
@@ -12,11 +11,13 @@ from typing import Any
 
 import torch
 
+from gapl.config import VIT_B16, VIT_L14, TowerSpec
+from gapl.fingerprint import fingerprint as array_fingerprint
+from gapl.int8 import clip_vit_b16_state
+from gapl.names import DEFAULT, INT8, OPEN_CLIP, TINY, WHEEL_MB
 from gapl.pixels import PixelSpec
-from models.config import VIT_B16, VIT_L14, TowerSpec
 from models.tower import VisionTower, build_tower
 from models.weights.hub import hub_answers, hub_offline
-from models.weights.names import DEFAULT, INT8, OPEN_CLIP, TINY, WHEEL_MB
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +57,8 @@ def architecture(name: str) -> TowerSpec:
 
 
 def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
-    """Return a SHA-256 that identifies a tower: of names, shapes and 256 evenly spaced values of each tensor."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        flat = state[name].detach().reshape(-1).float().cpu()
-        sample = flat[:: max(1, flat.numel() // 256)]
-        digest.update(f"{name}{tuple(state[name].shape)}".encode())
-        digest.update(sample.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    """Return a SHA-256 that identifies a tower, see gapl/fingerprint.py."""
+    return array_fingerprint({name: value.detach().float().cpu().numpy() for name, value in state.items()})
 
 
 def _tiny() -> Backbone:
@@ -76,9 +71,8 @@ def _tiny() -> Backbone:
 
 
 def _int8() -> Backbone:
-    from models.weights.int8 import clip_vit_b16_state  # onnx is needed for nothing else
-
-    return Backbone(INT8, build_tower(VIT_B16, clip_vit_b16_state()), PixelSpec())
+    state = {name: torch.from_numpy(array) for name, array in clip_vit_b16_state().items()}
+    return Backbone(INT8, build_tower(VIT_B16, state), PixelSpec())
 
 
 def _from_transformers(name: str) -> Backbone:

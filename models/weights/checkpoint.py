@@ -14,26 +14,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from files import tensorfile
-from files.refusal import check_is_file, refusal
-from files.torchfile import is_torch_file
 from gapl.calibration import BALANCED, Calibration
-from gapl.schema import build_spec, check_choice
-from models.adapt import is_lora, merge_lora, name_base
-from models.cascade import Cascade
-from models.config import DetectorConfig, LoraSpec
+from gapl.config import DetectorConfig, LoraSpec
+from gapl.files.refusal import check_is_file, refusal
+from gapl.info import FORMAT, PROJECTION, DetectorInfo, header_of, info_of
+from gapl.lora import is_lora, merge_lora, name_base
+from gapl.names import DEFAULT, DETECTOR_FILE, DTYPES, FORMS, FULL, TINY, VIEWS
+from gapl.schema import check_choice
+from models import tensorfile
+from models.cascade import WholeFirst
 from models.detector import TowerHead, build_detector
+from models.torchfile import is_torch_file
 from models.weights.backbone import fingerprint, load_backbone
-from models.weights.names import AUTO, DEFAULT, DETECTOR_FILE, DTYPES, FAST, FORMS, FULL, TINY, VIEWS
 from models.weights.released import read_released, released_pixels
-from models.weights.stored import LABELS, PROJECTION, DetectorInfo, Stored
+from models.weights.stored import Stored
 from models.weights.tensors import (
     PROTOTYPES,
     adapter_names,
@@ -45,9 +46,6 @@ from models.weights.tensors import (
 from models.weights.versions import package_versions
 
 log = logging.getLogger(__name__)
-
-FORMAT = "gapl-detector-1"
-CALIBRATIONS = ("calibration", "fast_calibration")
 
 
 @dataclass(kw_only=True)
@@ -74,10 +72,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, dtype: str = "float32
     if checkpoint.form == "merged":
         state, config = _merged(state, config.lora, dtype), replace(config, lora=None)
     names = adapter_names(state) if checkpoint.form == "adapter" else state
-    header = {each.name: getattr(checkpoint, each.name) for each in fields(DetectorInfo)}
-    header |= {"config": asdict(config), "versions": package_versions()}
-    header |= {name: header[name] and asdict(header[name]) for name in CALIBRATIONS}
-    header |= {"labels": LABELS, "dtype": dtype}
+    stated = vars(checkpoint) | {"config": config, "versions": package_versions()}
+    stated.pop("detector")
+    header = header_of(DetectorInfo(**stated), dtype=dtype)
     tensorfile.write(path, {name: state[name] for name in names}, format=FORMAT, header=header)
 
 
@@ -187,12 +184,13 @@ def _build(config: DetectorConfig, state: dict[str, Tensor], *, merge: bool) -> 
     return detector.eval()
 
 
-def _look(path: Path, info: DetectorInfo, views: str) -> tuple[DetectorInfo, Cascade | None]:
+def _look(path: Path, info: DetectorInfo, views: str) -> tuple[DetectorInfo, WholeFirst | None]:
     """Return what a detector is that looks at these of its views, and how it judges by them."""
     try:
-        return info.fast() if views == FAST else info, info.cascade() if views == AUTO else None
+        info, rule = info.looking_at(views)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    return info, WholeFirst(rule) if rule else None
 
 
 def _gives_no_verdict(path: Path, stored: Stored) -> ValueError:
@@ -233,17 +231,7 @@ def read_stored(path: Path) -> Stored:
 
 def _read_ours(path: Path) -> Stored:
     header, tensors = tensorfile.read(path, format=FORMAT)
-    labels, dtype = header.pop("labels", None), header.pop("dtype", None)
-    if labels != LABELS:
-        raise ValueError(f"its labels are {labels!r}; a detector's are {LABELS}")
-    if dtype not in DTYPES:
-        raise ValueError(f"its tower is of type {dtype!r}; expected {', '.join(DTYPES)}")
-    stated = [each.name for each in fields(DetectorInfo) if each.name not in CALIBRATIONS]  # old files have none
-    if missing := [name for name in stated if name not in header]:
-        raise ValueError(f"field {missing[0]!r} of DetectorInfo is missing")
-    info: DetectorInfo = build_spec(DetectorInfo, header)
-    if info.form not in FORMS:
-        raise ValueError(f"its form is {info.form!r}; expected {', '.join(FORMS)}")
+    info, dtype = info_of(header)
     check_shapes(tensors, expected_shapes(info.config, info.form))
     for name, tensor in tensors.items():
         check_dtype(name, tensor, getattr(torch, dtype if name.startswith("tower.") else "float32"))

@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from files import torchfile
-from files.checksum import sha256_of
+from gapl.config import DetectorConfig
+from gapl.files.checksum import sha256_of
+from gapl.info import RELEASED_FORM, THRESHOLD
+from models import torchfile
 from models.adapt import base_tower
-from models.config import DetectorConfig
 from models.weights.backbone import load_backbone
 from models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.weights.released import to_released
-from models.weights.stored import RELEASED_FORM, THRESHOLD
 
 log = logging.getLogger(__name__)
 

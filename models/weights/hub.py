@@ -6,9 +6,9 @@ import logging
 import re
 from pathlib import Path
 
-from files.checksum import sha256_of
-from files.refusal import check_is_file, first_line
-from models.weights.names import DETECTOR_FILE, DETECTOR_NAME, RELEASED, RELEASED_FILE, RELEASED_MB
+from gapl.files.checksum import sha256_of
+from gapl.files.refusal import check_is_file, first_line
+from gapl.names import DETECTOR_FILE, DETECTOR_NAME, RELEASED, RELEASED_FILE, RELEASED_MB
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from files.checksum import sha256_of
-from models.adapt import base_tower, is_lora
+from gapl.files.checksum import sha256_of
+from gapl.info import PROJECTION, DetectorInfo
+from gapl.lora import is_lora
+from models.adapt import base_tower
 from models.weights.checkpoint import read_stored
-from models.weights.stored import PROJECTION, DetectorInfo
 from models.weights.tensors import PROTOTYPES
 
 

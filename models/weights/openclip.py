@@ -8,8 +8,8 @@ import open_clip
 import torch
 from open_clip.transformer import QuickGELU, VisionTransformer
 
+from gapl.config import TowerSpec
 from gapl.pixels import PixelSpec
-from models.config import TowerSpec
 from models.tower import VisionTower, build_tower
 
 

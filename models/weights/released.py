@@ -24,14 +24,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from files import torchfile
+from gapl.config import VIT_L14, DetectorConfig, LoraSpec
+from gapl.info import LABELS, RELEASED_FORM, DetectorInfo
+from gapl.lora import LORA_A
+from gapl.names import DEFAULT
 from gapl.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelSpec
-from models.adapt import LORA_A, base_tower
-from models.config import VIT_L14, DetectorConfig, LoraSpec
+from models import torchfile
+from models.adapt import base_tower
 from models.tower import spec_of
 from models.weights.backbone import fingerprint
-from models.weights.names import DEFAULT
-from models.weights.stored import LABELS, RELEASED_FORM, DetectorInfo, Stored
+from models.weights.stored import Stored
 from models.weights.tensors import PROTOTYPES, check_dtype, check_shapes, check_values, expected_shapes
 
 log = logging.getLogger(__name__)

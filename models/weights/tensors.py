@@ -11,8 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models.adapt import add_lora_shapes, is_lora
-from models.config import DetectorConfig
+from gapl.config import DetectorConfig
+from gapl.lora import is_lora
+from models.adapt import add_lora_shapes
 from models.detector import build_detector
 
 PROTOTYPES = "prototypes_PE"

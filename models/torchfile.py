@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from files.atomic import replacing
+from gapl.files.atomic import replacing
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = re.compile(rb"\x80[\x02-\x05]")

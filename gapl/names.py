@@ -21,6 +21,7 @@ RELEASED_FILE = "checkpoint.pt"
 RELEASED_MB = 1223
 
 # Detector files
+SHIPPED = "gapl-vit-b16-open.safetensors"
 DETECTOR_NAME = "detector.safetensors"  # what train.py calls the file in a run's folder
 FORMS = ("adapter", "full", "merged")
 DTYPES = ("float32", "bfloat16", "float16")  # of the tower of a merged file

@@ -1,4 +1,4 @@
-"""What all command lines of the project share: one-line errors, devices by name, and the log."""
+"""What all command lines of the project share: one-line errors, and the log."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-DEVICES = ("auto", "cpu", "cuda")
 # Our folders, whose log messages are for the user.
 FOLDERS = (
     "commands",
     "data",
     "evaluation",
     "features",
-    "files",
     "gapl",
     "models",
     "prototype",
@@ -53,20 +51,3 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def pick_device(name: str) -> str:
-    """Return "cpu" or "cuda"; `auto` means cuda if there is a usable GPU.
-
-    Raises ValueError for an unknown name, and for cuda without a usable GPU.
-    """
-    import torch
-
-    available = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if available else "cpu"
-    if name not in DEVICES:
-        raise ValueError(f"unknown device {name!r}; choose from {', '.join(DEVICES)}")
-    if name == "cuda" and not available:
-        raise ValueError("--device cuda: this machine or this build of torch has no usable GPU; use --device cpu")
-    return name

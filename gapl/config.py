@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from gapl.pixels import PixelSpec
 from gapl.schema import MAX_NAME, MAX_SIZE, check_choice, check_positive, is_name, shown
@@ -128,6 +129,12 @@ class DetectorConfig:
         """Return D, the width of the feature that the head reads."""
         of_whole = self.tower.hidden_size * len(self.whole_layers)
         return self.tower.feature_width(self.feature_layers) + of_whole
+
+    def forward_pass(self) -> dict[str, Any]:
+        """Return what decides how a detector without LoRA computes, as JSON would have it."""
+        names = ("stage", "embed_dim", "num_heads", "num_prototypes")
+        layers = {name: list(getattr(self, name)) for name in ("feature_layers", "whole_layers")}
+        return {"tower": asdict(self.tower), **{name: getattr(self, name) for name in names}, **layers}
 
 
 VIT_B16 = TowerSpec(768, 3072, 12, 12, image_size=224, patch_size=16)

