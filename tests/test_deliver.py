@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.images.augment import train_view
 from data.images.degrade import recompress
-from data.images.deliver import GENERATED_SHORT_SIDES_PX, RANDOM_FORMS, RandomDelivery, RandomForm, deliver
+from data.images.deliver import RANDOM_FORMS, RandomDelivery, RandomForm, deliver
 from gapl.pixels import CLIP_MEAN, CLIP_STD
 
 
@@ -32,7 +32,7 @@ def test_the_same_for_a_generator_and_the_input_untouched() -> None:
         assert same(found, again)
         results.add((found.size, found.tobytes()))
     assert image.tobytes() == before
-    assert len(results) > 30, "a small picture is not shrunk"
+    assert len(results) > 35
 
 
 @pytest.mark.parametrize("size", [(1, 1), (10, 10), (2000, 20), (20, 2000)])
@@ -47,19 +47,9 @@ def test_each_form_takes_tiny_and_narrow_pictures(name: str, size: tuple[int, in
 def test_what_pillow_lacks_is_told_when_the_view_is_made(monkeypatch: pytest.MonkeyPatch, needed: str) -> None:
     monkeypatch.setattr("data.images.degrade.features.check", lambda name: name != needed)
     pixel = {"size_px": 32, "mean": CLIP_MEAN, "std": CLIP_STD}
-    with pytest.raises(ValueError, match=f"a random delivery draws .*: this Pillow was built without {needed}"):
+    with pytest.raises(ValueError, match=f"the view delivered draws .*: this Pillow was built without {needed}"):
         train_view("delivered", **pixel)
-    with pytest.raises(ValueError, match=f"this Pillow was built without {needed}"):
-        train_view("pairs", **pixel)
     train_view("scales", **pixel)
-
-
-def test_half_of_the_shrunk_pictures_have_a_size_that_generators_make() -> None:
-    image = Image.new("RGB", (1500, 1200))
-    drawn = [min(RANDOM_FORMS["short"].change(image, np.random.default_rng(seed)).size) for seed in range(100)]
-    as_generated = [size for size in drawn if size in GENERATED_SHORT_SIDES_PX]
-    assert set(as_generated) == set(GENERATED_SHORT_SIDES_PX)
-    assert 35 <= len(as_generated) <= 65
 
 
 def test_large_pictures_are_enlarged_no_further() -> None:

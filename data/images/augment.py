@@ -38,8 +38,7 @@ def train_view(name: str, *, size_px: int, mean: Sequence[float], std: Sequence[
     scales     a random crop, a quarter of the time after shrinking by a power of two, and a crop of the whole,
                resized to 8/7 of the crop; both or none are mirrored
     delivered  half of the time delivered in a random form (data/images/deliver.py); then scales
-    pairs      half of the time trimmed to 0.8 to 1 of each side, so that sizes tell less; then (2, 2, 3, H, W):
-               scales of the image as it is, and scales of it delivered in a random form
+    pairs      (2, 2, 3, H, W): scales of the image as it is, and scales of it delivered in a random form
 
     Raises ValueError for another name.
     """
@@ -83,17 +82,8 @@ TRAIN_VIEWS: dict[str, Callable[[int], list[Any]]] = {
     "reencode": _reencode,
     "scales": lambda size_px: [_BothScales(size_px)],
     "delivered": lambda size_px: [v2.RandomApply([RandomDelivery()], p=0.5), _BothScales(size_px)],
-    PAIRS: lambda size_px: [v2.RandomApply([_Trim()], p=0.5), _Pair(RandomDelivery(), _BothScales(size_px))],
+    PAIRS: lambda size_px: [_Pair(RandomDelivery(), _BothScales(size_px))],
 }
-
-
-class _Trim(torch.nn.Module):
-    """Cut a random part out of an image, 0.8 to 1 of each side, without resizing it."""
-
-    def forward(self, image_CHW: Tensor) -> Tensor:
-        size = [max(1, round(side * (0.8 + 0.2 * float(torch.rand(()))))) for side in image_CHW.shape[-2:]]
-        cut_CHW: Tensor = v2.RandomCrop(size)(image_CHW)
-        return cut_CHW
 
 
 class _Pair(torch.nn.Module):

@@ -21,7 +21,6 @@ from data.images.degrade import FAMILIES, recompress, resize
 
 SAVED_ANEW = 0.4  # the chance of a form that does not save the picture itself to be saved anew
 MESSENGER_LONG_SIDES_PX = (960, 1080, 1280, 1600)
-GENERATED_SHORT_SIDES_PX = (256, 512, 768, 1024)  # what generators make; real pictures get them here
 ENLARGED_LONG_SIDE_PX = 4096  # nothing is enlarged beyond it: a large photograph would take gigabytes
 
 
@@ -67,7 +66,7 @@ class RandomDelivery(torch.nn.Module):
         for name in RANDOM_FORMS:
             family = FAMILIES.get(name)
             if family and not family.is_available:
-                raise ValueError(f"a random delivery draws {name}: this Pillow was built without {family.needs}")
+                raise ValueError(f"the view delivered draws {name}: this Pillow was built without {family.needs}")
 
     def forward(self, image_CHW: Tensor) -> Tensor:
         generator = np.random.default_rng(int(torch.randint(2**62, ())))
@@ -76,13 +75,6 @@ class RandomDelivery(torch.nn.Module):
 
 def _saved(image: Image.Image, generator: np.random.Generator, *, format: str) -> Image.Image:
     return recompress(image, quality=int(generator.integers(30, 96)), format=format)
-
-
-def _short_side(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """Shrink the image, half of the time to a size that generators make: a size must not tell the label."""
-    if generator.random() < 0.5:
-        return forms.short_side(image, size_px=int(generator.choice(GENERATED_SHORT_SIDES_PX)))
-    return forms.short_side(image, size_px=int(generator.integers(320, 900)))
 
 
 def _messenger(image: Image.Image, generator: np.random.Generator) -> Image.Image:
@@ -116,7 +108,7 @@ def _seed(generator: np.random.Generator) -> int:
 RANDOM_FORMS = {
     "jpeg": RandomForm(3, lambda image, draw: _saved(image, draw, format="JPEG"), is_saved=True),
     "webp": RandomForm(2, lambda image, draw: _saved(image, draw, format="WEBP"), is_saved=True),
-    "short": RandomForm(3, _short_side),
+    "short": RandomForm(2, lambda image, draw: forms.short_side(image, size_px=int(draw.integers(320, 900)))),
     "messenger": RandomForm(2, _messenger, is_saved=True),
     "thumbnail": RandomForm(2, _thumbnail, is_saved=True),
     "enlarged_thumbnail": RandomForm(1.5, _enlarged_thumbnail),
