@@ -47,8 +47,10 @@ def test_each_form_takes_tiny_and_narrow_pictures(name: str, size: tuple[int, in
 def test_what_pillow_lacks_is_told_when_the_view_is_made(monkeypatch: pytest.MonkeyPatch, needed: str) -> None:
     monkeypatch.setattr("data.images.degrade.features.check", lambda name: name != needed)
     pixel = {"size_px": 32, "mean": CLIP_MEAN, "std": CLIP_STD}
-    with pytest.raises(ValueError, match=f"the view delivered draws .*: this Pillow was built without {needed}"):
+    with pytest.raises(ValueError, match=f"a random delivery draws .*: this Pillow was built without {needed}"):
         train_view("delivered", **pixel)
+    with pytest.raises(ValueError, match=f"this Pillow was built without {needed}"):
+        train_view("pairs", **pixel)
     train_view("scales", **pixel)
 
 

@@ -66,7 +66,7 @@ class RandomDelivery(torch.nn.Module):
         for name in RANDOM_FORMS:
             family = FAMILIES.get(name)
             if family and not family.is_available:
-                raise ValueError(f"the view delivered draws {name}: this Pillow was built without {family.needs}")
+                raise ValueError(f"a random delivery draws {name}: this Pillow was built without {family.needs}")
 
     def forward(self, image_CHW: Tensor) -> Tensor:
         generator = np.random.default_rng(int(torch.randint(2**62, ())))
