@@ -35,7 +35,7 @@ def main() -> None:
         save_graph(out, read_info(file).config)
         print(f"{out}: the forward pass of {file}")
         return
-    images = [decode_image(path.read_bytes()) for path in scan_images(ASSETS)]
+    images = [decode_image(path.read_bytes()) for path in scan_images([ASSETS]).images]
     checkpoint = load_checkpoint(file, allow_tiny=args.allow_tiny)
     difference = save_onnx(out, checkpoint, images=images)
     print(f"{out}: P(fake) differs from that of torch by at most {difference:.1e}")

@@ -34,7 +34,7 @@ from gapl import cli
 from gapl.detector import ImageInput, shipped_file
 from gapl.folders import scan_images
 from gapl.judging import to_json, to_text, write_verdicts
-from gapl.names import FULL, MODEL_HELP, VIEWS, VIEWS_HELP
+from gapl.names import FOLLOW_LINKS_HELP, FULL, MODEL_HELP, VIEWS, VIEWS_HELP
 from gapl.verdict import Verdict
 from models.device import DEVICES, pick_device
 from models.weights.hub import find_model
@@ -109,9 +109,9 @@ def _import_loader() -> Callable[..., Checkpoint]:
 # Command line
 
 
-def main() -> None:
+def main() -> int:
     args = parse_arguments()
-    paths = scan_images(args.image_path)
+    scan = scan_images(args.image_path, follow_links=args.follow_links)
     if not args.json:
         print(f"[INFO] Loading model from {args.model_path}...", flush=True)
     detector = Detector.load(
@@ -121,14 +121,13 @@ def main() -> None:
         views=args.views,
         allow_tiny=args.allow_tiny,
     )
-    write_verdicts(
+    return write_verdicts(
         detector,
-        paths,
-        where=args.image_path,
+        scan,
         show=partial(to_json, model=args.model_path) if args.json else to_text,
         batch_size=args.batch_size,
         write=tqdm.write,
-        watch=partial(tqdm, total=len(paths), unit="image", disable=None),
+        watch=partial(tqdm, total=len(scan.images), unit="image", disable=None),
     )
 
 
@@ -136,8 +135,15 @@ def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--model_path", "--model-path", required=True, help=MODEL_HELP)
     parser.add_argument(
-        "--image_path", "--image-path", type=Path, required=True, help="an image, or a folder of them"
+        "--image_path",
+        "--image-path",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="PATH",
+        help="an image, or a folder of them; or several",
     )
+    parser.add_argument("--follow-links", action="store_true", help=FOLLOW_LINKS_HELP)
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument(
         "--json", action="store_true", help="one JSON object per line and image, nothing else on stdout"

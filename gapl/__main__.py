@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gapl import cli
 from gapl.folders import scan_images
-from gapl.names import FULL, SHIPPED, VIEWS, VIEWS_HELP
+from gapl.names import FOLLOW_LINKS_HELP, FULL, SHIPPED, VIEWS, VIEWS_HELP
 from gapl.version import version
 
 
@@ -28,9 +28,9 @@ def main() -> None:
     cli.run(_main)
 
 
-def _main() -> None:
+def _main() -> int:
     args = _parse_arguments()
-    paths = scan_images(args.image_path)
+    scan = scan_images(args.image_path, follow_links=args.follow_links)
     from gapl.detector import Detector
     from gapl.judging import to_json, to_text, write_verdicts
 
@@ -39,12 +39,15 @@ def _main() -> None:
         print(f"[INFO] Loading model from {model}...", flush=True)
     detector = Detector.load(args.model_path, operating_point=args.operating_point, views=args.views)
     show = partial(to_json, model=model) if args.json else to_text
-    write_verdicts(detector, paths, where=args.image_path, show=show, write=partial(print, flush=True))
+    return write_verdicts(detector, scan, show=show, write=partial(print, flush=True))
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__, prog="gapl")
-    parser.add_argument("image_path", metavar="PATH", type=Path, help="an image, or a folder of them")
+    parser.add_argument(
+        "image_path", metavar="PATH", type=Path, nargs="+", help="an image, or a folder of them; or several"
+    )
+    parser.add_argument("--follow-links", action="store_true", help=FOLLOW_LINKS_HELP)
     parser.add_argument(
         "--model_path", "--model-path", help=f"a detector file, or an ONNX file of export.py (default: {SHIPPED})"
     )

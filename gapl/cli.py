@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -34,14 +35,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a command. A user's mistake, or a refusal of the system, is one line on stderr and exit code 2."""
+def run(main: Callable[[], int | None]) -> None:
+    """Run a command, and end with the exit code that it returns, if it does.
+
+    A user's mistake, or a refusal of the system, is one line on stderr and exit code 2.
+    """
     logging.basicConfig(format="[%(levelname)s] %(message)s", level=logging.WARNING, stream=sys.stderr)
     for name in (*FOLDERS, "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
+    if sys.stdout is None:
+        sys.exit("error: stdout is closed, so that no result could be written")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names hold what an old console cannot show
     try:
-        main()
+        code = main()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,3 +59,5 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    else:
+        sys.exit(code)

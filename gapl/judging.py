@@ -3,68 +3,86 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from gapl.decode import UnreadableImage
-from gapl.detector import Detector, ImageInput, open_image
+from gapl.detector import Detector, Seen
+from gapl.folders import Scan
 from gapl.verdict import Verdict
 
+log = logging.getLogger(__name__)
+
 Result = tuple[Path, Verdict | str]  # an image, and the verdict on it or the reason why it could not be read
+ALL_JUDGED, SOME_JUDGED = 0, 1  # exit codes
+UNREADABLE = "unreadable"  # what is counted beside the labels
 
 
 def write_verdicts(
     detector: Detector,
-    paths: list[Path],
+    scan: Scan,
     *,
-    where: Path,
     show: Callable[..., str],
     batch_size: int = 1,
     write: Callable[[str], object] = print,
     watch: Callable[[Iterable[Result]], Iterable[Result]] = iter,
-) -> None:
-    """Judge the images that `scan_images(where)` found, and write what `show` makes of each result.
+) -> int:
+    """Judge images, write what `show` makes of each result, and log what was done. Return the exit code.
 
     show   to_text, or to_json with a model
     watch  gets the results on their way, such as to show how many there are
 
-    Raises ValueError when `where` is an image that cannot be read, or a folder in which none can.
+    Raises ValueError when none of the images can be read.
     """
-    if where.is_file():
-        write(show(where, _judge_file(detector, where)))
-        return
-    num_failed = 0
-    for path, result in watch(_judge_files(detector, paths, batch_size)):
-        num_failed += isinstance(result, str)
+    counts: Counter[str] = Counter()
+    for path, result in watch(_judge_files(detector, scan.images, batch_size)):
+        counts[UNREADABLE if isinstance(result, str) else result.label] += 1
         write(show(path, result))
-    if num_failed == len(paths):
-        raise ValueError(f"{where}: none of its {len(paths)} images could be read")
+    for line in scan.unreachable:
+        log.warning("not looked at: %s", printable(line))
+    if len(scan.images) > 1 or scan.left_out:
+        log.info("%s", _summary(counts, scan.left_out))
+    if counts[UNREADABLE] == len(scan.images):
+        raise ValueError(f"none of the {len(scan.images)} images could be read, see above")
+    return SOME_JUDGED if counts[UNREADABLE] or scan.unreachable else ALL_JUDGED
 
 
-def _judge_file(detector: Detector, path: Path) -> Verdict:
-    try:
-        return detector(path)
-    except UnreadableImage as error:
-        raise ValueError(f"{path}: {error}") from error
+def _summary(counts: Counter[str], left_out: dict[str, int]) -> str:
+    """Return in one line how many images were called what, and how many files were left out."""
+    labels = ", ".join(f"{counts[label]} {label}" for label in ("fake", "real", "unsure"))
+    parts = [f"{sum(counts.values()) - counts[UNREADABLE]} images judged: {labels}"]
+    if counts[UNREADABLE]:
+        parts.append(f"{counts[UNREADABLE]} could not be read")
+    if left_out:
+        parts.append("left out: " + ", ".join(f"{count} x {why}" for why, count in sorted(left_out.items())))
+    return "; ".join(parts)
 
 
 def _judge_files(detector: Detector, paths: list[Path], batch_size: int) -> Iterator[Result]:
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
-        results: dict[Path, Verdict | str] = {}
-        images: dict[Path, ImageInput] = {}
-        for path in batch:
-            try:
-                images[path] = open_image(path)
-            except (UnreadableImage, OSError) as error:
-                results[path] = str(error)
-        results |= zip(images, detector(list(images.values())), strict=True)
-        yield from ((path, results[path]) for path in batch)
+        seen = [_see(detector, path) for path in batch]
+        verdicts = iter(detector.judge([each for each in seen if isinstance(each, Seen)]))
+        for path, each in zip(batch, seen, strict=True):
+            yield path, each if isinstance(each, str) else next(verdicts)
+
+
+def _see(detector: Detector, path: Path) -> Seen | str:
+    """Return what the detector sees of an image, or the reason why it cannot be read."""
+    try:
+        return detector.see(path)
+    except UnreadableImage as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def to_json(path: Path, result: Verdict | str, *, model: str) -> str:
-    """Return one line of JSON for a verdict, or for the reason why there is none."""
+    """Return one line of JSON, in ASCII, for a verdict, or for the reason why there is none."""
     shown = {"error": result} if isinstance(result, str) else asdict(result)
     return json.dumps({"path": str(path), **shown, "model": model})
 
@@ -72,13 +90,24 @@ def to_json(path: Path, result: Verdict | str, *, model: str) -> str:
 def to_text(path: Path, result: Verdict | str) -> str:
     """Return the lines for a reader about a verdict, or about the reason why there is none."""
     if isinstance(result, str):
-        return f"[ERROR] Image: {path}\n  -> {result}"
+        return f"[ERROR] Image: {printable(path)}\n  -> {result}"
     unsure = f"Unsure (leans to {result.likelier.capitalize()})"
     prediction = {"fake": "Fake (AI-Generated)", "real": "Real", "unsure": unsure}[result.label]
     lines = [
-        f"[RESULT] Image: {path}",
+        f"[RESULT] Image: {printable(path)}",
         f"  -> Prediction: {prediction}",
         f"  -> Confidence: {result.confidence:.1%}",
         *(f"  -> Warning: {warning}" for warning in result.warnings),
     ]
     return "\n".join(lines)
+
+
+def printable(path: Path | str) -> str:
+    """Return a path with escapes for what cannot be shown, such as line ends: a name must not forge a line."""
+    return "".join(each if each.isprintable() else _escaped(each) for each in str(path))
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte of a name that is not UTF-8
+        return f"\\x{os.fsencode(character)[0]:02x}"
+    return character.encode("unicode_escape").decode()

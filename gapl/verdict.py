@@ -9,9 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from gapl.calibration import Calibration, score_of
+from gapl.decode import SEVERAL_FRAMES, transparency
 from gapl.pixels import PixelSpec
+
+SEEN_TRANSPARENT = 0.01  # the share from which a verdict warns of transparency
 
 
 @dataclass(frozen=True)
@@ -96,19 +100,17 @@ def decision_rule(
 class Judge:
     """Everything between a detector's logits and its verdicts.
 
-    pixel    how images became pixels: decides which images were too small
     notices  warnings that every verdict of this detector carries
     """
 
     calibration: Calibration | None
     rule: DecisionRule
-    pixel: PixelSpec
     notices: tuple[str, ...] = ()
 
-    def verdicts(self, logits_N: np.ndarray, sizes_px: Sequence[tuple[int, int]]) -> list[Verdict]:
-        """Return a verdict for each logit, given the (width, height) of its image."""
+    def verdicts(self, logits_N: np.ndarray, warnings_N: Sequence[tuple[str, ...]]) -> list[Verdict]:
+        """Return a verdict for each logit, given the warnings about its image."""
         scores_N = score_of(logits_N, self.calibration)
-        judged = zip(scores_N, logits_N, self.rule.labels(scores_N), sizes_px, strict=True)
+        judged = zip(scores_N, logits_N, self.rule.labels(scores_N), warnings_N, strict=True)
         return [
             Verdict(
                 score=float(score),
@@ -116,15 +118,22 @@ class Judge:
                 label=str(label),
                 threshold=self.rule.threshold,
                 real_below=self.rule.real_below,
-                warnings=self.notices + small_image_warnings(self.pixel, *size_px),
+                warnings=self.notices + warnings,
             )
-            for score, logit, label, size_px in judged
+            for score, logit, label, warnings in judged
         ]
 
 
-def small_image_warnings(pixel: PixelSpec, width: int, height: int) -> tuple[str, ...]:
-    """Return the warning about an image that is smaller than the detector's crop, or nothing."""
-    if min(width, height) >= pixel.size_px:
-        return ()
-    how = "padded with black" if pixel.small_image == "pad" else "enlarged"
-    return (f"smaller than {pixel.size_px} px ({width} x {height} px) and {how}: less certain",)
+def image_warnings(image: Image.Image, pixel: PixelSpec) -> tuple[str, ...]:
+    """Return what to know of an image, as `decode_image` returns it, before relying on a verdict of it."""
+    found = []
+    if min(image.size) < pixel.size_px:
+        how = "padded with black" if pixel.small_image == "pad" else "enlarged"
+        width, height = image.size
+        found.append(f"smaller than {pixel.size_px} px ({width} x {height} px) and {how}: less certain")
+    if (share := transparency(image)) >= SEEN_TRANSPARENT:
+        how = "shown on white" if pixel.conversion == "shown" else "judged by what lies below"
+        found.append(f"{share:.0%} of it is transparent and {how}")
+    if image.info.get(SEVERAL_FRAMES):
+        found.append("has several frames: only the first was judged")
+    return tuple(found)
