@@ -45,7 +45,8 @@ def run(main: Callable[[], int | None]) -> None:
         logging.getLogger(name).setLevel(logging.INFO)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
     if sys.stdout is None:
-        sys.exit("error: stdout is closed, so that no result could be written")
+        print("error: stdout is closed; give the command somewhere to write to", file=sys.stderr)
+        sys.exit(2)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names hold what an old console cannot show
     try:

@@ -141,7 +141,7 @@ def _is_inside(link: str, folder: str) -> bool:
 def _why_no_image(entry: os.DirEntry[str]) -> str | OSError:
     """Return why a file is no image, or an empty text. Its first bytes are read where its suffix does not tell."""
     is_broken_link = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110
-    if not (entry.is_file() or is_broken_link):
+    if not is_broken_link and not entry.is_file():
         return NO_FILE
     suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
     if suffix in IMAGE_SUFFIXES:

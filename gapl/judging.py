@@ -39,15 +39,18 @@ def write_verdicts(
     Raises ValueError when none of the images can be read.
     """
     counts: Counter[str] = Counter()
+    failure = ""
     for path, result in watch(_judge_files(detector, scan.images, batch_size)):
         counts[UNREADABLE if isinstance(result, str) else result.label] += 1
+        failure = f"{printable(path)}: {result}" if isinstance(result, str) else failure
         write(show(path, result))
     for line in scan.unreachable:
         log.warning("not looked at: %s", printable(line))
     if len(scan.images) > 1 or scan.left_out:
         log.info("%s", _summary(counts, scan.left_out))
     if counts[UNREADABLE] == len(scan.images):
-        raise ValueError(f"none of the {len(scan.images)} images could be read, see above")
+        none = f"none of the {len(scan.images)} images could be read"
+        raise ValueError(failure if len(scan.images) == 1 else none)
     return SOME_JUDGED if counts[UNREADABLE] or scan.unreachable else ALL_JUDGED
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from data.folders import normalise, scan_folder, title
-from gapl.folders import scan_images
+from gapl.folders import Scan, scan_images
 from gapl.labels import Label
 
 MakeImage = Callable[..., Path]
@@ -96,7 +99,7 @@ def test_rubbish_is_skipped_and_odd_names_are_kept(tree: Callable[..., Path]) ->
     kept = ("real/a.b.png", "real/UPPER.JPG", "real/deep/er/x.TIF", "real/y.bmp", "real/z.gif", "real/w.tiff")
     root = tree(*kept)
     image = (root / "real/a.b.png").read_bytes()
-    for name in ("._a.png", ".hidden/b.png", "__MACOSX/c.png", ".DS_Store", "notes.txt", "no_suffix"):
+    for name in ("._a.png", ".hidden/b.png", "__MACOSX/c.png", ".DS_Store", "notes.txt"):
         (root / "real" / name).parent.mkdir(exist_ok=True)
         (root / "real" / name).write_bytes(image)
     assert {path for path, _, _ in found(root)} == set(kept)
@@ -144,13 +147,67 @@ def test_mistakes_are_named(tree: Callable[..., Path]) -> None:
 def test_scan_images(tree: Callable[..., Path]) -> None:
     root = tree("b.png", "a/real/2.jpg", "a/1.png")
     (root / "notes.txt").write_text("no image")
-    assert scan_images(root) == [root / "a/1.png", root / "a/real/2.jpg", root / "b.png"]
-    assert scan_images(root / "notes.txt") == [root / "notes.txt"]
+    images = [root / "a/1.png", root / "a/real/2.jpg", root / "b.png"]
+    assert scan_images([root]) == Scan(images, {"no image (.txt)": 1})
+    assert scan_images([root / "notes.txt", root / "a"]).images == [root / "notes.txt", *images[:2]]
     with pytest.raises(ValueError, match="does not exist"):
-        scan_images(root / "nowhere")
+        scan_images([root / "nowhere"])
     (root / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no image files; expected \.bmp"):
-        scan_images(root / "empty")
+    with pytest.raises(ValueError, match=r"empty: no image files$"):
+        scan_images([root / "empty"])
+    (root / "empty/a.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"empty: no image files; found 1 x no image \(\.zip\)$"):
+        scan_images([root / "empty"])
+
+
+def test_images_are_known_by_their_first_bytes_where_a_suffix_says_nothing(tmp_path: Path) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(image, "PNG")
+    for name in ("photo.jpg_large", "x.png.1", "download", "b.avif", "c.JFIF"):
+        (tmp_path / name).write_bytes(image.getvalue())
+    (tmp_path / "sums").write_text("no image")
+    (tmp_path / "x.py").write_bytes(image.getvalue())  # of a known type: not opened
+    scan = scan_images([tmp_path])
+    assert [path.name for path in scan.images] == ["b.avif", "c.JFIF", "download", "photo.jpg_large", "x.png.1"]
+    assert scan.left_out == {"no image (.py)": 1, "no image (no suffix)": 1}
+
+
+def test_what_is_no_file_is_not_opened(tree: Callable[..., Path]) -> None:
+    root = tree("a.png")
+    os.mkfifo(root / "b.png")
+    (root / "c.png").symlink_to(root / "c.png")  # to itself: an image that cannot be read
+    assert scan_images([root]) == Scan([root / "a.png", root / "c.png"], {"no regular file": 1})
+    with pytest.raises(ValueError, match=r"b\.png: no regular file"):
+        scan_images([root / "b.png"])
+
+
+def test_links_to_the_outside_are_followed_only_if_wanted(tree: Callable[..., Path]) -> None:
+    root = tree("inside/a.png", "outside/b.png")
+    inside = root / "inside"
+    (inside / "up").symlink_to(root)
+    (inside / "other.png").symlink_to(root / "outside/b.png")
+    (inside / "same.png").symlink_to("a.png")
+    assert scan_images([inside]).images == [inside / "a.png", inside / "same.png"]
+    assert sum(scan_images([inside]).left_out.values()) == 2
+    followed = {str(path.relative_to(inside)) for path in scan_images([inside], follow_links=True).images}
+    assert followed == {"a.png", "other.png", "same.png", "up/outside/b.png"}
+
+
+def test_a_folder_that_cannot_be_listed_is_told_and_the_others_are_scanned(
+    tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tree("a/1.png", "b/2.png")
+    scandir = os.scandir
+
+    def refuses(folder: str) -> object:
+        if folder == str(root / "a"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    assert scan_images([root]) == Scan([root / "b/2.png"], {}, [f"{root}/a: Permission denied"])
+    with pytest.raises(PermissionError):
+        scan_folder(root)
 
 
 def test_normalise() -> None:

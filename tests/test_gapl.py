@@ -302,12 +302,13 @@ def test_command_writes_what_inference_writes(
         ours = run_cli(command._main, where, "--model_path", detector_file, *options)
         given = ("--model_path", detector_file, "--image_path", where, "--device", "cpu", "--allow-tiny")
         theirs = run_cli(inference.main, *given, *options)
-        assert (ours.code, theirs.code) == (0, 0), ours.err
+        assert ours.code == theirs.code == (where == folder), ours.err
         assert ours.out == theirs.out
     rows = run_cli(command._main, folder, "--model_path", detector_file, "--json").out.splitlines()
     assert [("error" in json.loads(row)) for row in rows] == [False, False, False, False, True]
-    error = run_cli(command._main, folder / "broken.png", "--model_path", detector_file).only_error()
-    assert error.startswith(f"error: {folder / 'broken.png'}: damaged image")
+    broken = run_cli(command._main, folder / "broken.png", "--model_path", detector_file, "--json")
+    assert broken.only_error().startswith(f"error: {folder / 'broken.png'}: damaged image")
+    assert json.loads(broken.out)["error"].startswith("damaged image")
     assert "does not exist" in run_cli(command._main, tmp_path / "nowhere").only_error()
 
 
