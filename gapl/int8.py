@@ -40,7 +40,7 @@ def dequantise(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Int8Weight:
-    """The weight of a linear layer in int8: quantised_IO of shape (in, out), a scale and a zero point for each output."""
+    """The weight of a linear layer in int8, of shape (in, out), with a scale and a zero point for each output."""
 
     quantised_IO: np.ndarray
     scale_O: np.ndarray

@@ -97,7 +97,7 @@ def graph_of(
     outputs: Sequence[str],
     sizes: Sequence[Mapping[int, Any] | None] | None = None,
 ) -> ModelProto:
-    """Return the graph of a module around a `detector` without values. The detector's weights are external, by name.
+    """Return the graph of a module around a `detector` without values. Its weights are external, by name.
 
     inputs   an example of each, by name
     sizes    of each input, which of its dimensions vary; default: none
@@ -156,9 +156,7 @@ def _keep_transposed(model: ModelProto, shapes: dict[str, tuple[int, ...]]) -> N
     graph.node.extend(kept)
 
 
-def _make_external(
-    model: ModelProto, shapes: Mapping[str, tuple[int, ...]], *, inputs: Sequence[str]
-) -> None:
+def _make_external(model: ModelProto, shapes: Mapping[str, tuple[int, ...]], *, inputs: Sequence[str]) -> None:
     """Turn the other inputs of the graph, its weights, into initializers whose values are elsewhere."""
     from onnx import TensorProto
 

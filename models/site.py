@@ -1,4 +1,4 @@
-"""The static folder of a web page that judges images in the browser: web/, a detector's files and onnxruntime-web."""
+"""The folder of a web page that judges images in the browser: web/, a detector's files and onnxruntime-web."""
 
 from __future__ import annotations
 
@@ -56,7 +56,11 @@ def write_site(out: Path, checkpoint: Checkpoint, *, page: Path, images: Sequenc
 def _list_files(out: Path, page: Path) -> None:
     """Write files.js: which files the service worker keeps, and a name that changes with them."""
     names = [path.name for path in page.iterdir()]
-    names += [path.relative_to(out).as_posix() for folder in ("model", "onnxruntime") for path in (out / folder).iterdir()]
+    names += [
+        path.relative_to(out).as_posix()
+        for folder in ("model", "onnxruntime")
+        for path in (out / folder).iterdir()
+    ]
     listed = sorted(names)
     version = hashlib.sha256("".join(sha256_of(out / name) for name in listed).encode()).hexdigest()[:16]
     content = f"self.CACHE = {json.dumps(version)};\nself.FILES = {json.dumps(listed, indent=1)};\n"

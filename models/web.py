@@ -1,10 +1,10 @@
 """A detector as files that a browser runs: two ONNX graphs with int8 weights, and detector.json.
 
-view.onnx turns one view into class tokens and runs once for each; verdict.onnx turns those of all views into a logit.
-A linear weight that the int8 tower holds stays int8, and a LoRA update stays beside it: y = W x + B A x. Everything
-else is float32. So the scores are those of torch, and a browser holds a quarter of the weights' memory.
+view.onnx turns one view into class tokens and runs once for each; verdict.onnx turns those of all views into a
+logit. A linear weight that the int8 tower holds stays int8, and a LoRA update stays beside it: y = W x + B A x.
+Everything else is float32. So the scores are those of torch, and the files have a quarter of the size.
 
-Shape suffixes: C channels, H, W pixels, L layers of the tower that every view runs through, T tokens, D width of a token.
+Shape suffixes: C channels, H, W pixels, L layers that every view runs through, T tokens, D width of a token.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 
 
 class _View(nn.Module):
-    """One view -> its class tokens after each layer that all views run through, normalised, and its last tokens."""
+    """One view -> its class tokens after each layer that all views run through, normalised, and all tokens."""
 
     def __init__(self, detector: TowerHead) -> None:
         super().__init__()
@@ -119,9 +119,7 @@ def save_web(folder: Path, checkpoint: Checkpoint, *, images: Sequence[Image.Ima
             path.write_bytes(model.SerializeToString(deterministic=True))
         difference = _difference(_engine(view, verdict, config), checkpoint, images)
         if not difference <= TOLERANCE:
-            raise ValueError(
-                f"{folder}: not written; its P(fake) differs from that of torch by {difference:.1e}"
-            )
+            raise ValueError(f"{folder}: not written; its P(fake) differs from that of torch by {difference:.1e}")
     with replacing(folder / DETECTOR) as scratch:
         num_bytes = sum((folder / name).stat().st_size for name in (VIEW, VERDICT))
         described = _described(checkpoint) | {"bytes": num_bytes}
@@ -289,6 +287,7 @@ def _difference(
         for each in pixels
     ]
     scores = [
-        score_of(np.array(logits), checkpoint.calibration) for logits in (expected, [judge(each) for each in pixels])
+        score_of(np.array(logits), checkpoint.calibration)
+        for logits in (expected, [judge(each) for each in pixels])
     ]
     return float(np.abs(scores[0] - scores[1]).max())

@@ -14,9 +14,10 @@ const PLAIN = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
 // Return {width, height, rgb}; rgb is a Uint8Array of 3 bytes for each pixel. Throws an Error with one line.
 export async function decode(bytes) {
   if (isPng(bytes)) return decodePng(bytes, check);
+  const file = plain(bytes);
   let bitmap;
   try {
-    bitmap = await createImageBitmap(plain(bytes), PLAIN);
+    bitmap = await createImageBitmap(file, PLAIN);
   } catch {
     throw new Error(UNKNOWN);
   }
@@ -73,8 +74,18 @@ function plainJpeg(bytes) {
     if (bytes[at + 1] !== 0xe1 && bytes[at + 1] !== 0xe2) parts.push(bytes.subarray(at, end));
     at = end;
   }
-  parts.push(bytes.subarray(at));
-  return new Blob(parts, { type: "image/jpeg" });
+  const scan = bytes.subarray(at);
+  if (!endsWhole(scan)) throw new Error("damaged image: the JPEG ends too early");
+  return new Blob([...parts, scan], { type: "image/jpeg" });
+}
+
+// Tell whether the marker of the end is there. Without it a browser shows half an image, where Pillow refuses.
+function endsWhole(scan) {
+  for (let at = scan.length; at > 0; ) {
+    at = scan.lastIndexOf(0xd9, at - 1);
+    if (at > 0 && scan[at - 1] === 0xff) return true;
+  }
+  return false;
 }
 
 // Leave out the chunks with EXIF, the colour profile and the transparency, and what announces them.

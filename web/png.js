@@ -52,7 +52,7 @@ function readChunks(bytes) {
     const length = view.getUint32(at);
     const name = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
     const body = bytes.subarray(at + 8, at + 8 + length);
-    if (name === "IHDR" && length >= 13) found.header = new DataView(bytes.buffer, bytes.byteOffset + at + 8, 13);
+    if (name === "IHDR" && body.length === 13) found.header = new DataView(bytes.buffer, bytes.byteOffset + at + 8, 13);
     if (name === "PLTE") found.palette = body;
     if (name === "IDAT") found.data.push(body);
     if (name === "IEND") break;

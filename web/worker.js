@@ -36,7 +36,7 @@ async function load() {
     });
     sessions[name] = await ort.InferenceSession.create(bytes, {
       executionProviders: ["wasm"],
-      // With more, onnxruntime would round what the int8 weights are multiplied with to int8, too.
+      // With more, onnxruntime replaces what makes floats of int8 weights: slower here, and elsewhere less exact.
       graphOptimizationLevel: "basic",
     });
   }
