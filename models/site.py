@@ -31,6 +31,7 @@ RUNTIME = {  # its files that the page needs, and their sha256
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
 FILES = "files.js"
+LARGE = (".onnx", ".wasm")
 
 
 def write_site(out: Path, checkpoint: Checkpoint, *, page: Path, images: Sequence[Image.Image]) -> float:
@@ -49,22 +50,21 @@ def write_site(out: Path, checkpoint: Checkpoint, *, page: Path, images: Sequenc
     (out / "onnxruntime").mkdir(exist_ok=True)
     for name in RUNTIME:
         shutil.copyfile(runtime / name, out / "onnxruntime" / name)
-    _list_files(out, page)
+    list_files(out, page=page)
     return difference
 
 
-def _list_files(out: Path, page: Path) -> None:
-    """Write files.js: which files the service worker keeps, and a name that changes with them."""
-    names = [path.name for path in page.iterdir()]
-    names += [
-        path.relative_to(out).as_posix()
-        for folder in ("model", "onnxruntime")
-        for path in (out / folder).iterdir()
-    ]
-    listed = sorted(names)
-    version = hashlib.sha256("".join(sha256_of(out / name) for name in listed).encode()).hexdigest()[:16]
-    content = f"self.CACHE = {json.dumps(version)};\nself.FILES = {json.dumps(listed, indent=1)};\n"
-    (out / FILES).write_text(content, encoding="utf-8")
+def list_files(out: Path, *, page: Path) -> None:
+    """Write files.js: which files the page keeps for the next visit, and a name that changes with them."""
+    paths = [out / path.name for path in page.iterdir()]
+    paths += [path for folder in ("model", "onnxruntime") for path in (out / folder).iterdir()]
+    paths.sort()
+    version = hashlib.sha256("".join(map(sha256_of, paths)).encode()).hexdigest()[:16]
+    small = [path.relative_to(out).as_posix() for path in paths if path.suffix not in LARGE]
+    large = {path.relative_to(out).as_posix(): path.stat().st_size for path in paths if path.suffix in LARGE}
+    listed = {"CACHE": version, "FILES": [*small, FILES], "LARGE": large}
+    lines = [f"self.{name} = {json.dumps(value, indent=1)};\n" for name, value in listed.items()]
+    (out / FILES).write_text("".join(lines), encoding="utf-8")
 
 
 def fetch_runtime(folder: Path) -> Path:
@@ -72,7 +72,7 @@ def fetch_runtime(folder: Path) -> Path:
 
     Raises ValueError when npm cannot download the package or brings other files, OSError when they cannot be kept.
     """
-    kept = folder / PACKAGE.replace("@", "-")
+    kept = kept_runtime(folder)
     if all((kept / name).is_file() and sha256_of(kept / name) == RUNTIME[name] for name in RUNTIME):
         return kept
     kept.mkdir(parents=True, exist_ok=True)
@@ -87,6 +87,11 @@ def fetch_runtime(folder: Path) -> Path:
                 raise ValueError(f"{PACKAGE}: npm brought a file {name} whose sha256 is not {expected}; not used")
             found.replace(kept / name)
     return kept
+
+
+def kept_runtime(folder: Path) -> Path:
+    """Return where the files of onnxruntime-web are kept."""
+    return folder / PACKAGE.replace("@", "-")
 
 
 def _npm_pack(folder: Path) -> Path:

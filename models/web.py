@@ -121,9 +121,7 @@ def save_web(folder: Path, checkpoint: Checkpoint, *, images: Sequence[Image.Ima
         if not difference <= TOLERANCE:
             raise ValueError(f"{folder}: not written; its P(fake) differs from that of torch by {difference:.1e}")
     with replacing(folder / DETECTOR) as scratch:
-        num_bytes = sum((folder / name).stat().st_size for name in (VIEW, VERDICT))
-        described = _described(checkpoint) | {"bytes": num_bytes}
-        scratch.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        scratch.write_text(json.dumps(_described(checkpoint), indent=1) + "\n", encoding="utf-8")
     return difference
 
 
@@ -190,18 +188,20 @@ def web_weights(
 ) -> ModelProto:
     """Return the graph with its weights: int8 where `weights` are those of the detector, and LoRA beside them."""
     plain = {name.replace(BASE, ""): tensor for name, tensor in state.items() if not is_lora(name)}
+    model = type(graph)()
+    model.CopyFrom(graph)
     if lora:
-        _put_updates_beside(graph, state, scale=lora.scale)
-    _keep_int8(graph, plain, weights)
-    return with_weights(graph, plain)
+        _put_updates_beside(model, state, scale=lora.scale)
+    _keep_int8(model, plain, weights)
+    return with_weights(model, plain)
 
 
-def _put_updates_beside(graph: ModelProto, state: Mapping[str, Tensor], *, scale: float) -> None:
+def _put_updates_beside(model: ModelProto, state: Mapping[str, Tensor], *, scale: float) -> None:
     """Let each product x W whose weight has an update be x W + x A B."""
     from onnx import helper, numpy_helper
 
     nodes = []
-    for node in graph.graph.node:
+    for node in model.graph.node:
         nodes.append(node)
         place = node.input[1].removesuffix("weight.T") if node.op_type == "MatMul" else ""
         if place + LORA_A not in state:
@@ -209,22 +209,22 @@ def _put_updates_beside(graph: ModelProto, state: Mapping[str, Tensor], *, scale
         x, y = node.input[0], node.output[0]
         for matrix, factor in ((LORA_A, 1.0), (LORA_B, scale)):
             array = factor * state[place + matrix].T.contiguous().numpy()
-            graph.graph.initializer.append(numpy_helper.from_array(array, place + matrix))
+            model.graph.initializer.append(numpy_helper.from_array(array, place + matrix))
         node.output[0] = f"{place}base"
         nodes += [
             helper.make_node("MatMul", [x, place + LORA_A], [f"{place}lowered"]),
             helper.make_node("MatMul", [f"{place}lowered", place + LORA_B], [f"{place}update"]),
             helper.make_node("Add", [f"{place}base", f"{place}update"], [y]),
         ]
-    _replace(graph.graph.node, nodes)
+    _replace(model.graph.node, nodes)
 
 
-def _keep_int8(graph: ModelProto, plain: Mapping[str, Tensor], weights: Mapping[str, Int8Weight]) -> None:
+def _keep_int8(model: ModelProto, plain: Mapping[str, Tensor], weights: Mapping[str, Int8Weight]) -> None:
     """Let each weight that equals one of the int8 tower be that one, and a node that makes floats of it."""
     from onnx import helper, numpy_helper
 
     nodes, kept = [], []
-    for each in graph.graph.initializer:
+    for each in model.graph.initializer:
         name = each.name.removesuffix(".T")
         weight = weights.get(name)
         if each.name == name or weight is None or not np.array_equal(weight.dequantise().T, plain[name]):
@@ -237,12 +237,12 @@ def _keep_int8(graph: ModelProto, plain: Mapping[str, Tensor], weights: Mapping[
         }
         kept += [numpy_helper.from_array(array, part) for part, array in parts.items()]
         nodes.append(helper.make_node("DequantizeLinear", list(parts), [each.name], axis=1))
-    _replace(graph.graph.initializer, kept)
-    _replace(graph.graph.node, [*nodes, *graph.graph.node])
+    _replace(model.graph.initializer, kept)
+    _replace(model.graph.node, [*nodes, *model.graph.node])
 
 
 def _replace(field: Any, items: Sequence[Any]) -> None:
-    """Make these the items of a repeated field, some of which may be its own."""
+    """Make these the items of a repeated field; some of them may be its own."""
     copies = [type(item).FromString(item.SerializeToString()) for item in items]
     del field[:]
     field.extend(copies)

@@ -15,7 +15,7 @@ const LOOKS = {
 };
 
 const get = (id) => document.getElementById(id);
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => `${(100 * share).toFixed(1)}%`;
 
 let worker = null;
 let number = 0; // of the newest image
@@ -168,6 +168,7 @@ function showVerdict({ score, label, likelier, confidence, realBelow, threshold,
   const verdict = get("verdict");
   Object.assign(verdict.dataset, { label, score });
   verdict.hidden = false;
+  verdict.scrollIntoView({ block: "nearest" });
   announce([`${headline}. Confidence ${percent(confidence)}.`, ...warnings].join(" "));
 }
 
@@ -178,6 +179,7 @@ function showScale(score, realBelow, threshold) {
     const part = get("scale").querySelector(`rect.${name}`);
     part.setAttribute("x", from * width);
     part.setAttribute("width", (to - from) * width);
+    get("ends").querySelector(`.${name}`).style.flexGrow = to - from;
   }
   for (const part of get("scale").querySelectorAll(".marker")) {
     part.setAttribute("transform", `translate(${score * width} 2)`);

@@ -1,7 +1,8 @@
-// Keeps the files of this folder, so that the page works without a network, and serves them with headers that a
-// plain web server does not send: they allow threads (cross-origin isolation) and forbid every other address.
+// Keeps the small files of this folder, so that the page works without a network, and serves them with headers that
+// a plain web server does not send: they allow threads (cross-origin isolation) and forbid every other address.
+// worker.js keeps the large ones in the same cache: through here they would come slowly on a busy machine.
 
-importScripts("files.js"); // CACHE, a name for this version of the files, and FILES, their paths
+importScripts("files.js"); // CACHE, a name for this version of the files, and FILES, the paths of the small ones
 
 const HEADERS = {
   "Content-Security-Policy":
@@ -35,11 +36,15 @@ async function serve(path, event) {
   const cache = await caches.open(`${ROOT} ${CACHE}`);
   let answer = await cache.match(path);
   if (!answer) {
-    answer = await fetch(path, { cache: "no-cache" });
-    // Kept only when it has come whole; a full disk is no reason to fail.
+    answer = withHeaders(await fetch(path, { cache: "no-cache" }));
+    // A full disk is no reason to fail.
     if (answer.ok) event.waitUntil(cache.put(path, answer.clone()).catch(console.warn));
   }
-  const headers = new Headers(answer.headers);
-  for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value);
-  return new Response(answer.body, { status: answer.status, statusText: answer.statusText, headers });
+  return answer;
+}
+
+function withHeaders({ body, status, statusText, headers }) {
+  const all = new Headers(headers);
+  for (const [name, value] of Object.entries(HEADERS)) all.set(name, value);
+  return new Response(body, { status, statusText, headers: all });
 }

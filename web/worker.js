@@ -1,5 +1,6 @@
 // Judges images away from the page's thread: bytes of a file -> pixels -> views -> logit -> verdict.
 
+import "./files.js"; // CACHE, a name for this version of the files, and LARGE, the bytes of the large ones by path
 import * as ort from "./onnxruntime/ort.wasm.bundle.min.mjs";
 import { decode } from "./decode.js";
 import { crops, normalise } from "./views.js";
@@ -25,44 +26,66 @@ loaded.then(
 
 async function load() {
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency) : 1;
-  const detector = JSON.parse(new TextDecoder().decode(await fetchFile("model/detector.json", () => {})));
-  const done = {};
-  const sessions = {};
-  for (const name of ["view", "verdict"]) {
-    const bytes = await fetchFile(`model/${name}.onnx`, (count) => {
-      done[name] = count;
-      const loadedBytes = Object.values(done).reduce((a, b) => a + b, 0);
-      self.postMessage({ type: "loading", loaded: loadedBytes, total: detector.bytes });
-    });
-    sessions[name] = await ort.InferenceSession.create(bytes, {
-      executionProviders: ["wasm"],
-      // With more, onnxruntime replaces what makes floats of int8 weights: slower here, and elsewhere less exact.
-      graphOptimizationLevel: "basic",
-    });
-  }
-  return { detector, ...sessions };
+  const files = await fetchLarge();
+  ort.env.wasm.wasmBinary = files.get(".wasm");
+  const [detector, view, verdict] = [
+    await (await fetch(new URL("model/detector.json", import.meta.url))).json(),
+    await start(files.get("view.onnx")),
+    await start(files.get("verdict.onnx")),
+  ];
+  return { detector, view, verdict };
 }
 
-// Return the bytes of a file of this folder, and tell how many have come.
-async function fetchFile(path, tell) {
-  const answer = await fetch(new URL(path, import.meta.url));
-  if (!answer.ok) throw new Error(`${path} did not come: ${answer.status} ${answer.statusText}`);
+function start(bytes) {
+  return ort.InferenceSession.create(bytes, {
+    executionProviders: ["wasm"],
+    // With more, onnxruntime replaces what makes floats of int8 weights: slower here, and elsewhere less exact.
+    graphOptimizationLevel: "basic",
+  });
+}
+
+// Return the bytes of the large files, out of the cache or from the server, by how their names end.
+async function fetchLarge() {
+  const total = Object.values(self.LARGE).reduce((a, b) => a + b, 0);
+  const cache = await openCache();
+  const found = new Map();
+  let loaded = 0;
+  const tell = (count) => self.postMessage({ type: "loading", loaded: (loaded += count), total });
+  for (const path of Object.keys(self.LARGE)) {
+    const end = path.endsWith(".wasm") ? ".wasm" : path.split("/").at(-1);
+    found.set(end, await fetchFile(new URL(path, import.meta.url).href, cache, tell));
+  }
+  return found;
+}
+
+// Where the service worker keeps files, too. Without it, as in some private windows, every visit loads them anew.
+async function openCache() {
+  try {
+    return await caches.open(`${new URL("./", import.meta.url)} ${self.CACHE}`);
+  } catch (error) {
+    console.warn(`nothing is kept for the next visit: ${error.message}`);
+    return null;
+  }
+}
+
+async function fetchFile(url, cache, tell) {
+  const kept = await cache?.match(url);
+  const answer = kept ?? (await fetch(url));
+  if (!answer.ok) throw new Error(`${url} did not come: ${answer.status} ${answer.statusText}`);
+  const bytes = await readBody(answer, tell);
+  // A full disk is no reason to fail.
+  if (!kept) await cache?.put(url, new Response(bytes)).catch((error) => console.warn(error.message));
+  return bytes;
+}
+
+async function readBody(answer, tell) {
   const parts = [];
-  let count = 0;
   for (const reader = answer.body.getReader(); ; ) {
     const { value, done } = await reader.read();
-    if (done) break;
+    if (done) return new Uint8Array(await new Blob(parts).arrayBuffer());
     parts.push(value);
-    count += value.length;
-    tell(count);
+    tell(value.length);
   }
-  const bytes = new Uint8Array(count);
-  for (let at = 0; parts.length; ) {
-    const part = parts.shift();
-    bytes.set(part, at);
-    at += part.length;
-  }
-  return bytes;
 }
 
 // ------------------------------------------------------------------------------------------------------
