@@ -1,7 +1,7 @@
 // The page: takes an image, hands it to worker.js, and shows what comes back.
 
 const MB = 1e6;
-const WAIT_MS = 10000; // for the service worker; the page works without it
+const WAIT_MS = 4000; // for the service worker; the page works without it
 const VERDICTS = {
   fake: "Fake: made by a generator",
   real: "Real: not made by a generator",
