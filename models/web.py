@@ -111,7 +111,6 @@ def save_web(folder: Path, checkpoint: Checkpoint, *, images: Sequence[Image.Ima
     check_config(config)
     state = checkpoint.detector.state_dict()
     weights = int8_tower() if config.backbone == INT8 else {}
-    difference = np.inf
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / VIEW) as view, replacing(folder / VERDICT) as verdict:
         for path, graph in zip((view, verdict), _graphs(config), strict=True):

@@ -21,7 +21,6 @@ let worker = null;
 let number = 0; // of the newest image
 let pending = null; // an image that came before the worker
 let isReady = false;
-let looking = null; // text of the step that is under way
 
 takeImages();
 await isolate();
@@ -55,8 +54,8 @@ function take(file) {
   showError("");
   get("verdict").hidden = true;
   showPreview(file);
-  looking = "Reading the image";
-  showStep(isReady ? looking : get("step").textContent, isReady ? 0 : get("bar").value);
+  if (isReady) showStep("Reading the image", 0);
+  announce(isReady ? "Judging the image." : "The image is judged as soon as the detector is loaded.");
   pending = { number, file };
   if (worker) send();
 }
@@ -120,7 +119,7 @@ const MESSAGES = {
     isReady = true;
     document.body.dataset.threads = threads;
     get("progress").hidden = !number || !get("verdict").hidden || get("error").textContent;
-    announce("The detector is ready.");
+    if (!number) announce("The detector is ready.");
   },
   failed({ message }) {
     showError(`The detector could not be loaded: ${message}. Reload the page to try again.`);
