@@ -128,12 +128,16 @@ def image_warnings(image: Image.Image, pixel: PixelSpec) -> tuple[str, ...]:
     """Return what to know of an image, as `decode_image` returns it, before relying on a verdict of it."""
     found = []
     if min(image.size) < pixel.size_px:
-        how = "padded with black" if pixel.small_image == "pad" else "enlarged"
-        width, height = image.size
-        found.append(f"smaller than {pixel.size_px} px ({width} x {height} px) and {how}: less certain")
+        found.append(small_image_warning(pixel, *map(str, image.size)))
     if (share := transparency(image)) >= SEEN_TRANSPARENT:
         how = "shown on white" if pixel.conversion == "shown" else "judged by what lies below"
         found.append(f"{share:.0%} of it is transparent and {how}")
     if image.info.get(SEVERAL_FRAMES):
         found.append("has several frames: only the first was judged")
     return tuple(found)
+
+
+def small_image_warning(pixel: PixelSpec, width: str, height: str) -> str:
+    """Return what that warning says."""
+    how = "padded with black" if pixel.small_image == "pad" else "enlarged"
+    return f"smaller than {pixel.size_px} px ({width} x {height} px) and {how}: less certain"
