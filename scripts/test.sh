@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Install the test tools, then run ruff, mypy and pytest. Options go to pytest.
-# Tests of the HTML report need Chromium and are skipped without it; where CI is set, Chromium is installed.
+# Install the test tools, then run ruff, mypy and pytest; and, unless there are options for pytest, the tests of the
+# package as it is installed, in .venv-slim, which has no torch.
+# Tests of the HTML report need Chromium, and some of the package the vision tower in GAPL_CACHE: they are skipped without
+# it. Where CI is set, both are installed.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 install requirements-test.txt
@@ -12,3 +14,10 @@ fi
 "$python" -m ruff format --check .
 "$python" -m mypy
 "$python" -m pytest "$@"
+[ $# = 0 ] || exit 0
+
+python=.venv-slim/bin/python
+install requirements/installed-test.txt
+"$python" -m pip install --quiet --no-index --no-deps --no-build-isolation --force-reinstall .
+[ -z "${CI:-}" ] || "$python" -P -m gapl assets || echo "The tests that need the vision tower are skipped"
+"$python" -P -m pytest -o pythonpath=tests --confcutdir=tests/installed tests/installed
