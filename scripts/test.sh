@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Install the test tools, then run ruff, mypy and pytest; and, unless there are options for pytest, the tests of the
 # package as it is installed, in .venv-slim, which has no torch.
-# Tests of the HTML report need Chromium, and some of the package the vision tower in GAPL_CACHE: they are skipped without
-# it. Where CI is set, both are installed.
+# Tests of the HTML report need Chromium, and some of the detector that ships the vision tower in GAPL_CACHE: they are
+# skipped without it. Where CI is set, both are installed.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 install requirements-test.txt
 if [ -n "${CI:-}" ] && ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "Installing Chromium for the tests of the HTML report"
     (apt-get update -qq && apt-get install -y -qq chromium >/dev/null) || echo "Chromium was not installed; its tests are skipped"
+fi
+if [ -n "${CI:-}" ]; then
+    "$python" -m gapl assets || echo "The vision tower was not downloaded; its tests are skipped"
 fi
 "$python" -m ruff check .
 "$python" -m ruff format --check .
@@ -19,5 +22,4 @@ fi
 python=.venv-slim/bin/python
 install requirements/installed-test.txt
 "$python" -m pip install --quiet --no-index --no-deps --no-build-isolation --force-reinstall .
-[ -z "${CI:-}" ] || "$python" -P -m gapl assets || echo "The tests that need the vision tower are skipped"
 "$python" -P -m pytest -o pythonpath=tests --confcutdir=tests/installed tests/installed

@@ -24,10 +24,10 @@ from gapl.wheel import INT8_FILE
 SHIPPED = PROJECT / "pretrained" / "gapl-vit-b16-open.safetensors"
 
 
-def build(detector: Path, *, out: Path) -> Ended:
-    """Run export.py where pip builds with the hatchling that is installed, and reaches no index."""
+def build(detector: Path, *, out: Path, isolated: bool = False) -> Ended:
+    """Run export.py where pip reaches no index; unless isolated, it builds with the hatchling that is here."""
     command = [sys.executable, "export.py", "--model_path", str(detector), "--wheel", "--out", str(out)]
-    return run_process(command, PIP_NO_BUILD_ISOLATION="0", GAPL_CACHE=cache_dir())
+    return run_process(command, PIP_NO_BUILD_ISOLATION=str(isolated), GAPL_CACHE=cache_dir())
 
 
 def install(wheel: Path, site: Path) -> Path:
@@ -79,6 +79,9 @@ def test_other_detectors(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     helper.set_model_props(model, {"format": ONNX_FORMAT, "header": json.dumps(stated)})
     onnx.save(model, tmp_path / "brightness.onnx")
+    without_hatchling = build(tmp_path / "brightness.onnx", out=tmp_path / "out", isolated=True)
+    assert without_hatchling.refusal.startswith("error: `pip wheel` failed (ERROR: ")
+    assert not list((tmp_path / "out").iterdir())
     done = build(tmp_path / "brightness.onnx", out=tmp_path / "out")
     assert done.code == 0, done.err
     (wheel,) = (tmp_path / "out").iterdir()
