@@ -58,7 +58,9 @@ def _run_pip(source: Path, out: Path) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", *options, str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        lines = [line.strip() for line in done.stderr.splitlines()]
+        errors = [line for line in lines if line.startswith("ERROR: ")]  # notes of pip may follow
+        reason = (errors or lines or ["no message"])[-1]
         raise ValueError(f"`pip wheel` failed ({reason}); it needs hatchling from PyPI")
     (built,) = out.glob("*.whl")
     return built
