@@ -9,6 +9,7 @@ kept only when its scores of noise and of the images in assets/ are those of tor
 --wheel writes a Python package with the detector and its tower instead: `pip install` of it needs no download of
 weights, and `gapl photo.jpg` no network. It takes what `gapl --model_path` takes.
 
+--format web writes the folder of a web page that judges images in the browser; any static web server can host it.
 --format graph writes the forward pass alone, without weights: gapl/graph.onnx is that of the detector that ships.
 """
 
@@ -23,8 +24,9 @@ from gapl.folders import scan_images
 from gapl.names import MODEL_HELP
 from models.weights.hub import find_model
 
-FORMATS = ("onnx", "graph")
+FORMATS = ("onnx", "web", "graph")
 ASSETS = Path(__file__).parent / "assets"
+PAGE = Path(__file__).parent / "web"
 
 
 def main() -> None:
@@ -45,15 +47,21 @@ def main() -> None:
         print(f"{out}: the forward pass of {file}")
         return
     images = [decode_image(path.read_bytes()) for path in scan_images(ASSETS)]
-    checkpoint = load_checkpoint(file, allow_tiny=args.allow_tiny)
-    difference = save_onnx(out, checkpoint, images=images)
+    checkpoint = load_checkpoint(file, merge=args.format != "web", allow_tiny=args.allow_tiny)
+    if args.format == "web":
+        from models.site import write_site
+
+        out = args.out
+        difference = write_site(out, checkpoint, page=PAGE, images=images)
+    else:
+        difference = save_onnx(out, checkpoint, images=images)
     print(f"{out}: P(fake) differs from that of torch by at most {difference:.1e}")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--model_path", "--model-path", required=True, help=MODEL_HELP)
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets the file")
+    parser.add_argument("--out", type=Path, required=True, help="folder that gets the file or files")
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: %(default)s")
     parser.add_argument("--wheel", action="store_true", help="write a package that pip installs, with the weights")
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
