@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 import gapl.detector
 from gapl import cli
@@ -112,6 +111,8 @@ def _import_loader() -> Callable[..., Checkpoint]:
 def main() -> int:
     args = parse_arguments()
     scan = scan_images(args.image_path, follow_links=args.follow_links)
+    from tqdm import tqdm
+
     if not args.json:
         print(f"[INFO] Loading model from {args.model_path}...", flush=True)
     detector = Detector.load(

@@ -39,6 +39,7 @@ def run(main: Callable[[], int | None]) -> None:
     """Run a command, and end with the exit code that it returns, if it does.
 
     A user's mistake, or a refusal of the system, is one line on stderr and exit code 2.
+    A package that is missing is such a mistake: what judges images without torch installs few of them.
     """
     logging.basicConfig(format="[%(levelname)s] %(message)s", level=logging.WARNING, stream=sys.stderr)
     for name in (*FOLDERS, "__main__"):
@@ -56,6 +57,11 @@ def run(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] in FOLDERS:
+            raise
+        print(f"error: {error}; install it: pip install -r requirements.txt -c requirements.lock", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -160,7 +160,7 @@ def _graphs(config: DetectorConfig) -> tuple[ModelProto, ModelProto]:
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what the page must know: how images become pixels, and logits verdicts."""
     judge = judge_of(checkpoint)
-    pixel, calibration = judge.pixel, judge.calibration
+    pixel, calibration = checkpoint.config.pixel, judge.calibration
     return {
         "pixel": asdict(pixel),
         "num_views": pixel.num_views,
