@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import mimetypes
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -164,6 +164,11 @@ def _is_of_another_type(suffix: str) -> bool:
     return mimetypes.MimeTypes().guess_type(f"x{suffix}")[0] is not None
 
 
+def counted(left_out: Mapping[str, int]) -> str:
+    """Return how many files are left out, by reason, as text."""
+    return ", ".join(f"{count} x {why}" for why, count in sorted(left_out.items()))
+
+
 def _besides(scan: Scan) -> str:
-    parts = [f"{count} x {reason}" for reason, count in sorted(scan.left_out.items())] + scan.unreachable
+    parts = [counted(scan.left_out)] * bool(scan.left_out) + scan.unreachable
     return f"; found {', '.join(parts)}" if parts else ""

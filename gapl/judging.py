@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gapl.decode import UnreadableImage
 from gapl.detector import Detector, Seen
-from gapl.folders import Scan
+from gapl.folders import Scan, counted
 from gapl.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def _summary(counts: Counter[str], left_out: dict[str, int]) -> str:
     if counts[UNREADABLE]:
         parts.append(f"{counts[UNREADABLE]} could not be read")
     if left_out:
-        parts.append("left out: " + ", ".join(f"{count} x {why}" for why, count in sorted(left_out.items())))
+        parts.append(f"left out: {counted(left_out)}")
     return "; ".join(parts)
 
 

@@ -446,7 +446,7 @@ def test_list_of_images_refuses(run_cli: RunCli, tiny_root: Path, bad: Path) -> 
         (["--data-root", bad / "gone"], f"{bad}/gone: no such data folder"),
         (["--data-root", tiny_root, "--mix", "all"], "unknown mix 'all'"),
         (["--data-root", tiny_root, "--out", bad / "file/list.csv"], f"{bad}/file"),
-        ([], "required: --data-root"),
+        ([], "no images to train on: give --data-root"),
     ]
     refuses(run_cli, prototype_dataset.main, cases, bad)
 

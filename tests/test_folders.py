@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.folders import normalise, scan_folder, title
+from data.folders import scan_folder, title
+from data.words import normalise
 from gapl.folders import Scan, scan_images
 from gapl.labels import Label
 
@@ -79,14 +80,62 @@ def test_the_object_class_called_train_is_no_split(tree: Callable[..., Path]) ->
     assert [g for _, _, g in found(root, split="train")] == ["car", "train"]
 
 
-@pytest.mark.parametrize("name", ["0_real", "0real", "Real", "NATURE", "natural"])
+@pytest.mark.parametrize(
+    "name", ["0_real", "0real", "Real", "reals", "NATURE", "natural", "Genuine", "authentic", "human-made"]
+)
 def test_names_of_real_folders(tree: Callable[..., Path], name: str) -> None:
     assert [label for _, label, _ in found(tree(f"g/{name}/1.png"))] == [Label.REAL]
 
 
-@pytest.mark.parametrize("name", ["1_fake", "1fake", "Fake", "AI", "synthetic"])
+@pytest.mark.parametrize(
+    "name", ["1_fake", "1fake", "Fake", "fakes", "AI", "1_ai", "synthetic", "AI-generated", "Generated"]
+)
 def test_names_of_fake_folders(tree: Callable[..., Path], name: str) -> None:
     assert [label for _, label, _ in found(tree(f"g/{name}/1.png"))] == [Label.FAKE]
+
+
+@pytest.mark.parametrize(
+    ("real", "fake"),
+    [
+        ("Human", "AI-generated"),
+        ("human", "machine"),
+        ("photos", "Generated"),
+        ("original", "fake"),
+        ("RealArt", "AiArtData"),
+        ("real_images", "fake_images"),
+        ("Non-AI", "AI"),
+    ],
+)
+def test_ordinary_names_are_classes_beside_one_of_the_other_class(
+    tree: Callable[..., Path], real: str, fake: str
+) -> None:
+    root = tree(f"g/{real}/1.png", f"g/{fake}/1.png", "g/photo album/1.png")
+    assert {path: label for path, label, _ in found(root)} == {f"g/{real}/1.png": 0, f"g/{fake}/1.png": 1}
+
+
+@pytest.mark.parametrize(
+    "name", ["human", "photo", "machine", "deepfake", "art", "0", "1", "realistic", "airplane"]
+)
+def test_ordinary_names_alone_are_no_classes(tree: Callable[..., Path], name: str) -> None:
+    root = tree(f"{name}/0_real/1.png", f"{name}/1_fake/1.png", f"only/{name}/1.png", "cat/1_fake/1.png")
+    labels = {(label, generator) for _, label, generator in found(root)}
+    assert labels == {(1, "cat"), (0, name), (1, name)}
+
+
+def test_a_folder_that_holds_both_classes_is_none(tree: Callable[..., Path]) -> None:
+    root = tree(
+        "ai/0_real/1.png", "ai/1_fake/1.png", "synthetic/natural/1.png", "real/human/1.png", "real/ai/1.png"
+    )
+    assert found(root) == [
+        ("ai/0_real/1.png", 0, "ai"),
+        ("ai/1_fake/1.png", 1, "ai"),
+        ("real/ai/1.png", 0, "root"),
+        ("real/human/1.png", 0, "root"),
+        ("synthetic/natural/1.png", 1, "root"),
+    ]
+    tree("synthetic/sd/real/1.png", "synthetic/sd/fake/1.png")
+    with pytest.raises(ValueError, match=r"sd has folders of real .*synthetic is named like .*; rename"):
+        found(root)
 
 
 def test_doubled_nesting_counts_once(tree: Callable[..., Path]) -> None:
@@ -121,11 +170,13 @@ def test_a_broken_link_is_left_for_decoding_to_report(tree: Callable[..., Path])
 
 
 def test_what_is_left_out_is_told(tree: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
-    root = tree("a/real/1.png", "a/stray.png")
+    root = tree("a/real/1.png", "a/stray.png", "a/Flux/1.png", "b.png")
     (root / "a/fake").mkdir()
+    (root / "a/real/more.zip").write_bytes(b"PK")
     with caplog.at_level(logging.WARNING):
         scan_folder(root)
-    assert "images outside of class folders" in caplog.text
+    assert "images outside of class folders are left out: images directly in it, a, a/Flux" in caplog.text
+    assert r"left out: 1 x no image (.zip)" in caplog.text
     assert "1 class folders without images" in caplog.text
 
 
@@ -135,7 +186,13 @@ def test_mistakes_are_named(tree: Callable[..., Path]) -> None:
         scan_folder(root / "nowhere")
     with pytest.raises(ValueError, match="is a file"):
         scan_folder(root / "pictures/1.png")
-    with pytest.raises(ValueError, match=r"no class folder found.*0_real.*synthetic"):
+    with pytest.raises(
+        ValueError, match=r"no class folder found; there are: pictures; known are real,.* and fake,"
+    ):
+        scan_folder(root)
+    for i in range(9):
+        tree(f"set{i}/1.png")
+    with pytest.raises(ValueError, match=r"there are: pictures, set0, set1, set2, set3, and 5 more; known"):
         scan_folder(root)
     with pytest.raises(ValueError, match=r"unknown split 'dev'; expected one of test, train, val"):
         scan_folder(root, split="dev")
