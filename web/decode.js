@@ -6,7 +6,7 @@ import { severalFrames } from "./frames.js";
 const MAX_PIXELS = 178956970; // Pillow refuses more
 const STRIP_ROWS = 256;
 const UNKNOWN = "not an image, damaged, or of a format that this browser does not know";
-const SHOWN = { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" };
+const SHOWN = { imageOrientation: "from-image", colorSpaceConversion: "none" };
 
 // Return {width, height, rgb, transparency, severalFrames}: 3 bytes for each pixel, the share of the image that is
 // transparent, in [0, 1], and whether it is the first of several. Throws an Error with one line.
