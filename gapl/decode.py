@@ -15,10 +15,8 @@ from PIL import ExifTags, Image
 
 # What is tried, and in this order: reading most images then imports no more of Pillow than it must. Formats that
 # start programs, such as EPS, are never tried.
-FORMATS = (
-    *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "AVIF", "TIFF", "JPEG2000", "ICO", "QOI", "TGA"),
-    *("HEIF", "JXL"),
-)
+USUAL = ["JPEG", "PNG", "GIF"]
+FORMATS = [*USUAL, "BMP", "DIB", "PPM", "WEBP", "AVIF", "TIFF", "JPEG2000", "ICO", "QOI", "TGA", "HEIF", "JXL"]
 # Formats that a package of their own reads: how files begin, the package, and its module that teaches Pillow.
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 _PLUGINS = {
@@ -28,8 +26,19 @@ _PLUGINS = {
 }
 # What Pillow raises for bytes, or for metadata, that are not what their format says.
 _DAMAGE = (
-    *(OSError, ValueError, RuntimeError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError),
-    *(AttributeError, AssertionError, MemoryError, struct.error, zlib.error),
+    OSError,
+    ValueError,
+    RuntimeError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    zlib.error,
 )
 SEVERAL_FRAMES = "several_frames"  # in the info of a decoded image: it is the first of several
 _UPRIGHT = {
@@ -138,7 +147,7 @@ def image_format(start: bytes) -> str:
 def _known_formats(encoded: bytes) -> list[str]:
     """Return the formats to try. Pillow's modules for all of them are imported only where they are needed."""
     if encoded.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8")):
-        return ["JPEG", "PNG", "GIF"]
+        return USUAL
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 

@@ -25,7 +25,8 @@ from gapl.verdict import Verdict
 log = logging.getLogger(__name__)
 
 ALL_JUDGED, SOME_JUDGED, FOUND = 0, 1, 3  # exit codes; 2 is that of every error
-UNREADABLE = "unreadable"  # what is counted beside the labels
+LABELS = ("fake", "real", "unsure")
+UNREADABLE = "unreadable"  # what is counted beside them
 
 Write = Callable[[str], object]
 Watch = Callable[[Iterable[Result]], Iterable[Result]]
@@ -49,54 +50,67 @@ def write_results(
 
     Raises ValueError when none of the images can be read, and as `Table` does.
     """
-    format = chosen_format(args)
-    file = Path(model)
-    asked = {
-        "model": model,
-        "sha256": sha256_of(file) if args.out and file.is_file() else "",
-        "operating_point": args.operating_point,
-        "views": args.views,
-    }
-    table = Table(args.out, format=format, asked=asked, overwrite=args.overwrite) if args.out else None
+    table, tally = _open_table(args, model), _Tally()
     known = table.verdicts() if table else {}
-    counts: Counter[str] = Counter()
-    failure = ""
-
-    def counted() -> Iterator[Result]:
-        nonlocal failure
-        for result in watch(judge_files(detector, scan.images, batch_size=batch_size, known=known)):
-            counts[result.verdict.label if result.verdict else UNREADABLE] += 1
-            failure = failure if result.verdict else f"{printable(result.path)}: {result.error}"
-            yield result
-
+    results = tally.count(watch(judge_files(detector, scan.images, batch_size=batch_size, known=known)))
     if table:
-        for result in counted():
+        for result in results:
             table.add(result.row(model=model))
         table.finish()
     else:
-        _STREAMS[format](counted(), model, write)
-    _tell(scan, counts)
-    if counts[UNREADABLE] == len(scan.images):
-        none = f"none of the {len(scan.images)} images could be read"
-        raise ValueError(failure if len(scan.images) == 1 else none)
-    if args.fail_on and (counts["fake"] or (args.fail_on == "unsure" and counts["unsure"])):
-        return FOUND
-    return SOME_JUDGED if counts[UNREADABLE] or scan.unreachable else ALL_JUDGED
+        _STREAMS[chosen_format(args)](results, model, write)
+    tally.tell(scan)
+    return tally.exit_code(scan, fail_on=args.fail_on)
 
 
-def _tell(scan: Scan, counts: Counter[str]) -> None:
-    """Log in one line how many images were called what, and what was left out or could not be looked at."""
-    for line in scan.unreachable:
-        log.warning("not looked at: %s", printable(line))
-    if len(scan.images) == 1 and not scan.left_out:
-        return
-    labels = ", ".join(f"{counts[label]} {label}" for label in ("fake", "real", "unsure"))
-    parts = [f"{sum(counts.values()) - counts[UNREADABLE]} images judged: {labels}"]
-    if counts[UNREADABLE]:
-        parts.append(f"{counts[UNREADABLE]} could not be read")
-    if scan.left_out:
-        parts.append("left out: " + ", ".join(f"{count} x {why}" for why, count in sorted(scan.left_out.items())))
-    log.info("%s", "; ".join(parts))
+def _open_table(args: argparse.Namespace, model: str) -> Table | None:
+    """Return the table that was asked for; it goes on only with the detector and options that it began with."""
+    if not args.out:
+        return None
+    sha256 = sha256_of(Path(model)) if Path(model).is_file() else ""
+    options = {"operating_point": args.operating_point, "views": args.views}
+    asked = {"model": model, "sha256": sha256, **options}
+    return Table(args.out, format=chosen_format(args), asked=asked, overwrite=args.overwrite)
+
+
+class _Tally:
+    """How many images were called what."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.failure = ""  # the last image that could not be read, and why
+
+    def count(self, results: Iterable[Result]) -> Iterator[Result]:
+        """Count results on their way."""
+        for result in results:
+            self.counts[result.verdict.label if result.verdict else UNREADABLE] += 1
+            self.failure = self.failure if result.verdict else f"{printable(result.path)}: {result.error}"
+            yield result
+
+    def tell(self, scan: Scan) -> None:
+        """Log in one line how many images were called what, and what was left out or could not be looked at."""
+        for line in scan.unreachable:
+            log.warning("not looked at: %s", printable(line))
+        if len(scan.images) == 1 and not scan.left_out:
+            return
+        judged = sum(self.counts.values()) - self.counts[UNREADABLE]
+        parts = [f"{judged} images judged: {', '.join(f'{self.counts[each]} {each}' for each in LABELS)}"]
+        if self.counts[UNREADABLE]:
+            parts.append(f"{self.counts[UNREADABLE]} could not be read")
+        if scan.left_out:
+            kinds = (f"{count} x {why}" for why, count in sorted(scan.left_out.items()))
+            parts.append(f"left out: {', '.join(kinds)}")
+        log.info("%s", "; ".join(parts))
+
+    def exit_code(self, scan: Scan, *, fail_on: str | None) -> int:
+        """Return the exit code. Raises ValueError when no image could be read."""
+        failed = self.counts[UNREADABLE]
+        if failed == len(scan.images):
+            none = f"none of the {failed} images could be read"
+            raise ValueError(self.failure if failed == 1 else none)
+        if fail_on and (self.counts["fake"] or (fail_on == "unsure" and self.counts["unsure"])):
+            return FOUND
+        return SOME_JUDGED if failed or scan.unreachable else ALL_JUDGED
 
 
 # ---------------------------------------------------------------------------------------------------------

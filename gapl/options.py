@@ -9,7 +9,7 @@ from gapl.names import FULL, VIEWS, VIEWS_HELP
 
 TEXT, JSON, JSONL, CSV, PARQUET = "text", "json", "jsonl", "csv", "parquet"
 FORMATS = (TEXT, JSON, JSONL, CSV, PARQUET)
-LABELS = ("fake", "unsure")
+FAIL_ON = ("fake", "unsure")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace --out, or what was begun of it")
     parser.add_argument(
-        "--fail-on", choices=LABELS, help="end with exit code 3 when an image is called fake, or fake or unsure"
+        "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
     )
 
 

@@ -96,6 +96,8 @@ class Table:
         """
         self.path, self.format = path, format
         self._journal = path.with_name(f"{path.name}.part")
+        if format == PARQUET:
+            import pyarrow  # noqa: F401 - that it is missing is told before anything is judged
         if path.exists() and not overwrite:
             raise ValueError(f"{path} is there already; --overwrite replaces it")
         if overwrite:
