@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 RELEASED_SHA256 = "ffbcb5eb526f0df0fd197d7266bdd0325b66813e95010f1285685acf2d267235"
 WORDS = r"\w+(?:[.-]\w+)*"  # the hub has no `a--b`, `..` or `.hidden`
 REPOSITORY = re.compile(rf"(?P<repository>{WORDS}/{WORDS})(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
-FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
+FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".bin", ".ckpt", ".onnx", ".xml", ".pt2")
 
 
 def find_model(name: str) -> Path:
