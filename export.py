@@ -83,6 +83,10 @@ def _onnx(file: Path, args: argparse.Namespace) -> None:
 
 
 def _openvino(file: Path, args: argparse.Namespace) -> None:
+    from models.openvino_engine import import_optional
+
+    for package in ("openvino", *(["nncf"] if args.precision == "int8" else [])):
+        import_optional(package)  # before anything takes time
     from models.openvino_file import save_openvino
     from models.weights.checkpoint import load_checkpoint
 

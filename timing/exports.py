@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 NUM_THREADS = 2
 BATCHES = (1, 4)
-NUM_ROUNDS = 6
+NUM_ROUNDS = 3
 Run = Callable[[np.ndarray], Any]
 
 
