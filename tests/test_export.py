@@ -120,6 +120,7 @@ def test_a_released_file_is_exported_like_any_other(tmp_path: Path, run_cli: Run
     config = DetectorConfig(2, "", tower, released_pixels(32), num_prototypes=4, lora=lora)
     torch.manual_seed(0)
     detector = build_detector(config, VisionTower(tower))
+    detector.get_buffer("prototypes_PE").normal_()
     torch.save(to_released(config, detector.state_dict()), tmp_path / "released.pt")
     assert run_cli(export.main, "--model_path", tmp_path / "released.pt", "--out", tmp_path).code == 0
     pixels = torch.randn(2, 3, 32, 32)
