@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -63,8 +64,12 @@ def main() -> None:
             size = path.stat().st_size / 1e6
             row = f"{size:.0f} | {found.auroc:.4f} | {found.flips:.1%} | {found.difference:.1e} | {passes}"
             print(f"| {name} | {row} |", flush=True)
-            engines[name] = lambda batch, engine=engine: engine.run(batch[:, None], outputs=OUTPUTS[:1])
+            engines[name] = partial(_run, engine)
     _time(engines, np.stack(pixels))
+
+
+def _run(engine: Engine, pixels_BCHW: np.ndarray) -> dict[str, np.ndarray]:
+    return engine.run(pixels_BCHW[:, None], outputs=OUTPUTS[:1])
 
 
 def parse_arguments() -> argparse.Namespace:
