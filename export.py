@@ -7,6 +7,7 @@ The file holds the weights, and in its metadata how images become pixels, the ca
 JSON file beside it says the same, and how near its scores are to those of torch. Both are kept only when they are
 near enough; docs/export.md says what that means for each precision, and what was measured.
 
+--format web writes the folder of a web page that judges images in the browser; any static web server can host it.
 --format graph writes the forward pass alone, without weights: gapl/graph.onnx is that of the detector that ships.
 """
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from models.weights.checkpoint import Checkpoint
 
 ASSETS = Path(__file__).parent / "assets"
+PAGE = Path(__file__).parent / "web"
 
 
 def main() -> None:
@@ -41,7 +43,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--model_path", "--model-path", required=True, help=MODEL_HELP)
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets the file")
+    parser.add_argument("--out", type=Path, required=True, help="folder that gets the file or files")
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: %(default)s")
     text = "of the weights, and of what is computed where docs/export.md says so (default: %(default)s)"
     parser.add_argument("--precision", choices=EXPORT_PRECISIONS, default="fp32", help=text)
@@ -105,9 +107,22 @@ def _openvino(file: Path, args: argparse.Namespace) -> None:
     _tell(out, found)
 
 
+def _web(file: Path, args: argparse.Namespace) -> None:
+    if args.precision != "fp32" or args.calibration is not None:
+        raise ValueError("--format web has a precision of its own; leave out --precision and --calibration")
+    from models.site import write_site
+    from models.weights.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(file, merge=False, allow_tiny=args.allow_tiny)
+    images = [_decode(path) for path in scan_images(ASSETS)]
+    difference = write_site(args.out, checkpoint, page=PAGE, images=images)
+    print(f"{args.out}: P(fake) differs from that of torch by at most {difference:.1e}")
+
+
 FORMATS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "onnx": _onnx,
     "openvino": _openvino,
+    "web": _web,
     "graph": _graph,
 }
 

@@ -39,11 +39,7 @@ class Detector:
         operating_point: str | None = None,
     ) -> None:
         """Take what a detector file says, and an engine: pixels_BCHW or pixels_BVCHW, float32 -> logit_B."""
-        rule = decision_rule(info.calibration, threshold=info.threshold, operating_point=operating_point)
-        notices = [info.notice] if info.notice else []
-        if info.config.backbone == TINY:
-            notices.append("a random tower, for tests only: this verdict means nothing")
-        self._judge = Judge(info.calibration, rule, info.config.pixel, tuple(notices))
+        self._judge = judge_of(info, operating_point=operating_point)
         self._view = eval_view(info.config.pixel)
         self._engine = engine
 
@@ -96,6 +92,18 @@ class Detector:
         if not np.isfinite(logit_B).all():
             raise ValueError("the detector's score is not a number: its weights are those of no working detector")
         return self._judge.verdicts(logit_B, [image.size for image in images])
+
+
+def judge_of(info: DetectorInfo, *, operating_point: str | None = None) -> Judge:
+    """Return what makes verdicts of the logits of a detector.
+
+    Raises ValueError when there is no such operating point.
+    """
+    rule = decision_rule(info.calibration, threshold=info.threshold, operating_point=operating_point)
+    notices = [info.notice] if info.notice else []
+    if info.config.backbone == TINY:
+        notices.append("a random tower, for tests only: this verdict means nothing")
+    return Judge(info.calibration, rule, info.config.pixel, tuple(notices))
 
 
 def shipped_file() -> Path:

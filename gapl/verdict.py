@@ -126,5 +126,10 @@ def small_image_warnings(pixel: PixelSpec, width: int, height: int) -> tuple[str
     """Return the warning about an image that is smaller than the detector's crop, or nothing."""
     if min(width, height) >= pixel.size_px:
         return ()
+    return (small_image_warning(pixel, str(width), str(height)),)
+
+
+def small_image_warning(pixel: PixelSpec, width: str, height: str) -> str:
+    """Return what that warning says."""
     how = "padded with black" if pixel.small_image == "pad" else "enlarged"
-    return (f"smaller than {pixel.size_px} px ({width} x {height} px) and {how}: less certain",)
+    return f"smaller than {pixel.size_px} px ({width} x {height} px) and {how}: less certain"

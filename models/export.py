@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -57,16 +57,15 @@ def _tensors(output: Output) -> tuple[Tensor, ...]:
 
 
 class _WithTensors(nn.Module):
-    """The same with the tensors as an input. It hides the module, whose own tensors have no values, from torch."""
+    """A module with its tensors as an input. It hides the module, whose own tensors have no values, from torch."""
 
-    def __init__(self, detector: TowerHead) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.hidden = (_AnyViews(detector).eval(),)
+        self.hidden = (module.eval(),)
 
-    def forward(self, pixels_BVCHW: Tensor, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Any:
         named = {f"detector.{name}": tensor for name, tensor in tensors.items()}
-        outputs: tuple[Tensor, ...] = functional_call(self.hidden[0], named, (pixels_BVCHW,))
-        return outputs
+        return functional_call(self.hidden[0], named, tuple(inputs))
 
 
 def export_graph(config: DetectorConfig) -> ModelProto:
@@ -77,32 +76,54 @@ def export_graph(config: DetectorConfig) -> ModelProto:
     Raises ValueError when a package is missing that torch needs for this.
     """
     detector = build_detector(replace(config, lora=None))
-    shapes = {name: tuple(tensor.shape) for name, tensor in detector.state_dict().items()}
     example = torch.zeros(2, 3, 3, config.tower.image_size, config.tower.image_size)
-    zeros = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    sizes = {0: torch.export.Dim("B", min=1, max=4096), 1: torch.export.Dim("V", min=2, max=64)}
     outputs = OUTPUTS if config.stage == 2 else OUTPUTS[:-1]
-    model = _export(_WithTensors(detector).eval(), example, zeros, outputs=outputs)
-    _keep_transposed(model, shapes)
-    _make_external(model, shapes)
-    _strip(model)
+    model = graph_of(_AnyViews(detector), {PIXELS: example}, outputs=outputs, sizes=[sizes])
     model.metadata_props.add(key=FORWARD_PASS, value=json.dumps(config.forward_pass(), sort_keys=True))
     return model
 
 
-def _export(
-    module: nn.Module, example: Tensor, tensors: dict[str, Tensor], *, outputs: Sequence[str]
+def graph_of(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    *,
+    outputs: Sequence[str],
+    sizes: Sequence[Mapping[int, Any] | None] | None = None,
 ) -> ModelProto:
-    sizes = {0: torch.export.Dim("B", min=1, max=4096), 1: torch.export.Dim("V", min=2, max=64)}
+    """Return the graph of a module around a `detector` without values. Its weights are external, by name.
+
+    inputs   an example of each, by name
+    sizes    of each input, which of its dimensions vary; default: none
+
+    Raises ValueError when a package is missing that torch needs for this.
+    """
+    assert isinstance(module.detector, nn.Module)
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.detector.state_dict().items()}
+    zeros = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    examples = {"inputs": list(inputs.values()), "tensors": zeros}
+    varying = {"inputs": list(sizes or [None] * len(inputs)), "tensors": dict.fromkeys(zeros)}
+    model = _export(
+        _WithTensors(module).eval(), examples, names=([*inputs, *zeros], list(outputs)), varying=varying
+    )
+    _keep_transposed(model, shapes)
+    _make_external(model, shapes, inputs=list(inputs))
+    _strip(model)
+    return model
+
+
+def _export(
+    module: nn.Module, examples: dict[str, Any], *, names: tuple[list[str], list[str]], varying: dict[str, Any]
+) -> ModelProto:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecations inside torch
         try:
             program = torch.onnx.export(
                 module,
-                (example,),
-                kwargs={"tensors": tensors},
-                input_names=[PIXELS, *tensors],
-                output_names=list(outputs),
-                dynamic_shapes={PIXELS: sizes, "tensors": dict.fromkeys(tensors)},
+                kwargs=examples,
+                input_names=names[0],
+                output_names=names[1],
+                dynamic_shapes=varying,
                 dynamo=True,
                 verbose=False,
             )
@@ -129,16 +150,16 @@ def _keep_transposed(model: ModelProto, shapes: dict[str, tuple[int, ...]]) -> N
     graph.node.extend(kept)
 
 
-def _make_external(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Turn the inputs of the graph other than the pixels into initializers whose values are elsewhere."""
+def _make_external(model: ModelProto, shapes: Mapping[str, tuple[int, ...]], *, inputs: Sequence[str]) -> None:
+    """Turn the other inputs of the graph, its weights, into initializers whose values are elsewhere."""
     from onnx import TensorProto
 
     graph = model.graph
     used = {name for node in graph.node for name in node.input}
-    (pixels,) = (each for each in graph.input if each.name == PIXELS)
-    assert {each.name for each in graph.input} - {PIXELS} <= shapes.keys()
+    kept = [each for each in graph.input if each.name in inputs]
+    assert {each.name for each in graph.input} - set(inputs) <= shapes.keys()
     del graph.input[:]
-    graph.input.append(pixels)
+    graph.input.extend(kept)
     for name in sorted(used & shapes.keys()):
         each = graph.initializer.add(name=name, data_type=TensorProto.FLOAT, dims=shapes[name])
         each.data_location = TensorProto.EXTERNAL

@@ -1,0 +1,108 @@
+"""The folder of a web page that judges images in the browser: web/, a detector's files and onnxruntime-web."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from gapl.files.cache import cache_dir
+from gapl.files.checksum import sha256_of
+from models.web import save_web
+
+if TYPE_CHECKING:
+    from models.weights.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
+
+PACKAGE = "onnxruntime-web@1.30.0"
+PACKAGE_MB = 33
+RUNTIME = {  # its files that the page needs, and their sha256
+    "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
+    "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+}
+FILES = "files.js"
+LARGE = (".onnx", ".wasm")
+
+
+def write_site(out: Path, checkpoint: Checkpoint, *, page: Path, images: Sequence[Image.Image]) -> float:
+    """Write the folder, and return by how much P(fake) differs from that of torch.
+
+    page     the folder with the sources of the page
+    images   to compare the scores of
+
+    Raises ValueError when it differs too much, the page cannot run this detector, or onnxruntime-web cannot be
+    fetched; OSError when the folder cannot be written.
+    """
+    runtime = fetch_runtime(cache_dir())
+    difference = save_web(out / "model", checkpoint, images=images)
+    for path in page.iterdir():
+        shutil.copyfile(path, out / path.name)
+    (out / "onnxruntime").mkdir(exist_ok=True)
+    for name in RUNTIME:
+        shutil.copyfile(runtime / name, out / "onnxruntime" / name)
+    list_files(out, page=page)
+    return difference
+
+
+def list_files(out: Path, *, page: Path) -> None:
+    """Write files.js: which files the page keeps for the next visit, and a name that changes with them."""
+    paths = [out / path.name for path in page.iterdir()]
+    paths += [path for folder in ("model", "onnxruntime") for path in (out / folder).iterdir()]
+    paths.sort()
+    version = hashlib.sha256("".join(map(sha256_of, paths)).encode()).hexdigest()[:16]
+    small = [path.relative_to(out).as_posix() for path in paths if path.suffix not in LARGE]
+    large = {path.relative_to(out).as_posix(): path.stat().st_size for path in paths if path.suffix in LARGE}
+    listed = {"CACHE": version, "FILES": [*small, FILES], "LARGE": large}
+    lines = [f"self.{name} = {json.dumps(value, indent=1)};\n" for name, value in listed.items()]
+    (out / FILES).write_text("".join(lines), encoding="utf-8")
+
+
+def fetch_runtime(folder: Path) -> Path:
+    """Return the folder with the files of onnxruntime-web. npm downloads them once; they are kept below `folder`.
+
+    Raises ValueError when npm cannot download the package or brings other files, OSError when they cannot be kept.
+    """
+    kept = kept_runtime(folder)
+    if all((kept / name).is_file() and sha256_of(kept / name) == RUNTIME[name] for name in RUNTIME):
+        return kept
+    kept.mkdir(parents=True, exist_ok=True)
+    log.info("Downloading %s from npm (%d MB, once) to %s", PACKAGE, PACKAGE_MB, kept)
+    with tempfile.TemporaryDirectory(dir=kept) as scratch:
+        with tarfile.open(_npm_pack(Path(scratch))) as archive:
+            for name in RUNTIME:
+                archive.extract(f"package/dist/{name}", scratch, filter="data")
+        for name, expected in RUNTIME.items():
+            found = Path(scratch) / "package" / "dist" / name
+            if sha256_of(found) != expected:
+                raise ValueError(f"{PACKAGE}: npm brought a file {name} whose sha256 is not {expected}; not used")
+            found.replace(kept / name)
+    return kept
+
+
+def kept_runtime(folder: Path) -> Path:
+    """Return where the files of onnxruntime-web are kept."""
+    return folder / PACKAGE.replace("@", "-")
+
+
+def _npm_pack(folder: Path) -> Path:
+    """Let npm download the package as an archive. Nothing of it is run."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ValueError(f"--format web needs npm to download {PACKAGE}; install it (it comes with Node.js)")
+    command = [npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder), PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    archives = list(folder.glob("*.tgz"))
+    if done.returncode or len(archives) != 1:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"`npm pack {PACKAGE}` failed: {reason}")
+    return archives[0]

@@ -1,0 +1,141 @@
+// Judges images away from the page's thread: bytes of a file -> pixels -> views -> logit -> verdict.
+
+import "./files.js"; // CACHE, a name for this version of the files, and LARGE, the bytes of the large ones by path
+import * as ort from "./onnxruntime/ort.wasm.bundle.min.mjs";
+import { decode } from "./decode.js";
+import { crops, normalise } from "./views.js";
+
+const MAX_THREADS = 8;
+
+let wanted = 0; // number of the image that the page waits for; a newer one ends the work on an older one
+let loaded = null;
+
+self.onmessage = ({ data: { number, file } }) => {
+  wanted = number;
+  judge(number, file).catch((error) => self.postMessage({ type: "error", number, message: error.message }));
+};
+
+loaded = load();
+loaded.then(
+  () => self.postMessage({ type: "ready", threads: ort.env.wasm.numThreads }),
+  (error) => self.postMessage({ type: "failed", message: error.message }),
+);
+
+// ------------------------------------------------------------------------------------------------------
+// Loading
+
+async function load() {
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency) : 1;
+  const files = await fetchLarge();
+  ort.env.wasm.wasmBinary = files.get(".wasm");
+  const [detector, view, verdict] = [
+    await (await fetch(new URL("model/detector.json", import.meta.url))).json(),
+    await start(files.get("view.onnx")),
+    await start(files.get("verdict.onnx")),
+  ];
+  return { detector, view, verdict };
+}
+
+function start(bytes) {
+  return ort.InferenceSession.create(bytes, {
+    executionProviders: ["wasm"],
+    // With more, onnxruntime replaces what makes floats of int8 weights: slower here, and elsewhere less exact.
+    graphOptimizationLevel: "basic",
+  });
+}
+
+// Return the bytes of the large files, out of the cache or from the server, by how their names end.
+async function fetchLarge() {
+  const total = Object.values(self.LARGE).reduce((a, b) => a + b, 0);
+  const cache = await openCache();
+  const found = new Map();
+  let loaded = 0;
+  const tell = (count) => self.postMessage({ type: "loading", loaded: (loaded += count), total });
+  for (const path of Object.keys(self.LARGE)) {
+    const end = path.endsWith(".wasm") ? ".wasm" : path.split("/").at(-1);
+    found.set(end, await fetchFile(new URL(path, import.meta.url).href, cache, tell));
+  }
+  return found;
+}
+
+// Where the service worker keeps files, too. Without it, as in some private windows, every visit loads them anew.
+async function openCache() {
+  try {
+    return await caches.open(`${new URL("./", import.meta.url)} ${self.CACHE}`);
+  } catch (error) {
+    console.warn(`nothing is kept for the next visit: ${error.message}`);
+    return null;
+  }
+}
+
+async function fetchFile(url, cache, tell) {
+  const kept = await cache?.match(url);
+  const answer = kept ?? (await fetch(url));
+  if (!answer.ok) throw new Error(`${url} did not come: ${answer.status} ${answer.statusText}`);
+  const bytes = await readBody(answer, tell);
+  // A full disk is no reason to fail.
+  if (!kept) await cache?.put(url, new Response(bytes)).catch((error) => console.warn(error.message));
+  return bytes;
+}
+
+async function readBody(answer, tell) {
+  const parts = [];
+  for (const reader = answer.body.getReader(); ; ) {
+    const { value, done } = await reader.read();
+    if (done) return new Uint8Array(await new Blob(parts).arrayBuffer());
+    parts.push(value);
+    tell(value.length);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------
+// Judging
+
+async function judge(number, file) {
+  const image = await decode(new Uint8Array(await file.arrayBuffer()));
+  const { detector, view, verdict } = await loaded;
+  const started = performance.now();
+  const { pixel } = detector;
+  const seen = [];
+  for (const { name, image: square } of crops(image, pixel)) {
+    if (number !== wanted) return;
+    self.postMessage({ type: "progress", number, done: seen.length, total: detector.num_views, view: name });
+    const shape = [1, 3, pixel.size_px, pixel.size_px];
+    seen.push(await view.run({ pixels_1CHW: new ort.Tensor("float32", normalise(square, pixel), shape) }));
+  }
+  const logit = await logitOf(seen, detector, verdict);
+  if (!Number.isFinite(logit)) throw new Error("the detector's score is not a number");
+  const seconds = (performance.now() - started) / 1000;
+  const warnings = [...detector.notices, ...smallImage(image, detector)];
+  self.postMessage({ type: "verdict", number, ...decide(logit, detector), logit, warnings, seconds });
+}
+
+async function logitOf(seen, detector, verdict) {
+  const classes = seen.map((each) => each.classes_LD);
+  const ofCrops = detector.whole ? classes.slice(0, -1) : classes;
+  const last = seen.at(-1);
+  const mean = new Float32Array(last.classes_LD.data.length);
+  for (const { data } of ofCrops) data.forEach((value, i) => (mean[i] += value / ofCrops.length));
+  const given = {
+    crops_LD: new ort.Tensor("float32", mean, last.classes_LD.dims),
+    whole_LD: last.classes_LD,
+    tokens_1TD: last.tokens_1TD,
+  };
+  const { logit_1 } = await verdict.run(Object.fromEntries(verdict.inputNames.map((name) => [name, given[name]])));
+  return logit_1.data[0];
+}
+
+// gapl/calibration.py and gapl/verdict.py.
+function decide(logit, { scale, offset, real_below: realBelow, threshold }) {
+  const score = 1 / (1 + Math.exp(-(scale * logit + offset)));
+  const unsure = realBelow < threshold && realBelow <= score && score <= threshold;
+  const label = unsure ? "unsure" : score >= threshold ? "fake" : "real";
+  const likelier = score >= 0.5 ? "fake" : "real";
+  const confidence = (label === "unsure" ? likelier : label) === "fake" ? score : 1 - score;
+  return { score, label, likelier, confidence, realBelow, threshold };
+}
+
+function smallImage({ width, height }, { pixel, small_image: warning }) {
+  if (Math.min(width, height) >= pixel.size_px) return [];
+  return [warning.replace("{width}", width).replace("{height}", height)];
+}
