@@ -7,6 +7,9 @@ The file holds the weights, and in its metadata how images become pixels, the ca
 JSON file beside it says the same, and how near its scores are to those of torch. Both are kept only when they are
 near enough; docs/export.md says what that means for each precision, and what was measured.
 
+--wheel writes a Python package with the detector and its tower instead: `pip install` of it needs no download of
+weights, and `gapl photo.jpg` no network. It takes what `gapl --model_path` takes.
+
 --format web writes the folder of a web page that judges images in the browser; any static web server can host it.
 --format graph writes the forward pass alone, without weights: gapl/graph.onnx is that of the detector that ships.
 """
@@ -37,7 +40,14 @@ PAGE = Path(__file__).parent / "web"
 
 def main() -> None:
     args = parse_arguments()
-    FORMATS[args.format](find_model(args.model_path), args)
+    file = find_model(args.model_path)
+    if args.wheel:
+        from models.package import build_wheel
+
+        built = build_wheel(file, out=args.out)
+        print(f"{built}: gapl and {file.name}, {built.stat().st_size / 1e6:.0f} MB")
+        return
+    FORMATS[args.format](file, args)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -51,6 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, metavar="DIR", help=text)
     text = "how many of them are used, half of each class (default: %(default)s)"
     parser.add_argument("--num-images", type=int, default=128, help=text)
+    parser.add_argument("--wheel", action="store_true", help="write a package that pip installs, with the weights")
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
     args = parser.parse_args()
     if args.num_images < 4:

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 import gapl.detector
 from gapl import cli
@@ -115,6 +114,8 @@ def _import_loader() -> Callable[..., Checkpoint | Exported]:
 def main() -> None:
     args = parse_arguments()
     paths = scan_images(args.image_path)
+    from tqdm import tqdm
+
     if not args.json:
         print(f"[INFO] Loading model from {args.model_path}...", flush=True)
     detector = Detector.load(

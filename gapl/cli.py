@@ -35,7 +35,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command. A user's mistake, or a refusal of the system, is one line on stderr and exit code 2."""
+    """Run a command. A user's mistake, or a refusal of the system, is one line on stderr and exit code 2.
+
+    A package that is missing is such a mistake: what judges images without torch installs few of them.
+    """
     logging.basicConfig(format="[%(levelname)s] %(message)s", level=logging.WARNING, stream=sys.stderr)
     for name in (*FOLDERS, "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
@@ -47,6 +50,11 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] in FOLDERS:
+            raise
+        print(f"error: {error}; install it: pip install -r requirements.txt -c requirements.lock", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

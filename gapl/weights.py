@@ -19,20 +19,26 @@ from gapl.files.strict_json import strict_json
 from gapl.fingerprint import fingerprint
 from gapl.info import FORMAT, DetectorInfo, info_of
 from gapl.lora import BASE, LORA_A, LORA_B, is_lora, merge_lora, name_base
+from gapl.model_path import as_repository, in_run
 from gapl.names import INT8
 from gapl.schema import shown
 
 GRAPH = Path(__file__).parent / "graph.onnx"
 ONNX_FORMAT = "gapl-onnx-1"
-EXPECTED = "a detector file of this project (.safetensors), or one of export.py (.onnx)"
+EXPECTED = "a detector file of this project (.safetensors), a run's folder, or an ONNX file of export.py"
 OTHERWISE = "inference.py can use it, and export.py can make an ONNX file of it"
 
 
 def read_engine(path: Path) -> tuple[DetectorInfo, Engine]:
     """Return what a detector file says, and an engine that runs its detector.
 
+    path   of the file, or of the run's folder that holds it
+
     Raises ValueError, one line, when there is no such file, it is damaged, or it needs torch.
     """
+    path = in_run(path)
+    if as_repository(path.as_posix()):
+        raise ValueError(f"{path}: no such file or folder; if it is a repository of the model hub, {OTHERWISE}")
     check_is_file(path, what=EXPECTED)
     try:
         if path.suffix == ".onnx":

@@ -9,21 +9,21 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=.venv/bin/python
 
-install() { # requirement files, in the versions of requirements.lock
+install() { # requirement files, in the versions of requirements.lock, into the environment of $python
+    local venv=${python%/bin/python} file state
     if [ ! -x "$python" ]; then
         "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
             { echo "error: Python 3.11 or newer is needed; name one in PYTHON" >&2; exit 2; }
-        echo "Making .venv"
-        "${PYTHON:-python3}" -m venv .venv
+        echo "Making $venv"
+        "${PYTHON:-python3}" -m venv "$venv"
     fi
-    local file state
     state=$(cat requirements.lock requirements*.txt requirements/*.txt | cksum)
     for file in "$@"; do
-        grep -qsxF "$state $file" .venv/installed.txt && continue
+        grep -qsxF "$state $file" "$venv/installed.txt" && continue
         echo "Installing $file"
         "$python" -m pip install --quiet --requirement "$file" --constraint requirements.lock \
             ${GAPL_PIP_INDEX_URL:+--extra-index-url "$GAPL_PIP_INDEX_URL"}
-        echo "$state $file" >>.venv/installed.txt
+        echo "$state $file" >>"$venv/installed.txt"
     done
 }
 

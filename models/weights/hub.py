@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 
 from gapl.files.checksum import sha256_of
 from gapl.files.refusal import check_is_file, first_line
+from gapl.model_path import as_repository, in_run
 from gapl.names import DETECTOR_FILE, DETECTOR_NAME, RELEASED, RELEASED_FILE, RELEASED_MB
 
 log = logging.getLogger(__name__)
 
 RELEASED_SHA256 = "ffbcb5eb526f0df0fd197d7266bdd0325b66813e95010f1285685acf2d267235"
-WORDS = r"\w+(?:[.-]\w+)*"  # the hub has no `a--b`, `..` or `.hidden`
-REPOSITORY = re.compile(rf"(?P<repository>{WORDS}/{WORDS})(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
-FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".bin", ".ckpt", ".onnx", ".xml", ".pt2")
 
 
 def find_model(name: str) -> Path:
@@ -26,12 +23,11 @@ def find_model(name: str) -> Path:
 
     Raises ValueError, one line, when there is neither such a file nor a hub that has it.
     """
-    if (Path(name) / DETECTOR_NAME).is_file():
-        return Path(name) / DETECTOR_NAME
-    match = REPOSITORY.fullmatch(name)
-    if Path(name).exists() or not match or name.endswith(FILE_SUFFIXES):
-        check_is_file(Path(name), what=DETECTOR_FILE)
-        return Path(name)
+    match = as_repository(name)
+    if match is None:
+        path = in_run(Path(name))
+        check_is_file(path, what=DETECTOR_FILE)
+        return path
     path = _from_hub(name, match["repository"], match["revision"])
     if name == RELEASED and (found := sha256_of(path)) != RELEASED_SHA256:
         raise ValueError(
