@@ -40,18 +40,21 @@ from models.device import DEVICES, pick_device
 from models.weights.hub import find_model
 
 if TYPE_CHECKING:
+    from models.exported import Exported
     from models.weights.checkpoint import Checkpoint
 
 __all__ = ["Detector", "ImageInput", "Verdict"]
 
 
 class Detector(gapl.detector.Detector):
-    """A loaded detector that torch runs, on a CPU or a GPU. Call it with an image or a list of images.
+    """A loaded detector that torch runs, or the engine of an exported file. Call it with one image or with a list.
 
     torch is imported when a detector is loaded, not before: a wrong option or path is reported at once.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", operating_point: str | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint | Exported, *, device: str = "cpu", operating_point: str | None = None
+    ) -> None:
         import torch
 
         from models.run import run_detector
@@ -74,7 +77,7 @@ class Detector(gapl.detector.Detector):
         views: str = FULL,
         allow_tiny: bool = False,
     ) -> Detector:
-        """Load a detector file, ours or the authors', or `owner/name[@revision]` on the model hub.
+        """Load a detector file, ours or the authors', one of export.py, or `owner/name[@revision]` on the hub.
 
         path             default: the detector that ships
         device           auto, cpu or cuda
@@ -87,22 +90,22 @@ class Detector(gapl.detector.Detector):
         Raises ValueError, one line, when there is no such detector, device or operating point.
         """
         file = shipped_file() if path is None else find_model(str(path))
-        load_checkpoint = _import_loader()
+        load_detector = _import_loader()
         checked = pick_device(device)  # before the weights are read: there may be no such device
-        checkpoint = load_checkpoint(file, views=views, allow_tiny=allow_tiny)
+        checkpoint = load_detector(file, views=views, allow_tiny=allow_tiny)
         return cls(checkpoint, device=checked, operating_point=operating_point)
 
 
-def _import_loader() -> Callable[..., Checkpoint]:
-    """Import load_checkpoint, and torch with it, without garbage collection: no import makes any to collect."""
+def _import_loader() -> Callable[..., Checkpoint | Exported]:
+    """Import load_detector, and torch with it, without garbage collection: no import makes any to collect."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        from models.weights.checkpoint import load_checkpoint
+        from models.exported import load_detector
     finally:
         if collecting:
             gc.enable()
-    return load_checkpoint
+    return load_detector
 
 
 # ---------------------------------------------------------------------------------------------------------
