@@ -56,6 +56,11 @@ class UnreadableImage(ValueError):
     """Raised for bytes that are not a whole image of a known format, and for images of too many pixels."""
 
 
+def allow_pixels(megapixels: float) -> None:
+    """Read images of up to so many megapixels in this process, instead of the 179 that Pillow thinks safe."""
+    Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6 / 2)  # Pillow refuses above twice that
+
+
 @contextmanager
 def opened(encoded: bytes) -> Iterator[Image.Image]:
     """Yield the image with its pixels not decoded yet. Whatever Pillow raises in the block is UnreadableImage.
@@ -72,7 +77,8 @@ def opened(encoded: bytes) -> Iterator[Image.Image]:
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"too many pixels: {error}") from error
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise UnreadableImage(f"too many pixels; images of at most {most:.0f} megapixels are read") from error
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage("not an image, or of a format that is not read") from error
     except _DAMAGE as error:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from gapl.decode import UnreadableImage
+from gapl.decode import UnreadableImage, allow_pixels
 from gapl.detector import Detector, read_image
 from gapl.files.checksum import sha256_of
 from gapl.folders import Scan
@@ -50,6 +50,7 @@ def write_results(
 
     Raises ValueError when none of the images can be read, and as `Table` does.
     """
+    allow_pixels(args.max_megapixels)
     table, tally = _open_table(args, model), _Tally()
     known = table.verdicts() if table else {}
     results = tally.count(watch(judge_files(detector, scan.images, batch_size=batch_size, known=known)))

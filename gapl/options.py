@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gapl.names import FULL, VIEWS, VIEWS_HELP
 
+MAX_MEGAPIXELS = 250  # more than the largest photographs of phones
 TEXT, JSON, JSONL, CSV, PARQUET = "text", "json", "jsonl", "csv", "parquet"
 FORMATS = (TEXT, JSON, JSONL, CSV, PARQUET)
 FAIL_ON = ("fake", "unsure")
@@ -25,6 +26,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--follow-links", action="store_true", help="also follow links of a folder to what is outside of it"
+    )
+    parser.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=MAX_MEGAPIXELS,
+        metavar="N",
+        help="read no larger images; one takes 6 MB of memory for each (default: %(default)s)",
     )
     parser.add_argument(
         "--operating-point", metavar="NAME", help="threshold of a calibrated detector: balanced, fpr1, fpr5"

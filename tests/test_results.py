@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 import inference
@@ -156,6 +157,16 @@ def test_exit_codes(judge: Judge, folder: Path) -> None:
     assert "error" in json.loads(broken.out)
     label = json.loads(judge(folder / "a.png", "--json").out)["label"]
     assert judge(folder / "a.png", "--fail-on", "fake").code == (3 if label == "fake" else 0)
+
+
+def test_large_images_are_read_up_to_a_limit(
+    judge: Judge, make_image: MakeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    path = make_image(tmp_path / "a.png", size=(100, 100))
+    assert judge(path, "--max-megapixels", 0.01).code == 0
+    error = judge(path, "--max-megapixels", 0.0098).only_error()
+    assert error.endswith("a.png: too many pixels; images of at most 0 megapixels are read")
 
 
 def test_options_that_do_not_go_together(judge: Judge, folder: Path, tmp_path: Path) -> None:
