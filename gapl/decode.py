@@ -173,8 +173,10 @@ def _learn_format(encoded: bytes) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except _DAMAGE:  # of the metadata, which viewers ignore
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except _DAMAGE:  # of the metadata, which viewers ignore, as Pillow's warnings are here
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
