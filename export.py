@@ -1,10 +1,11 @@
-"""Write a detector as an ONNX file, which needs no torch.
+"""Write a detector as a file that needs no torch, or none of the code of this project.
 
     python export.py --model_path runs/stage2/detector.safetensors --out runs/onnx
     gapl photo.jpg --model_path runs/onnx/detector.onnx
 
-The file holds the weights, and in its metadata how images become pixels, the calibrations and the threshold. It is
-kept only when its scores of noise and of the images in assets/ are those of torch.
+The file holds the weights, and in its metadata how images become pixels, the calibrations and the threshold. A
+JSON file beside it says the same, and how near its scores are to those of torch. Both are kept only when they are
+near enough; docs/export.md says what that means for each precision, and what was measured.
 
 --wheel writes a Python package with the detector and its tower instead: `pip install` of it needs no download of
 weights, and `gapl photo.jpg` no network. It takes what `gapl --model_path` takes.
@@ -16,15 +17,23 @@ weights, and `gapl photo.jpg` no network. It takes what `gapl --model_path` take
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gapl import cli
-from gapl.decode import decode_image
+from gapl.decode import UnreadableImage, decode_image
 from gapl.folders import scan_images
-from gapl.names import MODEL_HELP
+from gapl.names import EXPORT_PRECISIONS, MODEL_HELP
 from models.weights.hub import find_model
 
-FORMATS = ("onnx", "web", "graph")
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from models.parity import Parity, Reference
+    from models.weights.checkpoint import Checkpoint
+
 ASSETS = Path(__file__).parent / "assets"
 PAGE = Path(__file__).parent / "web"
 
@@ -38,24 +47,7 @@ def main() -> None:
         built = build_wheel(file, out=args.out)
         print(f"{built}: gapl and {file.name}, {built.stat().st_size / 1e6:.0f} MB")
         return
-    out = args.out / ("graph.onnx" if args.format == "graph" else f"{file.stem}.onnx")
-    from models.export import save_graph, save_onnx
-    from models.weights.checkpoint import load_checkpoint, read_info
-
-    if args.format == "graph":
-        save_graph(out, read_info(file).config)
-        print(f"{out}: the forward pass of {file}")
-        return
-    images = [decode_image(path.read_bytes()) for path in scan_images([ASSETS]).images]
-    checkpoint = load_checkpoint(file, merge=args.format != "web", allow_tiny=args.allow_tiny)
-    if args.format == "web":
-        from models.site import write_site
-
-        out = args.out
-        difference = write_site(out, checkpoint, page=PAGE, images=images)
-    else:
-        difference = save_onnx(out, checkpoint, images=images)
-    print(f"{out}: P(fake) differs from that of torch by at most {difference:.1e}")
+    FORMATS[args.format](file, args)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -63,9 +55,152 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model_path", "--model-path", required=True, help=MODEL_HELP)
     parser.add_argument("--out", type=Path, required=True, help="folder that gets the file or files")
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: %(default)s")
+    text = "of the weights, and of what is computed where docs/export.md says so (default: %(default)s)"
+    parser.add_argument("--precision", choices=EXPORT_PRECISIONS, default="fp32", help=text)
+    text = "images in class folders, real and fake: half of them judge the file; int8 needs them"
+    parser.add_argument("--calibration", type=Path, metavar="DIR", help=text)
+    text = "how many of them are used, half of each class (default: %(default)s)"
+    parser.add_argument("--num-images", type=int, default=128, help=text)
     parser.add_argument("--wheel", action="store_true", help="write a package that pip installs, with the weights")
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.num_images < 4:
+        raise ValueError(f"--num-images must be at least 4, not {args.num_images}")
+    if args.precision == "int8" and args.calibration is None:
+        raise ValueError("--precision int8 needs --calibration DIR, with images in class folders real and fake")
+    return args
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Formats
+
+
+def _graph(file: Path, args: argparse.Namespace) -> None:
+    from models.export import save_graph
+    from models.weights.checkpoint import read_info
+
+    out = args.out / "graph.onnx"
+    save_graph(out, read_info(file).config)
+    print(f"{out}: the forward pass of {file}")
+
+
+def _onnx(file: Path, args: argparse.Namespace) -> None:
+    from models.onnx_file import save_onnx
+    from models.weights.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(file, allow_tiny=args.allow_tiny)
+    reference, limits = _reference(checkpoint, args)
+    out = args.out / f"{_stem(file, args.precision)}.onnx"
+    found = save_onnx(out, checkpoint, precision=args.precision, reference=reference, limits=limits)
+    _tell(out, found)
+
+
+def _openvino(file: Path, args: argparse.Namespace) -> None:
+    from models.openvino_engine import import_optional
+
+    for package in ("openvino", *(["nncf"] if args.precision == "int8" else [])):
+        import_optional(package)  # before anything takes time
+    from models.openvino_file import save_openvino
+    from models.weights.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(file, allow_tiny=args.allow_tiny)
+    reference, limits = _reference(checkpoint, args)
+    fitted = split_images(args.calibration, num_images=args.num_images)[0] if args.precision == "int8" else []
+    out = args.out / f"{_stem(file, args.precision)}.xml"
+    found = save_openvino(
+        out,
+        checkpoint,
+        precision=args.precision,
+        calibration=pixels_of(checkpoint, [path for path, _ in fitted]),
+        reference=reference,
+        limits=limits,
+    )
+    _tell(out, found)
+
+
+def _web(file: Path, args: argparse.Namespace) -> None:
+    if args.precision != "fp32" or args.calibration is not None:
+        raise ValueError("--format web has a precision of its own; leave out --precision and --calibration")
+    from models.site import write_site
+    from models.weights.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(file, merge=False, allow_tiny=args.allow_tiny)
+    images = [_decode(path) for path in scan_images([ASSETS]).images]
+    difference = write_site(args.out, checkpoint, page=PAGE, images=images)
+    print(f"{args.out}: P(fake) differs from that of torch by at most {difference:.1e}")
+
+
+FORMATS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "web": _web,
+    "graph": _graph,
+}
+
+
+def _stem(file: Path, precision: str) -> str:
+    return file.stem if precision == "fp32" else f"{file.stem}-{precision}"
+
+
+def _tell(out: Path, found: dict[str, Parity]) -> None:
+    """Print how near the file is to torch, by the look that differs most."""
+    worst = max(found.values(), key=lambda parity: parity.difference)
+    print(f"{out}: P(fake) differs from that of torch by at most {worst.difference:.1e}")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Images to judge a file by
+
+
+def _reference(checkpoint: Checkpoint, args: argparse.Namespace) -> tuple[Reference, Parity]:
+    """Return what torch says of the images that judge the file, and how near the file must come."""
+    from models.parity import AS_GOOD, EXACT, NEAR, Reference, noisy_pixels
+
+    exact = args.precision == "fp32"
+    if args.calibration is None:
+        images = [_decode(path) for path in scan_images([ASSETS]).images]
+        return Reference(checkpoint, list(noisy_pixels(checkpoint, images))), EXACT if exact else NEAR
+    _, judged = split_images(args.calibration, num_images=args.num_images)
+    labels = [label for _, label in judged]
+    pixels = pixels_of(checkpoint, [path for path, _ in judged])
+    return Reference(checkpoint, pixels, labels=labels), EXACT if exact else AS_GOOD
+
+
+def split_images(folder: Path, *, num_images: int) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+    """Return images of class folders with their labels: those to calibrate on, and as many to judge by.
+
+    They are evenly spaced in the order of their paths, so that they are of many sources.
+
+    Raises ValueError when there are not enough of a class.
+    """
+    from data.folders import scan_folder
+    from gapl.labels import Label
+
+    records = list(scan_folder(folder))
+    halves: tuple[list[tuple[Path, int]], list[tuple[Path, int]]] = ([], [])
+    for label in Label:
+        paths = [Path(record.uri) for record in records if record.label is label]
+        wanted = min(num_images // 2, len(paths))
+        if wanted < 2:
+            raise ValueError(f"{folder}: {len(paths)} images of the class {label.word}; at least 2 are needed")
+        for number in range(wanted):
+            halves[number % 2].append((paths[number * len(paths) // wanted], int(label)))
+    return halves
+
+
+def pixels_of(checkpoint: Checkpoint, paths: list[Path]) -> list[np.ndarray]:
+    """Return what the detector sees of the images. Raises ValueError that names one that cannot be read."""
+    from gapl.views import eval_view
+
+    view = eval_view(checkpoint.config.pixel)
+    return [view(_decode(path)) for path in paths]
+
+
+def _decode(path: Path) -> Image.Image:
+    try:
+        return decode_image(path.read_bytes())
+    except UnreadableImage as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 if __name__ == "__main__":

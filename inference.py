@@ -32,25 +32,29 @@ import gapl.detector
 from gapl import cli
 from gapl.detector import ImageInput, shipped_file
 from gapl.folders import scan_images
-from gapl.judging import to_json, to_text, write_verdicts
-from gapl.names import FOLLOW_LINKS_HELP, FULL, MODEL_HELP, VIEWS, VIEWS_HELP
+from gapl.judging import write_results
+from gapl.names import FULL, MODEL_HELP
+from gapl.options import TEXT, add_options, chosen_format, named_paths
 from gapl.verdict import Verdict
 from models.device import DEVICES, pick_device
 from models.weights.hub import find_model
 
 if TYPE_CHECKING:
+    from models.exported import Exported
     from models.weights.checkpoint import Checkpoint
 
 __all__ = ["Detector", "ImageInput", "Verdict"]
 
 
 class Detector(gapl.detector.Detector):
-    """A loaded detector that torch runs, on a CPU or a GPU. Call it with an image or a list of images.
+    """A loaded detector that torch runs, or the engine of an exported file. Call it with one image or with a list.
 
     torch is imported when a detector is loaded, not before: a wrong option or path is reported at once.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", operating_point: str | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint | Exported, *, device: str = "cpu", operating_point: str | None = None
+    ) -> None:
         import torch
 
         from models.run import run_detector
@@ -73,7 +77,7 @@ class Detector(gapl.detector.Detector):
         views: str = FULL,
         allow_tiny: bool = False,
     ) -> Detector:
-        """Load a detector file, ours or the authors', or `owner/name[@revision]` on the model hub.
+        """Load a detector file, ours or the authors', one of export.py, or `owner/name[@revision]` on the hub.
 
         path             default: the detector that ships
         device           auto, cpu or cuda
@@ -86,22 +90,22 @@ class Detector(gapl.detector.Detector):
         Raises ValueError, one line, when there is no such detector, device or operating point.
         """
         file = shipped_file() if path is None else find_model(str(path))
-        load_checkpoint = _import_loader()
+        load_detector = _import_loader()
         checked = pick_device(device)  # before the weights are read: there may be no such device
-        checkpoint = load_checkpoint(file, views=views, allow_tiny=allow_tiny)
+        checkpoint = load_detector(file, views=views, allow_tiny=allow_tiny)
         return cls(checkpoint, device=checked, operating_point=operating_point)
 
 
-def _import_loader() -> Callable[..., Checkpoint]:
-    """Import load_checkpoint, and torch with it, without garbage collection: no import makes any to collect."""
+def _import_loader() -> Callable[..., Checkpoint | Exported]:
+    """Import load_detector, and torch with it, without garbage collection: no import makes any to collect."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        from models.weights.checkpoint import load_checkpoint
+        from models.exported import load_detector
     finally:
         if collecting:
             gc.enable()
-    return load_checkpoint
+    return load_detector
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -110,10 +114,11 @@ def _import_loader() -> Callable[..., Checkpoint]:
 
 def main() -> int:
     args = parse_arguments()
-    scan = scan_images(args.image_path, follow_links=args.follow_links)
+    format = chosen_format(args)
+    scan = scan_images(named_paths(args), follow_links=args.follow_links)
     from tqdm import tqdm
 
-    if not args.json:
+    if format == TEXT:
         print(f"[INFO] Loading model from {args.model_path}...", flush=True)
     detector = Detector.load(
         args.model_path,
@@ -122,10 +127,11 @@ def main() -> int:
         views=args.views,
         allow_tiny=args.allow_tiny,
     )
-    return write_verdicts(
+    return write_results(
         detector,
         scan,
-        show=partial(to_json, model=args.model_path) if args.json else to_text,
+        args,
+        model=args.model_path,
         batch_size=args.batch_size,
         write=tqdm.write,
         watch=partial(tqdm, total=len(scan.images), unit="image", disable=None),
@@ -135,24 +141,8 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--model_path", "--model-path", required=True, help=MODEL_HELP)
-    parser.add_argument(
-        "--image_path",
-        "--image-path",
-        type=Path,
-        required=True,
-        nargs="+",
-        metavar="PATH",
-        help="an image, or a folder of them; or several",
-    )
-    parser.add_argument("--follow-links", action="store_true", help=FOLLOW_LINKS_HELP)
+    add_options(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto")
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object per line and image, nothing else on stdout"
-    )
-    parser.add_argument(
-        "--operating-point", metavar="NAME", help="threshold of a calibrated detector: balanced, fpr1, fpr5"
-    )
-    parser.add_argument("--views", choices=VIEWS, default=FULL, help=VIEWS_HELP)
     parser.add_argument("--batch-size", type=int, default=16, help="images per forward pass, for a folder")
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
     args = parser.parse_args()

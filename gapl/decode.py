@@ -15,10 +15,8 @@ from PIL import ExifTags, Image
 
 # What is tried, and in this order: reading most images then imports no more of Pillow than it must. Formats that
 # start programs, such as EPS, are never tried.
-FORMATS = (
-    *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "AVIF", "TIFF", "JPEG2000", "ICO", "QOI", "TGA"),
-    *("HEIF", "JXL"),
-)
+USUAL = ["JPEG", "PNG", "GIF"]
+FORMATS = [*USUAL, "BMP", "DIB", "PPM", "WEBP", "AVIF", "TIFF", "JPEG2000", "ICO", "QOI", "TGA", "HEIF", "JXL"]
 # Formats that a package of their own reads: how files begin, the package, and its module that teaches Pillow.
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 _PLUGINS = {
@@ -28,8 +26,19 @@ _PLUGINS = {
 }
 # What Pillow raises for bytes, or for metadata, that are not what their format says.
 _DAMAGE = (
-    *(OSError, ValueError, RuntimeError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError),
-    *(AttributeError, AssertionError, MemoryError, struct.error, zlib.error),
+    OSError,
+    ValueError,
+    RuntimeError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    zlib.error,
 )
 SEVERAL_FRAMES = "several_frames"  # in the info of a decoded image: it is the first of several
 _UPRIGHT = {
@@ -45,6 +54,11 @@ _UPRIGHT = {
 
 class UnreadableImage(ValueError):
     """Raised for bytes that are not a whole image of a known format, and for images of too many pixels."""
+
+
+def allow_pixels(megapixels: float) -> None:
+    """Read images of up to so many megapixels in this process, instead of the 179 that Pillow thinks safe."""
+    Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6 / 2)  # Pillow refuses above twice that
 
 
 @contextmanager
@@ -63,7 +77,8 @@ def opened(encoded: bytes) -> Iterator[Image.Image]:
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"too many pixels: {error}") from error
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise UnreadableImage(f"too many pixels; images of at most {most:.0f} megapixels are read") from error
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage("not an image, or of a format that is not read") from error
     except _DAMAGE as error:
@@ -138,7 +153,7 @@ def image_format(start: bytes) -> str:
 def _known_formats(encoded: bytes) -> list[str]:
     """Return the formats to try. Pillow's modules for all of them are imported only where they are needed."""
     if encoded.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8")):
-        return ["JPEG", "PNG", "GIF"]
+        return USUAL
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
@@ -158,8 +173,10 @@ def _learn_format(encoded: bytes) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except _DAMAGE:  # of the metadata, which viewers ignore
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except _DAMAGE:  # of the metadata, which viewers ignore, as Pillow's warnings are here
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 

@@ -169,10 +169,10 @@ def open_image(image: ImageInput) -> Image.Image:
             raise ValueError("an image without pixels")
         check_levels(image)
         return image
-    return decode_image(_read(image))
+    return decode_image(read_image(image))
 
 
-def _read(image: object) -> bytes:
+def read_image(image: object) -> bytes:
     """Return the encoded bytes of an image. Raises OSError, or ValueError when it is nothing that has any."""
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)

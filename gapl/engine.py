@@ -6,7 +6,7 @@ Shape suffixes: B batch, V views, C channels, H, W pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,10 +31,11 @@ class Engine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = _num_cores()
         options.log_severity_level = QUIET
-        # Waiting threads sleep. Weights are used as they are: a copy in the order in which they are multiplied
-        # would save a seventh of each pass, but takes 0.4 s and 220 MB.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads sleep
+        if weights is not None:
+            # They are used as they are: a copy in the order in which they are multiplied would save a seventh of
+            # each pass, but takes 0.4 s and 220 MB.
+            options.add_session_config_entry("session.disable_prepacking", "1")
         # The session uses these arrays; it does not keep them.
         self._weights = {name: np.ascontiguousarray(array) for name, array in (weights or {}).items()}
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self._weights.values()]
@@ -55,11 +56,18 @@ class Engine:
         """Return logit_B as float64, of pixels_BCHW, or pixels_BVCHW where an image has several views."""
         pixels_BVCHW = pixels[:, None] if pixels.ndim == 4 else pixels
         # One by one: many at once are not faster, but take more memory.
-        return np.concatenate([self._run(each_VCHW[None]) for each_VCHW in pixels_BVCHW])
+        logits = [self.run(each_VCHW[None], outputs=["logit_B"])["logit_B"] for each_VCHW in pixels_BVCHW]
+        return np.concatenate(logits).astype(np.float64)
 
-    def _run(self, pixels_1VCHW: np.ndarray) -> np.ndarray:
-        (logit_1,) = self._session.run(["logit_B"], {"pixels_BVCHW": np.ascontiguousarray(pixels_1VCHW)})
-        return logit_1.astype(np.float64)
+    @property
+    def outputs(self) -> list[str]:
+        """Return the names of what the graph gives: logit_B and, if it has them, embedding_BE and attention_BP."""
+        return [each.name for each in self._session.get_outputs()]
+
+    def run(self, pixels_BVCHW: np.ndarray, *, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return these of the outputs, by name, of all images at once."""
+        found = self._session.run(list(outputs), {"pixels_BVCHW": np.ascontiguousarray(pixels_BVCHW)})
+        return dict(zip(outputs, found, strict=True))
 
 
 def _import_onnxruntime() -> Any:

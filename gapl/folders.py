@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import mimetypes
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +38,10 @@ class Scan:
     unreachable: list[str] = field(default_factory=list)
 
 
-def scan_images(paths: Iterable[Path], *, follow_links: bool = False) -> Scan:
+def scan_images(paths: Iterable[Path | str], *, follow_links: bool = False) -> Scan:
     """Find the images below folders, at any depth. A file is itself, whatever its name.
 
+    paths          the text "@FILE" stands for the paths in the lines of a file, "-" for those on stdin
     follow_links   also those from a folder to what is outside of it
 
     Raises ValueError when a path is missing or is neither file nor folder, and when there is no image at all.
@@ -52,7 +54,7 @@ def scan_images(paths: Iterable[Path], *, follow_links: bool = False) -> Scan:
         else:
             scan.left_out[why] = scan.left_out.get(why, 0) + 1
 
-    listed = list(paths)
+    listed = [path for each in paths for path in _named_by(each)]
     for path in listed:
         if path.is_file():
             scan.images.append(path)
@@ -64,6 +66,17 @@ def scan_images(paths: Iterable[Path], *, follow_links: bool = False) -> Scan:
     if not scan.images:
         raise ValueError(f"{', '.join(map(str, listed))}: no image files{_besides(scan)}")
     return scan
+
+
+def _named_by(path: Path | str) -> Iterator[Path]:
+    if path == "-":
+        lines = sys.stdin.buffer.read()
+    elif isinstance(path, str) and path.startswith("@"):
+        lines = Path(path[1:]).read_bytes()
+    else:
+        yield Path(path)
+        return
+    yield from (Path(os.fsdecode(line)) for line in lines.splitlines() if line)
 
 
 def walk(

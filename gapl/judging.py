@@ -1,116 +1,177 @@
-"""Judge the images that a user names, and write a line or lines for each: for readers, or as JSON."""
+"""Judge the images that a user names, and write what was found of each."""
 
 from __future__ import annotations
 
+import argparse
+import csv
+import hashlib
+import io
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from gapl.decode import UnreadableImage
-from gapl.detector import Detector, Seen
+from gapl.decode import UnreadableImage, allow_pixels
+from gapl.detector import Detector, read_image
+from gapl.files.checksum import sha256_of
 from gapl.folders import Scan, counted
+from gapl.options import CSV, JSON, JSONL, TEXT, chosen_format
+from gapl.results import COLUMNS, Result, Table, csv_row, printable
 from gapl.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
-Result = tuple[Path, Verdict | str]  # an image, and the verdict on it or the reason why it could not be read
-ALL_JUDGED, SOME_JUDGED = 0, 1  # exit codes
-UNREADABLE = "unreadable"  # what is counted beside the labels
+ALL_JUDGED, SOME_JUDGED, FOUND = 0, 1, 3  # exit codes; 2 is that of every error
+LABELS = ("fake", "real", "unsure")
+UNREADABLE = "unreadable"  # what is counted beside them
+
+Write = Callable[[str], object]
+Watch = Callable[[Iterable[Result]], Iterable[Result]]
 
 
-def write_verdicts(
+def write_results(
     detector: Detector,
     scan: Scan,
+    args: argparse.Namespace,
     *,
-    show: Callable[..., str],
+    model: str,
     batch_size: int = 1,
-    write: Callable[[str], object] = print,
-    watch: Callable[[Iterable[Result]], Iterable[Result]] = iter,
+    write: Write = print,
+    watch: Watch = iter,
 ) -> int:
-    """Judge images, write what `show` makes of each result, and log what was done. Return the exit code.
+    """Judge images, write what was found as the options of gapl/options.py ask, and return the exit code.
 
-    show   to_text, or to_json with a model
+    model  what results call the detector
+    write  writes lines to stdout
     watch  gets the results on their way, such as to show how many there are
 
-    Raises ValueError when none of the images can be read.
+    Raises ValueError when none of the images can be read, and as `Table` does.
     """
-    counts: Counter[str] = Counter()
-    failure = ""
-    for path, result in watch(_judge_files(detector, scan.images, batch_size)):
-        counts[UNREADABLE if isinstance(result, str) else result.label] += 1
-        failure = f"{printable(path)}: {result}" if isinstance(result, str) else failure
-        write(show(path, result))
-    for line in scan.unreachable:
-        log.warning("not looked at: %s", printable(line))
-    if len(scan.images) > 1 or scan.left_out:
-        log.info("%s", _summary(counts, scan.left_out))
-    if counts[UNREADABLE] == len(scan.images):
-        none = f"none of the {len(scan.images)} images could be read"
-        raise ValueError(failure if len(scan.images) == 1 else none)
-    return SOME_JUDGED if counts[UNREADABLE] or scan.unreachable else ALL_JUDGED
+    allow_pixels(args.max_megapixels)
+    table, tally = _open_table(args, model), _Tally()
+    known = table.verdicts() if table else {}
+    results = tally.count(watch(judge_files(detector, scan.images, batch_size=batch_size, known=known)))
+    if table:
+        for result in results:
+            table.add(result.row(model=model))
+        table.finish()
+    else:
+        _STREAMS[chosen_format(args)](results, model, write)
+    tally.tell(scan)
+    return tally.exit_code(scan, fail_on=args.fail_on)
 
 
-def _summary(counts: Counter[str], left_out: dict[str, int]) -> str:
-    """Return in one line how many images were called what, and how many files were left out."""
-    labels = ", ".join(f"{counts[label]} {label}" for label in ("fake", "real", "unsure"))
-    parts = [f"{sum(counts.values()) - counts[UNREADABLE]} images judged: {labels}"]
-    if counts[UNREADABLE]:
-        parts.append(f"{counts[UNREADABLE]} could not be read")
-    if left_out:
-        parts.append(f"left out: {counted(left_out)}")
-    return "; ".join(parts)
+def _open_table(args: argparse.Namespace, model: str) -> Table | None:
+    """Return the table that was asked for; it goes on only with the detector and options that it began with."""
+    if not args.out:
+        return None
+    sha256 = sha256_of(Path(model)) if Path(model).is_file() else ""
+    options = {"operating_point": args.operating_point, "views": args.views}
+    asked = {"model": model, "sha256": sha256, **options}
+    return Table(args.out, format=chosen_format(args), asked=asked, overwrite=args.overwrite)
 
 
-def _judge_files(detector: Detector, paths: list[Path], batch_size: int) -> Iterator[Result]:
+class _Tally:
+    """How many images were called what."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.failure = ""  # the last image that could not be read, and why
+
+    def count(self, results: Iterable[Result]) -> Iterator[Result]:
+        """Count results on their way."""
+        for result in results:
+            self.counts[result.verdict.label if result.verdict else UNREADABLE] += 1
+            self.failure = self.failure if result.verdict else f"{printable(result.path)}: {result.error}"
+            yield result
+
+    def tell(self, scan: Scan) -> None:
+        """Log in one line how many images were called what, and what was left out or could not be looked at."""
+        for line in scan.unreachable:
+            log.warning("not looked at: %s", printable(line))
+        if len(scan.images) == 1 and not scan.left_out:
+            return
+        judged = sum(self.counts.values()) - self.counts[UNREADABLE]
+        parts = [f"{judged} images judged: {', '.join(f'{self.counts[each]} {each}' for each in LABELS)}"]
+        if self.counts[UNREADABLE]:
+            parts.append(f"{self.counts[UNREADABLE]} could not be read")
+        if scan.left_out:
+            parts.append(f"left out: {counted(scan.left_out)}")
+        log.info("%s", "; ".join(parts))
+
+    def exit_code(self, scan: Scan, *, fail_on: str | None) -> int:
+        """Return the exit code. Raises ValueError when no image could be read."""
+        failed = self.counts[UNREADABLE]
+        if failed == len(scan.images):
+            none = f"none of the {failed} images could be read"
+            raise ValueError(self.failure if failed == 1 else none)
+        if fail_on and (self.counts["fake"] or (fail_on == "unsure" and self.counts["unsure"])):
+            return FOUND
+        return SOME_JUDGED if failed or scan.unreachable else ALL_JUDGED
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Judging
+
+
+def judge_files(
+    detector: Detector, paths: list[Path], *, batch_size: int, known: dict[str, Verdict]
+) -> Iterator[Result]:
+    """Yield what is found of each file, in their order. The same content is judged once.
+
+    Of a batch only what the detector looks at is kept in memory, and not the images.
+
+    known   verdicts by the SHA-256 of files, which those that are found are added to
+    """
     for start in range(0, len(paths), batch_size):
-        batch = paths[start : start + batch_size]
-        seen = [_see(detector, path) for path in batch]
-        verdicts = iter(detector.judge([each for each in seen if isinstance(each, Seen)]))
-        for path, each in zip(batch, seen, strict=True):
-            yield path, each if isinstance(each, str) else next(verdicts)
+        results, seen = [], {}
+        for path in paths[start : start + batch_size]:
+            sha256, error = "", ""
+            try:
+                encoded = read_image(path)
+                sha256 = hashlib.sha256(encoded).hexdigest()
+                if sha256 not in known and sha256 not in seen:
+                    seen[sha256] = detector.see(encoded)
+            except UnreadableImage as refused:
+                error = str(refused)
+            except OSError as refused:
+                error = refused.strerror or str(refused)
+            results.append(Result(str(path), sha256, None, error))
+        known |= zip(seen, detector.judge(list(seen.values())), strict=True)
+        yield from (each if each.error else replace(each, verdict=known[each.sha256]) for each in results)
 
 
-def _see(detector: Detector, path: Path) -> Seen | str:
-    """Return what the detector sees of an image, or the reason why it cannot be read."""
-    try:
-        return detector.see(path)
-    except UnreadableImage as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or str(error)
+# ---------------------------------------------------------------------------------------------------------
+# What goes to stdout
 
 
-def to_json(path: Path, result: Verdict | str, *, model: str) -> str:
-    """Return one line of JSON, in ASCII, for a verdict, or for the reason why there is none."""
-    shown = {"error": result} if isinstance(result, str) else asdict(result)
-    return json.dumps({"path": str(path), **shown, "model": model})
+def _write_text(results: Iterable[Result], _model: str, write: Write) -> None:
+    for result in results:
+        write(result.text())
 
 
-def to_text(path: Path, result: Verdict | str) -> str:
-    """Return the lines for a reader about a verdict, or about the reason why there is none."""
-    if isinstance(result, str):
-        return f"[ERROR] Image: {printable(path)}\n  -> {result}"
-    unsure = f"Unsure (leans to {result.likelier.capitalize()})"
-    prediction = {"fake": "Fake (AI-Generated)", "real": "Real", "unsure": unsure}[result.label]
-    lines = [
-        f"[RESULT] Image: {printable(path)}",
-        f"  -> Prediction: {prediction}",
-        f"  -> Confidence: {result.confidence:.1%}",
-        *(f"  -> Warning: {warning}" for warning in result.warnings),
-    ]
-    return "\n".join(lines)
+def _write_jsonl(results: Iterable[Result], model: str, write: Write) -> None:
+    for result in results:
+        write(json.dumps(result.row(model=model)))
 
 
-def printable(path: Path | str) -> str:
-    """Return a path with escapes for what cannot be shown, such as line ends: a name must not forge a line."""
-    return "".join(each if each.isprintable() else _escaped(each) for each in str(path))
+def _write_json(results: Iterable[Result], model: str, write: Write) -> None:
+    write("[")
+    comma = ""
+    for result in results:
+        write(f"{comma}{json.dumps(result.row(model=model))}")
+        comma = ","
+    write("]")
 
 
-def _escaped(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte of a name that is not UTF-8
-        return f"\\x{os.fsencode(character)[0]:02x}"
-    return character.encode("unicode_escape").decode()
+def _write_csv(results: Iterable[Result], model: str, write: Write) -> None:
+    for row in chain[list[object]]([[*COLUMNS]], (csv_row(result.row(model=model)) for result in results)):
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(row)
+        write(line.getvalue())
+
+
+_STREAMS = {TEXT: _write_text, JSON: _write_json, JSONL: _write_jsonl, CSV: _write_csv}

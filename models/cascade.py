@@ -6,12 +6,21 @@ Shape suffixes: B batch, V views, C channels, H, W pixels, D width of a feature,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gapl.cascade import Cascade
-from models.detector import Output, TowerHead
+from models.detector import Output
+
+
+class Looking(Protocol):
+    """What makes features of pixels, and judges by them."""
+
+    def feature(self, pixels: Tensor, /) -> Tensor: ...
+    def add_crops(self, whole: Tensor, crops: Tensor, /) -> Tensor: ...
+    def head(self, feature: Tensor, /) -> Output: ...
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,7 @@ class WholeFirst:
 
     rule: Cascade
 
-    def __call__(self, detector: TowerHead, pixels_BVCHW: Tensor) -> Output:
+    def __call__(self, detector: Looking, pixels_BVCHW: Tensor) -> Output:
         """Return for each image what the pass says that decided it; the whole image is the last view.
 
         The logits are float64, and all of them those of all views: a clear image has one of its fast score.

@@ -12,55 +12,48 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gapl.calibration import score_of
 from gapl.config import DetectorConfig
-from gapl.engine import Engine
 from gapl.files.atomic import replacing
-from gapl.info import DetectorInfo, header_of
-from gapl.views import eval_view
-from gapl.weights import ONNX_FORMAT
-from models.detector import TowerHead, build_detector
-from models.run import run_detector
+from models.detector import Output, TowerHead, build_detector
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from models.weights.checkpoint import Checkpoint
-
-TOLERANCE = 1e-4  # of P(fake), between onnxruntime and torch
-MAX_BYTES = 2_000_000_000
-PIXELS, LOGITS = "pixels_BVCHW", "logit_B"
+TOLERANCE = 1e-4  # of P(fake), between a graph in fp32 and torch
+PIXELS = "pixels_BVCHW"
+OUTPUTS = ("logit_B", "embedding_BE", "attention_BP")  # named as the fields of Output
 FORWARD_PASS = "forward_pass"  # the entry of the metadata with DetectorConfig.forward_pass
 
 
 class _AnyViews(nn.Module):
-    """A detector that takes its tensors as an input. It does not ask whether there are crops: a graph cannot."""
+    """A detector that gives OUTPUTS. It does not ask whether there are crops: a graph cannot."""
 
     def __init__(self, detector: TowerHead) -> None:
         super().__init__()
         self.detector = detector
 
-    def forward(self, pixels_BVCHW: Tensor) -> Tensor:
+    def forward(self, pixels_BVCHW: Tensor) -> tuple[Tensor, ...]:
         detector = self.detector
         if not detector.whole_layers:
-            logit_B: Tensor = detector(pixels_BVCHW).logit_B
-            return logit_B
+            return _tensors(detector(pixels_BVCHW))
         whole_BD = detector.feature(pixels_BVCHW[:, -1:])
         crops_BVCHW = pixels_BVCHW[:, :-1]
         crops_ND = detector.tower(crops_BVCHW.flatten(0, 1), detector.feature_layers)
         num_crops = torch.clamp(torch.scalar_tensor(crops_BVCHW.shape[1]), min=1)
         crops_BD = crops_ND.unflatten(0, crops_BVCHW.shape[:2]).sum(dim=1) / num_crops
-        return detector.head(torch.cat([crops_BD, whole_BD[:, detector.crop_width :]], dim=-1)).logit_B
+        return _tensors(detector.head(torch.cat([crops_BD, whole_BD[:, detector.crop_width :]], dim=-1)))
+
+
+def _tensors(output: Output) -> tuple[Tensor, ...]:
+    return tuple(each for each in output if each is not None)
 
 
 class _WithTensors(nn.Module):
@@ -76,16 +69,17 @@ class _WithTensors(nn.Module):
 
 
 def export_graph(config: DetectorConfig) -> ModelProto:
-    """Return the graph of a detector without LoRA: pixels_BVCHW -> logit_B. Its weights are external, by name.
+    """Return the graph of a detector without LoRA: pixels_BVCHW -> OUTPUTS. Its weights are external, by name.
 
-    `NAME.T` is the transpose of the tensor NAME of the detector.
+    A detector of stage 1 has no attention. `NAME.T` is the transpose of the tensor NAME of the detector.
 
     Raises ValueError when a package is missing that torch needs for this.
     """
     detector = build_detector(replace(config, lora=None))
     example = torch.zeros(2, 3, 3, config.tower.image_size, config.tower.image_size)
     sizes = {0: torch.export.Dim("B", min=1, max=4096), 1: torch.export.Dim("V", min=2, max=64)}
-    model = graph_of(_AnyViews(detector), {PIXELS: example}, outputs=[LOGITS], sizes=[sizes])
+    outputs = OUTPUTS if config.stage == 2 else OUTPUTS[:-1]
+    model = graph_of(_AnyViews(detector), {PIXELS: example}, outputs=outputs, sizes=[sizes])
     model.metadata_props.add(key=FORWARD_PASS, value=json.dumps(config.forward_pass(), sort_keys=True))
     return model
 
@@ -206,44 +200,3 @@ def save_graph(path: Path, config: DetectorConfig) -> None:
     """Write the graph of a detector without weights. Raises OSError when it cannot be written."""
     with replacing(path) as scratch:
         scratch.write_bytes(export_graph(config).SerializeToString(deterministic=True))
-
-
-def save_onnx(path: Path, checkpoint: Checkpoint, *, images: Sequence[Image.Image]) -> float:
-    """Write a detector with its weights, and return by how much its P(fake) differs from that of torch.
-
-    checkpoint   its LoRA is merged
-    images       to compare the scores of, beside noise
-
-    Raises ValueError when it differs by more than TOLERANCE or is too large, OSError when it cannot be written.
-    """
-    model = with_weights(export_graph(checkpoint.config), checkpoint.detector.state_dict())
-    if model.ByteSize() > MAX_BYTES:
-        raise ValueError(
-            f"{path}: an ONNX file holds at most {MAX_BYTES:,} bytes, and this has {model.ByteSize():,}"
-        )
-    stated = {each.name: getattr(checkpoint, each.name) for each in fields(DetectorInfo)}
-    stated |= {"form": "merged", "config": replace(checkpoint.config, lora=None)}
-    model.metadata_props.add(key="format", value=ONNX_FORMAT)
-    model.metadata_props.add(key="header", value=json.dumps(header_of(DetectorInfo(**stated)), allow_nan=False))
-    with replacing(path) as scratch:
-        scratch.write_bytes(model.SerializeToString(deterministic=True))
-        difference = _difference(Engine(str(scratch)), checkpoint, images)
-        if not difference <= TOLERANCE:
-            raise ValueError(f"{path}: not written; its P(fake) differs from that of torch by {difference:.1e}")
-    return difference
-
-
-def _difference(engine: Engine, checkpoint: Checkpoint, images: Sequence[Image.Image]) -> float:
-    """Return the largest difference between the scores of an engine and of torch, of noise and of images."""
-    view = eval_view(checkpoint.config.pixel)
-    shape = (2, *view(Image.new("RGB", (8, 8))).shape)
-    pixels = [np.random.default_rng(0).standard_normal(shape).astype(np.float32)]
-    pixels += [view(image)[None] for image in images]
-    if checkpoint.config.whole_layers and len(shape) == 5:
-        pixels += [each[:, -1:] for each in pixels]
-    differences = [0.0]
-    for each in pixels:
-        expected_B = run_detector(checkpoint.detector, torch.from_numpy(each), device="cpu").logit_B.numpy()
-        found = [score_of(logit_B, checkpoint.calibration) for logit_B in (engine(each), expected_B)]
-        differences.append(float(np.abs(found[0] - found[1]).max()))
-    return max(differences)

@@ -146,11 +146,13 @@ def mixed_folder(tmp_path: Path, make_image: MakeImage) -> Path:
     return folder
 
 
-def test_folder_with_broken_images(run_cli: RunCli, tiny_run: TinyRun, mixed_folder: Path) -> None:
+def test_folder_with_broken_images(
+    run_cli: RunCli, tiny_run: TinyRun, mixed_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     done = judge(run_cli, tiny_run, mixed_folder)
     assert done.code == 1, done.err
     judged = "2 images judged: 0 fake, 2 real, 0 unsure; 2 could not be read; left out: 1 x no image (.txt)"
-    assert judged in done.err
+    assert judged in caplog.text
     heads = [line.replace(str(mixed_folder) + "/", "") for line in done.out.splitlines() if line[0] == "["][1:]
     assert heads == [
         "[RESULT] Image: a.png",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -199,9 +201,12 @@ def test_onnx_file_says_what_its_detector_file_said(detector_file: Path, tmp_pat
 def test_a_graph_that_computes_otherwise_is_not_kept(
     detector_file: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.export.Engine.__call__", lambda _engine, pixels: np.full(len(pixels), 9.0))
+    monkeypatch.setattr("models.onnx_file.Engine.__call__", lambda _engine, pixels: np.full(len(pixels), 9.0))
     given = ("--model_path", detector_file, "--out", tmp_path / "onnx", "--allow-tiny")
-    assert "not written; its P(fake) differs" in run_cli(export.main, *given).only_error()
+    assert (
+        "not written; it differs from torch, by full views: difference"
+        in run_cli(export.main, *given).only_error()
+    )
     assert list((tmp_path / "onnx").iterdir()) == []
 
 
@@ -241,6 +246,48 @@ def test_threads_share_a_detector(detector_file: Path, images: list[Path]) -> No
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_what_a_detector_takes_and_what_it_refuses(detector_file: Path, images: list[Path]) -> None:
+    detector = gapl.Detector.load(detector_file)
+    encoded, expected = images[0].read_bytes(), detector(images[0])
+    with images[0].open("rb") as file, Image.open(images[0]) as opened:
+        same = [str(images[0]), encoded, bytearray(encoded), memoryview(encoded), io.BytesIO(encoded), file]
+        assert detector([*same, opened, np.asarray(opened)]) == [expected] * (len(same) + 2)
+    assert detector((encoded,)) == [expected]
+    for wrong, message in (
+        (torch.zeros(3, 40, 40), "of type Tensor; expected a path, bytes, an open binary file, a PIL image"),
+        (io.StringIO("text"), "of type StringIO; expected a path"),
+        (None, "of type NoneType; expected a path"),
+        (np.zeros((40, 40)), r"an array of shape \(40, 40\) and type float64; expected \(H, W, 3\) and uint8"),
+        (Image.new("RGB", (0, 0)), "an image without pixels"),
+        (images[0].parent, "no regular file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            detector(wrong)  # type: ignore[call-overload]
+    (images[0].parent / "broken.png").write_bytes(encoded[:200])
+    with pytest.raises(UnreadableImage, match=r"^image 2 of 2: .*broken.png: damaged image"):
+        detector([images[0], images[0].parent / "broken.png"])
+    with pytest.raises(UnreadableImage, match=r"^image 2 of 3: not an image"):
+        detector([encoded, b"none", encoded])
+
+
+def test_a_forked_process_is_told_to_load_its_own(detector_file: Path, images: list[Path]) -> None:
+    detector = gapl.Detector.load(detector_file)
+    detector(images[0])
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            detector(images[0])
+        except ValueError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert (
+        os.read(read, 999)
+        == b"this detector was loaded in another process, and works there only; load one in each"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -22,13 +22,12 @@ from data.loading.lists import read_lists
 from evaluation.scoring.folder import JobFolder
 from evaluation.scoring.job import Job
 from evaluation.tables.scores import BY_WHOLE, DetectorEntry
-from gapl.files.checksum import sha256_of
 from gapl.pixels import PixelSpec
 from models.casting import cast_frozen_linears
 from models.detector import Output, TowerHead
+from models.exported import ExportedDetector, load_detector, sha256_of_detector
 from models.precision import dtype_of
 from models.run import run_detector
-from models.weights.checkpoint import load_checkpoint
 
 FLUSH_SECONDS = 2.0
 BATCH_SIZE = 32
@@ -47,17 +46,17 @@ class ScoredModel:
 
     name: str
     about: DetectorEntry
-    detector: TowerHead
+    detector: TowerHead | ExportedDetector
     pixel: PixelSpec
     notice: str
 
     @classmethod
     def load(cls, name: str, path: str, file: Path, *, views: str, allow_tiny: bool) -> ScoredModel:
-        """Load the detector file that `find_model(path)` found. Raises ValueError as load_checkpoint does."""
-        checkpoint = load_checkpoint(file, views=views, allow_tiny=allow_tiny)
+        """Load the detector file that `find_model(path)` found. Raises ValueError as load_detector does."""
+        checkpoint = load_detector(file, views=views, allow_tiny=allow_tiny)
         about = DetectorEntry(
             path=path,
-            sha256=sha256_of(file),
+            sha256=sha256_of_detector(file),
             views=views,
             threshold=checkpoint.threshold,
             calibration=checkpoint.calibration,
@@ -66,9 +65,16 @@ class ScoredModel:
         return cls(name, about, checkpoint.detector, checkpoint.config.pixel, checkpoint.notice)
 
     def place(self, *, device: str, precision: str) -> None:
-        """Move the detector to a device, with the tower's frozen weights in the type of the precision."""
+        """Move the detector to a device, with the tower's frozen weights in the type of the precision.
+
+        Raises ValueError for an exported detector in another precision than its own.
+        """
         self.detector.requires_grad_(False).to(device)
         if precision != "fp32":
+            if isinstance(self.detector, ExportedDetector):
+                raise ValueError(
+                    f"{self.about.path}: an exported file has its own precision; leave out --precision"
+                )
             cast_frozen_linears(self.detector.tower, dtype_of(precision))
 
     def run(self, pixels_BCHW: Tensor, *, device: str, precision: str) -> Output:

@@ -163,11 +163,9 @@ def load_checkpoint(
         if not allow_projection:
             raise _gives_no_verdict(path, stored)
         return _add_projection(path, stored, backbone or DEFAULT)
-    if info.config.backbone == TINY and not allow_tiny:
-        raise ValueError(
-            f"{path}: trained on the random `{TINY}` tower, for tests only; its verdicts mean nothing"
-        )
-    info, cascade = _look(path, info, views)
+    if not allow_tiny:
+        refuse_tiny(path, info)
+    info, cascade = look(path, info, views)
     state = stored.tensors
     if info.form == "adapter":
         state = _tower_state(path, info, backbone or info.config.backbone) | state
@@ -184,8 +182,19 @@ def _build(config: DetectorConfig, state: dict[str, Tensor], *, merge: bool) -> 
     return detector.eval()
 
 
-def _look(path: Path, info: DetectorInfo, views: str) -> tuple[DetectorInfo, WholeFirst | None]:
-    """Return what a detector is that looks at these of its views, and how it judges by them."""
+def refuse_tiny(path: Path, info: DetectorInfo) -> None:
+    """Raise ValueError for a detector on the random test tower."""
+    if info.config.backbone == TINY:
+        raise ValueError(
+            f"{path}: trained on the random `{TINY}` tower, for tests only; its verdicts mean nothing"
+        )
+
+
+def look(path: Path, info: DetectorInfo, views: str) -> tuple[DetectorInfo, WholeFirst | None]:
+    """Return what a detector is that looks at these of its views, and how it judges by them.
+
+    Raises ValueError when it was not trained or calibrated for these.
+    """
     try:
         info, rule = info.looking_at(views)
     except ValueError as error:

@@ -1,0 +1,320 @@
+"""Exported files: what they hold, when they are refused, and that commands take them like other detectors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import benchmarks
+import export
+import inference
+from evaluation.tables.scores import read_scores
+from gapl.config import DetectorConfig, LoraSpec, TowerSpec
+from gapl.engine import Engine
+from gapl.files.checksum import sha256_of
+from gapl.info import header_of
+from gapl.names import EXPORT_PRECISIONS, FAST, TINY
+from gapl.weights import read_engine
+from models import parity
+from models.detector import build_detector
+from models.export import export_graph, with_weights
+from models.exported import load_detector
+from models.onnx_weights import PRECISIONS
+from models.parity import AS_GOOD, EXACT, Parity
+from models.run import run_detector
+from models.tower import VisionTower
+from models.weights.checkpoint import load_checkpoint, read_info
+from models.weights.released import released_pixels, to_released
+from tests.test_gapl import LORA, make_detector
+from tests.test_several_views import ALL, config_with
+
+if TYPE_CHECKING:
+    from tests.conftest import MakeImage, RunCli
+
+
+GRAPHS = cache(export_graph)
+
+
+@pytest.fixture(scope="module")
+def detector_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector with LoRA, several views and both calibrations."""
+    config = replace(config_with(ALL), lora=LORA)
+    return make_detector(tmp_path_factory.mktemp("detector") / "detector.safetensors", config)
+
+
+@pytest.fixture(scope="module")
+def labelled(make_image: MakeImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six noisy images of each class."""
+    root = tmp_path_factory.mktemp("labelled")
+    for number in range(12):
+        folder = root / "noise" / ("0_real", "1_fake")[number % 2]
+        make_image(folder / f"{number}.png", seed=number, size=(70, 80), levels=256 - 15 * number)
+    return root
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_little_time() -> Iterator[None]:
+    """Few images are compared, and torch makes the graph of each config only once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "NUM_NOISY", 4)
+        patch.setattr("models.onnx_file.export_graph", GRAPHS)
+        patch.setattr("models.openvino_file.export_graph", GRAPHS)
+        yield
+
+
+@pytest.fixture
+def loose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores of a random tower are too near each other for the usual limits."""
+    monkeypatch.setattr(parity, "AS_GOOD", Parity(difference=0.1, flips=1.0, auroc=1.0))
+
+
+@pytest.fixture(scope="module")
+def exported(detector_file: Path, run_cli: RunCli) -> Path:
+    out = detector_file.parent / "onnx"
+    done = run_cli(export.main, "--model_path", detector_file, "--out", out, "--allow-tiny")
+    assert done.code == 0, done.err
+    return out / "detector.onnx"
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What a file holds
+
+
+def test_a_file_gives_all_outputs_of_any_number_of_images_and_views(detector_file: Path, exported: Path) -> None:
+    _, engine = read_engine(exported)
+    assert engine.outputs == ["logit_B", "embedding_BE", "attention_BP"]
+    expected = load_checkpoint(detector_file, allow_tiny=True).detector
+    generator = torch.Generator().manual_seed(0)
+    for num_images, num_views in ((1, 1), (3, 2), (2, 7)):
+        pixels = torch.randn(num_images, num_views, 3, 32, 32, generator=generator)
+        found, output = engine.run(pixels.numpy(), outputs=engine.outputs), expected(pixels)
+        for name, value in found.items():
+            assert value == pytest.approx(getattr(output, name).detach().numpy(), abs=1e-5), name
+        assert found["attention_BP"].sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_detector_of_stage_1_has_no_attention(tmp_path: Path, run_cli: RunCli) -> None:
+    source = make_detector(tmp_path / "one.safetensors", config_with(("centre",), stage=1), calibrated=False)
+    assert run_cli(export.main, "--model_path", source, "--out", tmp_path, "--allow-tiny").code == 0
+    _, engine = read_engine(tmp_path / "one.onnx")
+    assert engine.outputs == ["logit_B", "embedding_BE"]
+    assert load_detector(tmp_path / "one.onnx", allow_tiny=True).detector(
+        torch.zeros(2, 3, 32, 32)
+    ).logit_B.shape == (2,)
+    assert json.loads((tmp_path / "one.json").read_text())["outputs"] == engine.outputs
+
+
+def test_a_released_file_is_exported_like_any_other(tmp_path: Path, run_cli: RunCli) -> None:
+    tower = TowerSpec(64, 64, 2, 1, image_size=32, patch_size=8)
+    lora = LoraSpec(rank=2, alpha=4)
+    config = DetectorConfig(2, "", tower, released_pixels(32), num_prototypes=4, lora=lora)
+    torch.manual_seed(0)
+    detector = build_detector(config, VisionTower(tower))
+    detector.get_buffer("prototypes_PE").normal_()
+    torch.save(to_released(config, detector.state_dict()), tmp_path / "released.pt")
+    assert run_cli(export.main, "--model_path", tmp_path / "released.pt", "--out", tmp_path).code == 0
+    pixels = torch.randn(2, 3, 32, 32)
+    found, expected = (
+        run_detector(load_detector(tmp_path / f"released{suffix}").detector, pixels, device="cpu").logit_B
+        for suffix in (".onnx", ".pt")
+    )
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_the_json_file_says_what_the_metadata_say(detector_file: Path, exported: Path) -> None:
+    about = json.loads(exported.with_suffix(".json").read_text(encoding="utf-8"))
+    info = read_info(detector_file)
+    stated = header_of(replace(info, form="merged", config=replace(info.config, lora=None)))
+    assert about["detector"] == json.loads(json.dumps(stated))
+    assert about["precision"] == "fp32"
+    assert about["files"] == {"detector.onnx": sha256_of(exported)}
+    assert about["differs_from_torch"].keys() == {"full", "fast"}
+    for found in about["differs_from_torch"].values():
+        assert Parity(**found).excess(EXACT) == ""
+
+
+@pytest.mark.parametrize(
+    ("precision", "types"), [("fp16", {"FLOAT16"}), ("bf16", {"BFLOAT16"}), ("int8", {"INT8", "FLOAT16"})]
+)
+def test_shorter_weights_make_smaller_files_of_the_same_verdicts(
+    detector_file: Path,
+    labelled: Path,
+    exported: Path,
+    precision: str,
+    types: set[str],
+    run_cli: RunCli,
+    loose: None,
+) -> None:
+    given = ("--model_path", detector_file, "--out", exported.parent, "--allow-tiny", "--precision", precision)
+    done = run_cli(export.main, *given, "--calibration", labelled)
+    assert done.code == 0, done.err
+    short = exported.with_stem(f"detector-{precision}")
+    model = onnx.load(short)
+    matrices = [each for each in model.graph.initializer if each.name.startswith("tower.") and len(each.dims) > 1]
+    assert {onnx.TensorProto.DataType.Name(each.data_type) for each in matrices} == types
+    assert {entry.key: entry.value for entry in model.metadata_props}["precision"] == precision
+    pixels = torch.randn(3, 7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found, expected = (
+        run_detector(load_detector(path, allow_tiny=True).detector, pixels, device="cpu").logit_B
+        for path in (short, exported)
+    )
+    assert 0 < (found - expected).abs().max() < 0.3
+
+
+def test_int8_is_exact_where_weights_were_rounded_before(detector_file: Path) -> None:
+    checkpoint = load_checkpoint(detector_file, allow_tiny=True)
+    state = {name: tensor.clone() for name, tensor in checkpoint.detector.state_dict().items()}
+    for name, weight_OI in state.items():
+        if name.startswith("tower.") and name.endswith("weight") and weight_OI.ndim == 2 and "q_proj" not in name:
+            scale_O1 = weight_OI.abs().amax(dim=1, keepdim=True) / 127
+            state[name] = (weight_OI / scale_O1).round() * scale_O1
+    graph = GRAPHS(checkpoint.config)
+    pixels = np.random.default_rng(0).standard_normal((2, 7, 3, 32, 32)).astype(np.float32)
+    logits = {
+        precision: Engine(make(with_weights(graph, state)).SerializeToString())(pixels)
+        for precision, make in PRECISIONS.items()
+    }
+    assert 0 < np.abs(logits["int8"] - logits["fp32"]).max() < 3e-3  # q_proj is in float16
+    assert np.abs(logits["bf16"] - logits["fp32"]).max() > np.abs(logits["fp16"] - logits["fp32"]).max() > 0
+    assert tuple(PRECISIONS) == EXPORT_PRECISIONS
+
+
+@pytest.mark.parametrize("precision", EXPORT_PRECISIONS)
+def test_openvino_gives_the_same(
+    detector_file: Path,
+    exported: Path,
+    labelled: Path,
+    precision: str,
+    tmp_path: Path,
+    run_cli: RunCli,
+    loose: None,
+) -> None:
+    pytest.importorskip("nncf" if precision == "int8" else "openvino", reason="needs requirements/export.txt")
+    given = ("--model_path", detector_file, "--out", tmp_path, "--allow-tiny", "--format", "openvino")
+    done = run_cli(export.main, *given, "--precision", precision, "--calibration", labelled)
+    assert done.code == 0, done.err
+    (path,) = tmp_path.glob("*.xml")
+    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert about["files"].keys() == {path.name, path.with_suffix(".bin").name}
+    found, expected = (load_detector(each, allow_tiny=True) for each in (path, exported))
+    assert vars(found) | {"detector": None} == vars(expected) | {"detector": None}
+    pixels = torch.randn(3, 7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for views in (pixels, pixels[:, -1:]):
+        outputs = [run_detector(each.detector, views, device="cpu") for each in (found, expected)]
+        tolerance = {"fp32": 1e-4, "fp16": 0.1, "bf16": 0.3, "int8": 1.0}[precision]  # noise unlike the images
+        assert (outputs[0].logit_B - outputs[1].logit_B).abs().max() < tolerance
+        assert outputs[0].attention_BP is not None
+        assert outputs[0].attention_BP.sum(dim=1) == pytest.approx(1, abs=1e-2)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What is refused
+
+
+@pytest.mark.parametrize(("name", "precision"), [("openvino", "fp32"), ("nncf", "int8")])
+def test_a_missing_package_is_named(
+    detector_file: Path,
+    labelled: Path,
+    name: str,
+    precision: str,
+    tmp_path: Path,
+    run_cli: RunCli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if name == "nncf":
+        pytest.importorskip("openvino", reason="needs requirements/export.txt")
+    monkeypatch.setitem(sys.modules, name, None)
+    given = ("--model_path", detector_file, "--out", tmp_path, "--allow-tiny", "--format", "openvino")
+    refused = run_cli(export.main, *given, "--precision", precision, "--calibration", labelled).only_error()
+    assert f"{name} is not installed; install it: pip install -r requirements/export.txt" in refused
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_not_near_enough_is_refused(
+    detector_file: Path, labelled: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--model_path", detector_file, "--out", tmp_path / "out", "--allow-tiny")
+    assert "int8 needs --calibration DIR" in run_cli(export.main, *given, "--precision", "int8").only_error()
+    empty = tmp_path / "empty" / "real"
+    empty.mkdir(parents=True)
+    refused = run_cli(export.main, *given, "--calibration", empty.parent).only_error()
+    assert "no images in them" in refused
+    numbers = iter(range(1000))
+    monkeypatch.setattr(
+        "models.onnx_file.Engine.__call__", lambda _engine, _pixels: np.array([next(numbers) % 2 * 18 - 9.0])
+    )
+    refused = run_cli(export.main, *given, "--precision", "int8", "--calibration", labelled).only_error()
+    assert "detector-int8.onnx: not written; it differs from torch, by full views: flips" in refused
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_every_figure_has_its_limit() -> None:
+    assert Parity(difference=0.5, flips=0.004, auroc=0.001).excess(AS_GOOD) == ""
+    assert "flips 0.01, at most 0.005" in Parity(difference=0.0, flips=0.01, auroc=0.0).excess(AS_GOOD)
+    assert "auroc 0.003, at most 0.002" in Parity(difference=0.0, flips=0.0, auroc=0.003).excess(AS_GOOD)
+    assert "difference nan" in Parity(difference=float("nan"), flips=0.0, auroc=0.0).excess(EXACT)
+
+
+def test_images_are_of_both_classes_in_both_halves(labelled: Path) -> None:
+    fitted, judged = export.split_images(labelled, num_images=8)
+    for half in (fitted, judged):
+        assert sorted(label for _, label in half) == [0, 0, 1, 1]
+    assert not {path for path, _ in fitted} & {path for path, _ in judged}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Commands that take it
+
+
+@pytest.mark.parametrize("views", ["full", "fast", "auto"])
+def test_inference_takes_it_like_any_other(
+    detector_file: Path, exported: Path, labelled: Path, views: str, run_cli: RunCli
+) -> None:
+    given = ("--image_path", labelled, "--device", "cpu", "--views", views, "--allow-tiny", "--json")
+    lines = [
+        [json.loads(line) for line in run_cli(inference.main, "--model_path", path, *given).out.splitlines()]
+        for path in (exported, detector_file)
+    ]
+    assert len(lines[0]) == 12
+    for found, expected in zip(*lines, strict=True):
+        assert found.pop("logit") == pytest.approx(expected.pop("logit"), abs=1e-4)
+        assert found.pop("score") == pytest.approx(expected.pop("score"), abs=1e-4)
+        assert found | {"model": ""} == expected | {"model": ""}
+
+
+def test_benchmarks_score_engines_side_by_side(
+    detector_file: Path, exported: Path, labelled: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    given = ("run", "--model_path", detector_file, exported, "--data-root", labelled, "--allow-tiny", "--details")
+    options = ("--device", "cpu", "--num-workers", 0, "--views", "auto", "--out", tmp_path / "scores")
+    done = run_cli(benchmarks.main, *given, *options)
+    assert done.code == 0, done.err
+    frame = read_scores(tmp_path / "scores" / "scores.parquet").frame
+    tables = [rows.sort_values("uri") for _, rows in frame.groupby("model")]
+    assert [len(rows) for rows in tables] == [12, 12]
+    for column in ("score", "embedding", "attention"):
+        found, expected = (np.stack(rows[column].to_numpy()) for rows in tables)
+        assert found == pytest.approx(expected, abs=1e-4), column
+    refused = run_cli(benchmarks.main, *given, *options, "--overwrite", "--precision", "bf16").only_error()
+    assert "detector.onnx: an exported file has its own precision" in refused
+
+
+def test_other_files_with_its_suffix_are_refused(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"trained on the random `{TINY}` tower"):
+        load_detector(exported)
+    with pytest.raises(ValueError, match="views is full, fast or auto, not 'most'"):
+        load_detector(exported, views="most", allow_tiny=True)
+    assert load_detector(exported, views=FAST, allow_tiny=True).config.pixel.num_views == 1
+    (tmp_path / "text.onnx").write_text("text")
+    with pytest.raises(ValueError, match="cannot run it"):
+        load_detector(tmp_path / "text.onnx")

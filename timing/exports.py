@@ -1,0 +1,166 @@
+"""Export a detector in every precision and by quantisers that were tried, and print what each is worth.
+
+    python timing/exports.py --model_path pretrained/gapl-vit-b16-open.safetensors --calibration DIR
+
+DIR has images in class folders, real and fake; half of them judge. A detector with several views looks at the
+whole image alone. What is tried takes turns, batch by batch, and the time is that of the processor, so that other
+work on the machine changes ratios little. Two threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import export
+from gapl import cli
+from gapl.engine import Engine
+from gapl.names import FAST, FULL
+from models.export import OUTPUTS, export_graph, with_weights
+from models.onnx_weights import PRECISIONS
+from models.parity import AS_GOOD, EXACT, Reference
+from models.run import run_detector
+from models.weights.checkpoint import load_checkpoint
+from models.weights.hub import find_model
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+NUM_THREADS = 2
+BATCHES = (1, 4)
+NUM_ROUNDS = 3
+Run = Callable[[np.ndarray], Any]
+
+
+def main() -> None:
+    args = parse_arguments()
+    torch.set_num_threads(NUM_THREADS)
+    file = find_model(args.model_path)
+    whole = load_checkpoint(file).config.whole_layers
+    checkpoint = load_checkpoint(file, views=FAST if whole else FULL)
+    _, judged = export.split_images(args.calibration, num_images=args.num_images)
+    pixels = export.pixels_of(checkpoint, [path for path, _ in judged])
+    reference = Reference(checkpoint, pixels, labels=[label for _, label in judged])
+    graph = with_weights(export_graph(checkpoint.config), checkpoint.detector.state_dict())
+    engines: dict[str, Run] = {
+        "torch": lambda batch: run_detector(checkpoint.detector, torch.from_numpy(batch), device="cpu")
+    }
+    print("| weights | MB | AUROC differs by | flips | largest difference | passes |\n|---|---|---|---|---|---|")
+    with TemporaryDirectory() as scratch:
+        for name, make in (PRECISIONS | QUANTISERS).items():
+            path = Path(scratch) / f"{name}.onnx"
+            path.write_bytes(make(_copy(graph)).SerializeToString())
+            engine = Engine(str(path))
+            found = reference.compare(engine)["full"]
+            passes = "no" if found.excess(EXACT if name == "fp32" else AS_GOOD) else "yes"
+            size = path.stat().st_size / 1e6
+            row = f"{size:.0f} | {found.auroc:.4f} | {found.flips:.1%} | {found.difference:.1e} | {passes}"
+            print(f"| {name} | {row} |", flush=True)
+            engines[name] = partial(_run, engine)
+    _time(engines, np.stack(pixels))
+
+
+def _run(engine: Engine, pixels_BCHW: np.ndarray) -> dict[str, np.ndarray]:
+    return engine.run(pixels_BCHW[:, None], outputs=OUTPUTS[:1])
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--model_path", "--model-path", required=True, help="detector file")
+    parser.add_argument("--calibration", type=Path, metavar="DIR", required=True, help="images in class folders")
+    parser.add_argument("--num-images", type=int, default=128, help="half of them judge (default: %(default)s)")
+    return parser.parse_args()
+
+
+def _time(engines: dict[str, Run], pixels_NCHW: np.ndarray) -> None:
+    """Print the images per second of each engine, as a multiple of those of torch, for each size of a batch."""
+    names = list(engines)
+    print(f"\n| batch | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
+    for size in BATCHES:
+        batch = np.ascontiguousarray(pixels_NCHW[:size])
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(NUM_ROUNDS):
+            for name, run in engines.items():
+                start = time.process_time()
+                run(batch)
+                seconds[name].append(time.process_time() - start)
+        medians = {name: float(np.median(each)) for name, each in seconds.items()}
+        ratios = [f"{medians['torch'] / medians[name]:.2f}" for name in names]
+        print(f"| {size} | {' | '.join(ratios)} |")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Quantisers of onnxruntime that were tried
+
+
+def _copy(model: ModelProto) -> ModelProto:
+    from onnx import ModelProto
+
+    copied = ModelProto()
+    copied.CopyFrom(model)
+    return copied
+
+
+def _linear(model: ModelProto, *, without: str = "none") -> list[str]:
+    """Return the names of the tower's linear layers, without those that have a word in their name."""
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul"
+        and any(name.startswith("tower.") and without not in name for name in node.input)
+    ]
+
+
+def _blocks(model: ModelProto, *, block: int) -> ModelProto:
+    """Linear layers in int8, a scale for each block of inputs; what they are multiplied by is rounded, too."""
+    import logging
+
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
+    linear = set(_linear(model))
+    others = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.name not in linear]
+    quantiser = MatMulNBitsQuantizer(
+        model, block_size=block, is_symmetric=True, accuracy_level=4, nodes_to_exclude=others, bits=8
+    )
+    quantiser.process()
+    made: ModelProto = quantiser.model.model
+    return made
+
+
+def _dynamic(model: ModelProto, *, without: str = "none") -> ModelProto:
+    """Linear layers in int8, a scale for each output; what they are multiplied by is rounded with one scale."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "dynamic.onnx"
+        quantize_dynamic(
+            model,
+            path,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=_linear(model, without=without),
+            extra_options={"MatMulConstBOnly": True},
+        )
+        return onnx.load(path)
+
+
+QUANTISERS: dict[str, Callable[[ModelProto], ModelProto]] = {
+    "int8, blocks of 128": lambda model: _blocks(model, block=128),
+    "int8, blocks of 32": lambda model: _blocks(model, block=32),
+    "dynamic int8": _dynamic,
+    "dynamic int8 without fc2": lambda model: _dynamic(model, without=".fc2."),
+}
+
+
+if __name__ == "__main__":
+    cli.run(main)
