@@ -121,7 +121,7 @@ class Reference:
 
 def require(path: Path, found: Mapping[str, Parity], limits: Parity) -> None:
     """Raise ValueError, one line, when an exported detector is not near enough, by any look."""
-    hint = "; --calibration DIR judges by labelled images instead" if limits == NEAR else ""
+    hint = "; give --calibration DIR, to judge it by labelled images" if limits == NEAR else ""
     for look, parity in found.items():
         if excess := parity.excess(limits):
             raise ValueError(f"{path}: not written; it differs from torch, by {look} views: {excess}{hint}")

@@ -261,7 +261,7 @@ def test_a_file_that_is_not_near_enough_is_refused(
     assert "--calibration" not in refused
     refused = run_cli(export.main, *given, "--precision", "bf16").only_error()
     assert "by full views: difference " in refused
-    assert refused.rstrip().endswith("--calibration DIR judges by labelled images instead")
+    assert refused.rstrip().endswith("give --calibration DIR, to judge it by labelled images")
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -19,23 +19,18 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import export
 from gapl import cli
-from gapl.engine import Engine
 from gapl.names import FAST, FULL
-from models.export import OUTPUTS, export_graph, with_weights
-from models.onnx_weights import PRECISIONS
-from models.parity import AS_GOOD, EXACT, Reference
-from models.run import run_detector
-from models.weights.checkpoint import load_checkpoint
 from models.weights.hub import find_model
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from gapl.engine import Engine
 
 NUM_THREADS = 2
 BATCHES = (1, 4)
@@ -45,9 +40,18 @@ Run = Callable[[np.ndarray], Any]
 
 def main() -> None:
     args = parse_arguments()
+    import torch
+
+    from gapl.engine import Engine
+    from models.export import export_graph, with_weights
+    from models.onnx_weights import PRECISIONS
+    from models.parity import AS_GOOD, EXACT, Reference
+    from models.run import run_detector
+    from models.weights.checkpoint import load_checkpoint, read_info
+
     torch.set_num_threads(NUM_THREADS)
     file = find_model(args.model_path)
-    whole = load_checkpoint(file).config.whole_layers
+    whole = read_info(file).config.whole_layers
     checkpoint = load_checkpoint(file, views=FAST if whole else FULL)
     _, judged = export.split_images(args.calibration, num_images=args.num_images)
     pixels = export.pixels_of(checkpoint, [path for path, _ in judged])
@@ -72,7 +76,7 @@ def main() -> None:
 
 
 def _run(engine: Engine, pixels_BCHW: np.ndarray) -> dict[str, np.ndarray]:
-    return engine.run(pixels_BCHW[:, None], outputs=OUTPUTS[:1])
+    return engine.run(pixels_BCHW[:, None], outputs=["logit_B"])
 
 
 def parse_arguments() -> argparse.Namespace:
