@@ -336,6 +336,8 @@ def test_its_folder_stands_for_it(exported: Path, labelled: Path, tmp_path: Path
     (folder / "other.xml").touch()
     refused = run_cli(inference.main, "--model_path", folder, *images).only_error()
     assert "engine: a folder with several detectors; name one of its files: detector.onnx, other.xml" in refused
+    with pytest.raises(ValueError, match=r"other\.xml: a file of OpenVINO, which inference\.py reads; expected "):
+        read_engine(folder / "other.xml")
 
 
 def test_other_files_with_its_suffix_are_refused(exported: Path, tmp_path: Path) -> None:

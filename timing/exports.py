@@ -10,6 +10,7 @@ work on the machine changes ratios little. Two threads.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ Run = Callable[[np.ndarray], Any]
 
 def main() -> None:
     args = parse_arguments()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of torch: waiting threads sleep, as in Engine
     import torch
 
     from gapl.engine import Engine
