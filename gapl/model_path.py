@@ -9,13 +9,23 @@ from gapl.names import DETECTOR_NAME
 
 WORDS = r"\w+(?:[.-]\w+)*"  # the hub has no `a--b`, `..` or `.hidden`
 REPOSITORY = re.compile(rf"(?P<repository>{WORDS}/{WORDS})(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
-FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".bin", ".ckpt", ".onnx", ".xml")
+EXPORTED = (".onnx", ".xml")  # files of export.py
+FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".bin", ".ckpt", *EXPORTED)
 
 
 def in_run(path: Path) -> Path:
-    """Return the detector file of a run's folder; any other path is itself."""
+    """Return the detector file of a run's folder, or the file that export.py wrote into a folder; else the path.
+
+    Raises ValueError when export.py wrote several.
+    """
     inside = path / DETECTOR_NAME
-    return inside if inside.is_file() else path
+    if inside.is_file():
+        return inside
+    exported = sorted(each for suffix in EXPORTED for each in path.glob(f"*{suffix}"))
+    if len(exported) > 1:
+        names = ", ".join(each.name for each in exported)
+        raise ValueError(f"{path}: a folder with several detectors; name one of its files: {names}")
+    return exported[0] if exported else path
 
 
 def as_repository(name: str) -> re.Match[str] | None:

@@ -43,6 +43,8 @@ def read_engine(path: Path) -> tuple[DetectorInfo, Engine]:
     try:
         if path.suffix == ".onnx":
             return _read_onnx(path)
+        if path.suffix == ".xml":
+            raise ValueError("a file of OpenVINO, which inference.py reads")
         header, state = tensorfile.read(path, format=FORMAT)
         info, _ = info_of(header)
     except ValueError as error:

@@ -121,9 +121,10 @@ class Reference:
 
 def require(path: Path, found: Mapping[str, Parity], limits: Parity) -> None:
     """Raise ValueError, one line, when an exported detector is not near enough, by any look."""
+    hint = "; give --calibration DIR, to judge it by labelled images" if limits == NEAR else ""
     for look, parity in found.items():
         if excess := parity.excess(limits):
-            raise ValueError(f"{path}: not written; it differs from torch, by {look} views: {excess}")
+            raise ValueError(f"{path}: not written; it differs from torch, by {look} views: {excess}{hint}")
 
 
 def noisy_pixels(checkpoint: Checkpoint, images: Sequence[Image.Image]) -> Iterator[np.ndarray]:

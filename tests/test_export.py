@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,6 +35,7 @@ from models.parity import AS_GOOD, EXACT, Parity
 from models.run import run_detector
 from models.tower import VisionTower
 from models.weights.checkpoint import load_checkpoint, read_info
+from models.weights.hub import find_model
 from models.weights.released import released_pixels, to_released
 from tests.test_gapl import LORA, make_detector
 from tests.test_several_views import ALL, config_with
@@ -203,7 +205,8 @@ def test_openvino_gives_the_same(
     given = ("--model_path", detector_file, "--out", tmp_path, "--allow-tiny", "--format", "openvino")
     done = run_cli(export.main, *given, "--precision", precision, "--calibration", labelled)
     assert done.code == 0, done.err
-    (path,) = tmp_path.glob("*.xml")
+    path = find_model(str(tmp_path))
+    assert path.suffix == ".xml"
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert about["files"].keys() == {path.name, path.with_suffix(".bin").name}
     found, expected = (load_detector(each, allow_tiny=True) for each in (path, exported))
@@ -255,6 +258,10 @@ def test_a_file_that_is_not_near_enough_is_refused(
     )
     refused = run_cli(export.main, *given, "--precision", "int8", "--calibration", labelled).only_error()
     assert "detector-int8.onnx: not written; it differs from torch, by full views: flips" in refused
+    assert "--calibration" not in refused
+    refused = run_cli(export.main, *given, "--precision", "bf16").only_error()
+    assert "by full views: difference " in refused
+    assert refused.rstrip().endswith("give --calibration DIR, to judge it by labelled images")
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -307,6 +314,30 @@ def test_benchmarks_score_engines_side_by_side(
         assert found == pytest.approx(expected, abs=1e-4), column
     refused = run_cli(benchmarks.main, *given, *options, "--overwrite", "--precision", "bf16").only_error()
     assert "detector.onnx: an exported file has its own precision" in refused
+
+
+def test_its_folder_stands_for_it(exported: Path, labelled: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    shutil.copy(exported, folder)
+    images = ("--image_path", labelled, "--device", "cpu", "--json")
+    of_folder, of_file = (
+        [json.loads(line)["score"] for line in done.out.splitlines()]
+        for done in (
+            run_cli(inference.main, "--model_path", path, *images, "--allow-tiny") for path in (folder, exported)
+        )
+    )
+    assert len(of_folder) == 12
+    assert of_folder == of_file
+    given = ("run", "--model_path", folder, "--data-root", labelled, "--allow-tiny", "--num-workers", 0)
+    done = run_cli(benchmarks.main, *given, "--device", "cpu", "--out", tmp_path / "scores")
+    assert done.code == 0, done.err
+    assert set(read_scores(tmp_path / "scores" / "scores.parquet").frame["model"]) == {"engine"}
+    (folder / "other.xml").touch()
+    refused = run_cli(inference.main, "--model_path", folder, *images).only_error()
+    assert "engine: a folder with several detectors; name one of its files: detector.onnx, other.xml" in refused
+    with pytest.raises(ValueError, match=r"other\.xml: a file of OpenVINO, which inference\.py reads; expected "):
+        read_engine(folder / "other.xml")
 
 
 def test_other_files_with_its_suffix_are_refused(exported: Path, tmp_path: Path) -> None:

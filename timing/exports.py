@@ -10,6 +10,8 @@ work on the machine changes ratios little. Two threads.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,21 +20,18 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 import export
 from gapl import cli
-from gapl.engine import Engine
 from gapl.names import FAST, FULL
-from models.export import OUTPUTS, export_graph, with_weights
-from models.onnx_weights import PRECISIONS
-from models.parity import AS_GOOD, EXACT, Reference
-from models.run import run_detector
-from models.weights.checkpoint import load_checkpoint
 from models.weights.hub import find_model
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from gapl.engine import Engine
 
 NUM_THREADS = 2
 BATCHES = (1, 4)
@@ -42,9 +41,19 @@ Run = Callable[[np.ndarray], Any]
 
 def main() -> None:
     args = parse_arguments()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of torch: waiting threads sleep, as in Engine
+    import torch
+
+    from gapl.engine import Engine
+    from models.export import export_graph, with_weights
+    from models.onnx_weights import PRECISIONS
+    from models.parity import AS_GOOD, EXACT, Reference
+    from models.run import run_detector
+    from models.weights.checkpoint import load_checkpoint, read_info
+
     torch.set_num_threads(NUM_THREADS)
     file = find_model(args.model_path)
-    whole = load_checkpoint(file).config.whole_layers
+    whole = read_info(file).config.whole_layers
     checkpoint = load_checkpoint(file, views=FAST if whole else FULL)
     _, judged = export.split_images(args.calibration, num_images=args.num_images)
     pixels = export.pixels_of(checkpoint, [path for path, _ in judged])
@@ -69,7 +78,7 @@ def main() -> None:
 
 
 def _run(engine: Engine, pixels_BCHW: np.ndarray) -> dict[str, np.ndarray]:
-    return engine.run(pixels_BCHW[:, None], outputs=OUTPUTS[:1])
+    return engine.run(pixels_BCHW[:, None], outputs=["logit_B"])
 
 
 def parse_arguments() -> argparse.Namespace:
