@@ -159,7 +159,7 @@ def open_image(image: ImageInput) -> Image.Image:
     Raises OSError, UnreadableImage or ValueError as Detector does.
     """
     if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
                 f"an array of shape {image.shape} and type {image.dtype}; expected (H, W, 3) and uint8, RGB"
             )
