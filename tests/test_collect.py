@@ -29,6 +29,7 @@ from data.open_corpus.host import Host
 from data.open_corpus.listing import PARTS, PICTURE_COLUMNS, REPOSITORY_COLUMNS, SHIPPED, Origin, read_listing
 from data.open_corpus.rendering import draw_factor, render
 from data.tables import read_manifest
+from data.words import class_of, classes_of, split_of
 from gapl.decode import UnreadableImage
 from gapl.labels import Label
 
