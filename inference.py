@@ -53,7 +53,12 @@ class Detector(gapl.detector.Detector):
     """
 
     def __init__(
-        self, checkpoint: Checkpoint | Exported, *, device: str = "cpu", operating_point: str | None = None
+        self,
+        checkpoint: Checkpoint | Exported,
+        *,
+        device: str = "cpu",
+        operating_point: str | None = None,
+        file: Path | None = None,
     ) -> None:
         import torch
 
@@ -65,7 +70,7 @@ class Detector(gapl.detector.Detector):
             logit_B: np.ndarray = run_detector(model, torch.from_numpy(pixels), device=device).logit_B.numpy()
             return logit_B
 
-        super().__init__(engine, checkpoint, operating_point=operating_point)
+        super().__init__(engine, checkpoint, operating_point=operating_point, file=file)
 
     @classmethod
     def load(
@@ -93,7 +98,7 @@ class Detector(gapl.detector.Detector):
         load_detector = _import_loader()
         checked = pick_device(device)  # before the weights are read: there may be no such device
         checkpoint = load_detector(file, views=views, allow_tiny=allow_tiny)
-        return cls(checkpoint, device=checked, operating_point=operating_point)
+        return cls(checkpoint, device=checked, operating_point=operating_point, file=file)
 
 
 def _import_loader() -> Callable[..., Checkpoint | Exported]:

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 # Our folders, whose log messages are for the user.
@@ -41,6 +42,8 @@ def run(main: Callable[[], int | None]) -> None:
     A user's mistake, or a refusal of the system, is one line on stderr and exit code 2.
     A package that is missing is such a mistake: what judges images without torch installs few of them.
     """
+    if sys.stderr is None:  # closed; libraries write to it, and print() would write to stdout instead
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     logging.basicConfig(format="[%(levelname)s] %(message)s", level=logging.WARNING, stream=sys.stderr)
     for name in (*FOLDERS, "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
@@ -56,7 +59,7 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] in FOLDERS:
@@ -68,3 +71,14 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(130)
     else:
         sys.exit(code)
+
+
+def printable(text: object) -> str:
+    """Return a text, such as a path, with escapes for what cannot be shown: a name must not forge a line."""
+    return "".join(each if each.isprintable() else _escaped(each) for each in str(text))
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte of a name that is not UTF-8
+        return f"\\x{os.fsencode(character)[0]:02x}"
+    return character.encode("unicode_escape").decode()

@@ -36,7 +36,6 @@ _DAMAGE = (
     TypeError,
     AttributeError,
     AssertionError,
-    MemoryError,
     struct.error,
     zlib.error,
 )
@@ -61,6 +60,32 @@ def allow_pixels(megapixels: float) -> None:
     Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6 / 2)  # Pillow refuses above twice that
 
 
+def most_bytes() -> int:
+    """Return how large a file may be: 2 GiB, or more where images may have so many pixels of 8 bytes."""
+    return max(2 << 30, 8 * 2 * (Image.MAX_IMAGE_PIXELS or 0))
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Make UnreadableImage of whatever Pillow raises in the block, or in the function."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns above 89 million pixels and refuses above twice that. Its advice on palettes is ignored.
+            warnings.simplefilter("ignore")
+            yield
+    except UnreadableImage:
+        raise
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise UnreadableImage(f"too many pixels; images of at most {most:g} megapixels are read") from error
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableImage("not an image, or of a format that is not read") from error
+    except MemoryError as error:
+        raise UnreadableImage("not enough memory for so large an image") from error
+    except _DAMAGE as error:
+        raise UnreadableImage(f"damaged image: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
 @contextmanager
 def opened(encoded: bytes) -> Iterator[Image.Image]:
     """Yield the image with its pixels not decoded yet. Whatever Pillow raises in the block is UnreadableImage.
@@ -68,21 +93,8 @@ def opened(encoded: bytes) -> Iterator[Image.Image]:
     An image of more pixels than Pillow thinks safe is refused before it is decoded.
     """
     _learn_format(encoded)
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns above 89 million pixels and refuses above twice that. Its advice on palettes is ignored.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(encoded), formats=_known_formats(encoded)) as image:
-                yield image
-    except UnreadableImage:
-        raise
-    except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise UnreadableImage(f"too many pixels; images of at most {most:.0f} megapixels are read") from error
-    except Image.UnidentifiedImageError as error:
-        raise UnreadableImage("not an image, or of a format that is not read") from error
-    except _DAMAGE as error:
-        raise UnreadableImage(f"damaged image: {' '.join(str(error).split()) or type(error).__name__}") from error
+    with _refusing(), Image.open(io.BytesIO(encoded), formats=_known_formats(encoded)) as image:
+        yield image
 
 
 def decode_image(encoded: bytes) -> Image.Image:
@@ -111,12 +123,15 @@ def check_levels(image: Image.Image) -> None:
             raise UnreadableImage(f"{found}; expected 0 (black) to 1 (white)")
 
 
+@_refusing()
 def to_rgb(image: Image.Image, *, conversion: str = "shown") -> Image.Image:
     """Return a decoded image in RGB, without metadata.
 
     conversion  "shown": as viewers show it, upright, on white where it is transparent, and with all its levels
                 "pillow": by Pillow's convert("RGB") of the stored pixels, as the released code does; levels above
                 255 become white, and what lies below transparent pixels is seen
+
+    Raises UnreadableImage when what is seen only now is damaged, such as a palette.
     """
     if conversion == "shown":
         image = _on_white(_in_8_bits(_upright(image)))
@@ -125,6 +140,7 @@ def to_rgb(image: Image.Image, *, conversion: str = "shown") -> Image.Image:
     return rgb
 
 
+@_refusing()
 def transparency(image: Image.Image) -> float:
     """Return the share of a decoded image that is transparent, in [0, 1]."""
     if not image.has_transparency_data or image.mode.startswith("I;16"):

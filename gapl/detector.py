@@ -18,8 +18,9 @@ from typing import BinaryIO, overload
 import numpy as np
 from PIL import Image
 
-from gapl.decode import UnreadableImage, check_levels, decode_image
+from gapl.decode import UnreadableImage, check_levels, decode_image, most_bytes
 from gapl.info import DetectorInfo
+from gapl.model_path import in_run
 from gapl.names import FULL, SHIPPED, TINY, VIEWS
 from gapl.schema import check_choice
 from gapl.verdict import Judge, Verdict, decision_rule, image_warnings
@@ -50,8 +51,10 @@ class Detector:
         info: DetectorInfo,
         *,
         operating_point: str | None = None,
+        file: Path | None = None,
     ) -> None:
         """Take what a detector file says, and an engine: pixels_BCHW or pixels_BVCHW, float32 -> logit_B."""
+        self.file = file  # the detector file
         self._judge = judge_of(info, operating_point=operating_point)
         self._pixel = info.config.pixel
         self._view = eval_view(info.config.pixel)
@@ -78,13 +81,14 @@ class Detector:
         from gapl.weights import read_engine
 
         check_choice("views", views, *VIEWS)
-        file = shipped_file() if path is None else Path(path)
+        file = shipped_file() if path is None else in_run(Path(path))
         info, engine = read_engine(file)
         try:
             info, cascade = info.looking_at(views)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
-        return cls(partial(cascade.judge, engine) if cascade else engine, info, operating_point=operating_point)
+        judge = partial(cascade.judge, engine) if cascade else engine
+        return cls(judge, info, operating_point=operating_point, file=file)
 
     @overload
     def __call__(self, image: ImageInput) -> Verdict: ...
@@ -178,8 +182,11 @@ def read_image(image: object) -> bytes:
         return bytes(image)
     if isinstance(image, str | os.PathLike):
         path = Path(image)
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
             raise UnreadableImage("no regular file")
+        if status.st_size > most_bytes():
+            raise UnreadableImage(f"a file of {status.st_size / 2**30:.1f} GiB is too large for an image")
         return path.read_bytes()
     content = image.read() if hasattr(image, "read") else None
     if isinstance(content, bytes):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import mimetypes
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ IMAGE_SUFFIXES = frozenset(
     | {".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".qoi", ".heic", ".heif", ".jxl"}
 )
 START_BYTES = 32  # of a file whose suffix says nothing
+SHOWN = 3  # paths that a message names
 
 # Why a file is left out
 NO_IMAGE = "no image"
@@ -38,7 +40,7 @@ class Scan:
     unreachable: list[str] = field(default_factory=list)
 
 
-def scan_images(paths: Iterable[Path | str], *, follow_links: bool = False) -> Scan:
+def scan_images(paths: Sequence[Path | str], *, follow_links: bool = False) -> Scan:
     """Find the images below folders, at any depth. A file is itself, whatever its name.
 
     paths          the text "@FILE" stands for the paths in the lines of a file, "-" for those on stdin
@@ -63,20 +65,28 @@ def scan_images(paths: Iterable[Path | str], *, follow_links: bool = False) -> S
         else:
             below = walk(path, note=note, follow_links=follow_links)
             scan.images += map(Path, sorted(image for _, _, images in below for image in images))
+    if not listed:
+        raise ValueError(f"{', '.join(map(str, paths))}: no paths are listed there")
     if not scan.images:
-        raise ValueError(f"{', '.join(map(str, listed))}: no image files{_besides(scan)}")
+        more = [f"{len(listed) - SHOWN} more"] if len(listed) > SHOWN else []
+        where = ", ".join([*map(str, listed[:SHOWN]), *more])
+        raise ValueError(f"{where}: no image files{_besides(scan)}")
     return scan
 
 
 def _named_by(path: Path | str) -> Iterator[Path]:
+    if path == "":
+        raise ValueError("an empty path; expected that of an image or of a folder")
     if path == "-":
+        if sys.stdin is None:
+            raise ValueError("stdin is closed; expected the paths of images, one a line")
         lines = sys.stdin.buffer.read()
     elif isinstance(path, str) and path.startswith("@"):
         lines = Path(path[1:]).read_bytes()
     else:
         yield Path(path)
         return
-    yield from (Path(os.fsdecode(line)) for line in lines.splitlines() if line)
+    yield from (Path(os.fsdecode(line)) for line in lines.removeprefix(codecs.BOM_UTF8).splitlines() if line)
 
 
 def walk(
@@ -96,7 +106,7 @@ def walk(
     if not root.is_dir():
         raise ValueError(f"{root} is a file; expected a folder of images")
     inside = "" if follow_links else os.path.realpath(root)
-    yield from _walk(str(root), (), note or _raise_errors, inside)
+    yield from _walk(str(root), note or _raise_errors, inside)
 
 
 def _raise_errors(_path: str, why: str | OSError) -> None:
@@ -104,20 +114,21 @@ def _raise_errors(_path: str, why: str | OSError) -> None:
         raise why
 
 
-def _walk(
-    folder: str, above: tuple[str, ...], note: Note, inside: str
-) -> Iterator[tuple[str, list[str], list[str]]]:
-    real_path = os.path.realpath(folder)
-    if real_path in above:
-        return
-    try:
-        subfolders, images = _list(folder, note, inside)
-    except OSError as error:
-        note(folder, error)
-        return
-    yield folder, subfolders, images
-    for name in subfolders:
-        yield from _walk(join(folder, name), (*above, real_path), note, inside)
+def _walk(root: str, note: Note, inside: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, frozenset())]  # each with those above it
+    while waiting:
+        folder, above = waiting.pop()
+        try:
+            status = os.stat(folder)  # noqa: PTH116
+            if (status.st_dev, status.st_ino) in above:
+                continue
+            subfolders, images = _list(folder, note, inside)
+        except OSError as error:
+            note(folder, error)
+            continue
+        yield folder, subfolders, images
+        here = above | {(status.st_dev, status.st_ino)}
+        waiting += ((join(folder, name), here) for name in reversed(subfolders))
 
 
 def join(folder: str, name: str) -> str:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
-import io
 import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
+from gapl.cli import printable
 from gapl.decode import UnreadableImage, allow_pixels
 from gapl.detector import Detector, read_image
 from gapl.files.checksum import sha256_of
 from gapl.folders import Scan, counted
 from gapl.options import CSV, JSON, JSONL, TEXT, chosen_format
-from gapl.results import COLUMNS, Result, Table, csv_row, printable
+from gapl.results import COLUMNS, Result, Table, csv_line, csv_row
 from gapl.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -51,7 +49,7 @@ def write_results(
     Raises ValueError when none of the images can be read, and as `Table` does.
     """
     allow_pixels(args.max_megapixels)
-    table, tally = _open_table(args, model), _Tally()
+    table, tally = _open_table(args, detector, model), _Tally()
     known = table.verdicts() if table else {}
     results = tally.count(watch(judge_files(detector, scan.images, batch_size=batch_size, known=known)))
     if table:
@@ -64,11 +62,11 @@ def write_results(
     return tally.exit_code(scan, fail_on=args.fail_on)
 
 
-def _open_table(args: argparse.Namespace, model: str) -> Table | None:
+def _open_table(args: argparse.Namespace, detector: Detector, model: str) -> Table | None:
     """Return the table that was asked for; it goes on only with the detector and options that it began with."""
     if not args.out:
         return None
-    sha256 = sha256_of(Path(model)) if Path(model).is_file() else ""
+    sha256 = sha256_of(detector.file) if detector.file else ""
     options = {"operating_point": args.operating_point, "views": args.views}
     asked = {"model": model, "sha256": sha256, **options}
     return Table(args.out, format=chosen_format(args), asked=asked, overwrite=args.overwrite)
@@ -139,6 +137,8 @@ def judge_files(
                 error = str(refused)
             except OSError as refused:
                 error = refused.strerror or str(refused)
+            except MemoryError:
+                error = "not enough memory to judge it"
             results.append(Result(str(path), sha256, None, error))
         known |= zip(seen, detector.judge(list(seen.values())), strict=True)
         yield from (each if each.error else replace(each, verdict=known[each.sha256]) for each in results)
@@ -168,10 +168,9 @@ def _write_json(results: Iterable[Result], model: str, write: Write) -> None:
 
 
 def _write_csv(results: Iterable[Result], model: str, write: Write) -> None:
-    for row in chain[list[object]]([[*COLUMNS]], (csv_row(result.row(model=model)) for result in results)):
-        line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow(row)
-        write(line.getvalue())
+    write(csv_line(COLUMNS))
+    for result in results:
+        write(csv_line(csv_row(result.row(model=model))))
 
 
 _STREAMS = {TEXT: _write_text, JSON: _write_json, JSONL: _write_jsonl, CSV: _write_csv}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from gapl.names import FULL, VIEWS, VIEWS_HELP
@@ -29,10 +30,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-megapixels",
-        type=float,
+        type=_megapixels,
         default=MAX_MEGAPIXELS,
         metavar="N",
-        help="read no larger images; one takes 6 MB of memory for each (default: %(default)s)",
+        help="read no larger images; one takes 8 MB of memory for each, or 16 MB where it is transparent "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--operating-point", metavar="NAME", help="threshold of a calibrated detector: balanced, fpr1, fpr5"
@@ -49,6 +51,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
     )
+
+
+def _megapixels(text: str) -> float:
+    megapixels = float(text)
+    if not 0 < megapixels < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}; expected a number above 0")
+    return megapixels
 
 
 def named_paths(args: argparse.Namespace) -> list[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from gapl.cli import printable
 from gapl.files.atomic import replacing
 from gapl.options import CSV, JSON, JSONL, PARQUET
 from gapl.verdict import Verdict
@@ -52,7 +54,7 @@ class Result:
     def text(self) -> str:
         """Return the lines for a reader."""
         if self.verdict is None:
-            return f"[ERROR] Image: {printable(self.path)}\n  -> {self.error}"
+            return f"[ERROR] Image: {printable(self.path)}\n  -> {printable(self.error)}"
         return verdict_text(self.path, self.verdict)
 
 
@@ -69,17 +71,6 @@ def verdict_text(path: Path | str, verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
-def printable(path: Path | str) -> str:
-    """Return a path with escapes for what cannot be shown, such as line ends: a name must not forge a line."""
-    return "".join(each if each.isprintable() else _escaped(each) for each in str(path))
-
-
-def _escaped(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte of a name that is not UTF-8
-        return f"\\x{os.fsencode(character)[0]:02x}"
-    return character.encode("unicode_escape").decode()
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Tables
 
@@ -92,69 +83,96 @@ class Table:
 
         asked   what verdicts depend on: the detector and the options
 
-        Raises ValueError when the table is there already, or its journal is of another detector or options.
+        Raises ValueError when the table is there already, another run writes it, or its journal is damaged or of
+        another detector or options; OSError when it cannot be written.
         """
         self.path, self.format = path, format
         self._journal = path.with_name(f"{path.name}.part")
+        self._found: dict[str, dict[str, Any]] = {}  # the results of this run, by their paths
+        self._verdicts: dict[str, Verdict] = {}
         if format == PARQUET:
             import pyarrow  # noqa: F401 - that it is missing is told before anything is judged
+        for each in (path, self._journal):
+            if each.exists() and not each.is_file():
+                raise ValueError(f"{each} is no regular file; name another --out")
         if path.exists() and not overwrite:
             raise ValueError(f"{path} is there already; --overwrite replaces it")
-        if overwrite:
-            self._journal.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        begun = self._journal.exists()
-        if begun:
-            self._cut_torn_line()
-            if next(self._lines(), None) != {"asked": dict(asked)}:
-                raise ValueError(f"{self._journal} is of another detector or options; --overwrite begins anew")
-        self._file = self._journal.open("a", encoding="utf-8")
-        if not begun:
-            self._write({"asked": dict(asked)})
-        self._done = {(row["path"], row["sha256"]) for row in self._rows()} if begun else set()
+        with ExitStack() as undo:
+            self._file = undo.enter_context(self._journal.open("a", encoding="utf-8"))
+            _lock(self._file, path)
+            if overwrite:
+                self._file.truncate(0)
+            self._kept = self._begin(json.dumps({"asked": dict(asked)}))  # the last result of each path
+            undo.pop_all()
+
+    def _begin(self, head: str) -> dict[str, dict[str, Any]]:
+        """Return the results in the journal, by their paths, and remove a line that a stopped run did not end."""
+        content = self._journal.read_bytes()
+        first, ended, rest = content.partition(b"\n")
+        if not ended and head.encode().startswith(first):
+            self._file.truncate(0)
+            self._write(head)
+            return {}
+        if first != head.encode():
+            raise ValueError(f"{self._journal} is of another detector or options; --overwrite begins anew")
+        whole, _, torn = rest.rpartition(b"\n")
+        try:
+            rows = [json.loads(line) for line in whole.splitlines()]
+            kept = {row["path"]: row for row in rows}
+            self._verdicts = {row["sha256"]: _verdict(row) for row in rows if "error" not in row}
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise ValueError(f"{self._journal} is damaged ({error}); --overwrite begins anew") from error
+        self._file.truncate(len(content) - len(torn))
+        return kept
 
     def verdicts(self) -> dict[str, Verdict]:
         """Return the verdicts that the journal has, by the SHA-256 of their files."""
-        names = Verdict.__dataclass_fields__
-        rows = (row for row in self._rows() if "error" not in row)
-        return {
-            row["sha256"]: Verdict(**{name: row[name] for name in names} | {"warnings": tuple(row["warnings"])})
-            for row in rows
-        }
+        return dict(self._verdicts)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Keep a result, unless it was kept before."""
-        if (row["path"], row["sha256"]) not in self._done:
-            self._write(row)
+        """Keep a result."""
+        if self._kept.get(row["path"]) != row:
+            self._write(json.dumps(row))
+        self._found[row["path"]] = row
 
     def finish(self) -> None:
         """Write the table, whole or not at all, and remove the journal."""
+        with _naming(self.path), replacing(self.path) as scratch:
+            _WRITERS[self.format](scratch, self._found.values())
         self._file.close()
-        last = {row["path"]: row for row in self._rows()}  # of a file that changed meanwhile
-        with replacing(self.path) as scratch:
-            _WRITERS[self.format](scratch, last.values())
-        self._journal.unlink()
+        self._journal.unlink(missing_ok=True)
 
-    def _write(self, row: Mapping[str, object]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+    def _write(self, line: str) -> None:
+        with _naming(self._journal):
+            self._file.write(f"{line}\n")
+            self._file.flush()
 
-    def _lines(self) -> Iterator[Any]:
-        with self._journal.open(encoding="utf-8") as file:
-            try:
-                yield from map(json.loads, file)
-            except ValueError as error:
-                raise ValueError(f"{self._journal} is damaged ({error}); --overwrite begins anew") from error
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        rows = self._lines()
-        next(rows, None)  # what was asked
-        yield from rows
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in an OSError: that of a full disk does not say which."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
-    def _cut_torn_line(self) -> None:
-        """Remove what follows the last line end: a run was stopped while it wrote."""
-        content = self._journal.read_bytes()
-        os.truncate(self._journal, content.rfind(b"\n") + 1)
+
+def _lock(file: TextIO, path: Path) -> None:
+    """Keep other runs from the journal of a table until it is closed, where the system has such locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(f"{path} is being written by another run; wait for it, or name another --out") from error
+
+
+def _verdict(row: Mapping[str, Any]) -> Verdict:
+    named = {name: row[name] for name in Verdict.__dataclass_fields__}
+    return Verdict(**named | {"warnings": tuple(row["warnings"])})
 
 
 def csv_row(row: Mapping[str, Any]) -> list[object]:
@@ -162,6 +180,13 @@ def csv_row(row: Mapping[str, Any]) -> list[object]:
     flat = {**row, "warnings": "; ".join(row.get("warnings", ()))}
     # Paths of bytes that are not UTF-8 cannot be written as text.
     return [_encodable(value) if isinstance(value := flat.get(name, ""), str) else value for name in COLUMNS]
+
+
+def csv_line(values: Iterable[object]) -> str:
+    """Return a line of CSV without its end."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(values)  # what ends lines is quoted in values
+    return line.getvalue().removesuffix("\r\n")
 
 
 def _encodable(text: str) -> str:
@@ -179,9 +204,8 @@ def _write_json(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(map(csv_row, rows))
+        file.write(f"{csv_line(COLUMNS)}\n")
+        file.writelines(f"{csv_line(csv_row(row))}\n" for row in rows)
 
 
 def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

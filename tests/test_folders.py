@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -265,6 +266,24 @@ def test_a_folder_that_cannot_be_listed_is_told_and_the_others_are_scanned(
     assert scan_images([root]) == Scan([root / "b/2.png"], {}, [f"{root}/a: Permission denied"])
     with pytest.raises(PermissionError):
         scan_folder(root)
+
+
+def test_folders_of_any_depth_are_scanned(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["d"] * 1200)
+    subprocess.run(["mkdir", "-p", deep], check=True)  # pathlib would recurse
+    (deep / "a.png").touch()  # a path of 2,500 characters
+    try:
+        assert scan_images([tmp_path]).images == [deep / "a.png"]
+    finally:
+        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # nor can pytest remove it
+
+
+def test_a_long_list_of_paths_makes_a_short_message(tmp_path: Path) -> None:
+    folders = [tmp_path / str(i) for i in range(2000)]
+    for folder in folders:
+        folder.mkdir()
+    with pytest.raises(ValueError, match=r"/0, .*/1, .*/2, 1997 more: no image files$"):
+        scan_images(folders)
 
 
 def test_normalise() -> None:

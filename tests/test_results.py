@@ -20,7 +20,9 @@ from PIL import Image
 from pyarrow import parquet
 
 import inference
-from gapl.results import COLUMNS, Result, Table, printable
+from gapl import results
+from gapl.cli import printable
+from gapl.results import COLUMNS, Result, Table
 from gapl.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parent.parent
 ASKED = {"model": "m", "views": "full"}
+EXPECTED = "expected an image or a folder of images"
 Judge = Callable[..., "Finished"]
 
 
@@ -121,6 +124,13 @@ def test_paths_are_named_in_many_ways(
     assert names("-") == ["b.png"]
     assert "no image is named; give the path" in judge().only_error()
     assert "gone.txt" in judge("@gone.txt").only_error()
+    (tmp_path / "windows.txt").write_bytes(f"\ufeff{folder / 'a.png'}\r\n".encode())
+    assert names(f"@{tmp_path / 'windows.txt'}") == ["a.png"]
+    (tmp_path / "empty.txt").touch()
+    assert "empty.txt: no paths are listed there" in judge(f"@{tmp_path / 'empty.txt'}").only_error()
+    assert "an empty path; expected that of an image" in judge("").only_error()
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "stdin is closed; expected the paths of images" in judge("-").only_error()
 
 
 def test_odd_names_forge_nothing_and_end_nothing(judge: Judge, make_image: MakeImage, tmp_path: Path) -> None:
@@ -134,6 +144,17 @@ def test_odd_names_forge_nothing_and_end_nothing(judge: Judge, make_image: MakeI
     assert printable("a\tb\n日") == "a\\tb\\n日"
     for format in ("json", "csv", "parquet"):
         assert judge(tmp_path / "in", "--out", tmp_path / f"out.{format}").code == 0
+    assert judge(tmp_path / "a\x1b[31m\nb").only_error().endswith("a\\x1b[31m b does not exist; " + EXPECTED)
+
+
+@pytest.mark.parametrize("name", ["a\nforged,0.png", "a\rforged,0.png"])
+def test_a_name_with_a_line_end_is_one_field_of_csv(
+    judge: Judge, make_image: MakeImage, tmp_path: Path, name: str
+) -> None:
+    image = make_image(tmp_path / name)
+    assert judge(image, "--out", tmp_path / "out.csv").code == 0
+    for text in (judge(image, "--format", "csv").out, (tmp_path / "out.csv").read_bytes().decode()):
+        assert f'"{image}",' in text
 
 
 def test_a_console_that_cannot_show_a_name(tiny_run: TinyRun, make_image: MakeImage, tmp_path: Path) -> None:
@@ -143,6 +164,16 @@ def test_a_console_that_cannot_show_a_name(tiny_run: TinyRun, make_image: MakeIm
     done = subprocess.run(command, check=False, capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert b"\\u65e5\\u672c.png" in done.stdout
+
+
+def test_a_closed_stderr_ends_nothing(tiny_run: TinyRun, make_image: MakeImage, tmp_path: Path) -> None:
+    image = make_image(tmp_path / "a.png")
+    command = [sys.executable, PROJECT / "inference.py", "--model_path", tiny_run.stage2, "--allow-tiny", "--json"]
+    shell = ["bash", "-c", '"$@" 2>&-', "bash", *map(str, command)]
+    done = subprocess.run([*shell, str(image)], check=True, stdout=subprocess.PIPE)
+    assert json.loads(done.stdout)["path"] == str(image)
+    done = subprocess.run([*shell, str(tmp_path / "gone")], check=False, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (2, b"")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -166,7 +197,20 @@ def test_large_images_are_read_up_to_a_limit(
     path = make_image(tmp_path / "a.png", size=(100, 100))
     assert judge(path, "--max-megapixels", 0.01).code == 0
     error = judge(path, "--max-megapixels", 0.0098).only_error()
-    assert error.endswith("a.png: too many pixels; images of at most 0 megapixels are read")
+    assert error.endswith("a.png: too many pixels; images of at most 0.0098 megapixels are read")
+
+
+@pytest.mark.parametrize("limit", ["inf", "nan", "0", "-1", "many"])
+def test_a_limit_that_is_none_is_refused(judge: Judge, folder: Path, limit: str) -> None:
+    assert "--max-megapixels" in judge(folder, f"--max-megapixels={limit}").only_error()
+
+
+def test_a_file_too_large_for_memory_is_one_that_cannot_be_read(judge: Judge, folder: Path) -> None:
+    with (folder / "large.png").open("wb") as file:
+        file.truncate(1 << 40)
+    rows = {Path(row["path"]).name: row for row in map(json.loads, judge(folder, "--json").out.splitlines())}
+    assert rows["large.png"]["error"] == "a file of 1024.0 GiB is too large for an image"
+    assert "score" in rows["a.png"]
 
 
 def test_options_that_do_not_go_together(judge: Judge, folder: Path, tmp_path: Path) -> None:
@@ -209,9 +253,86 @@ def test_a_table_is_neither_replaced_nor_mixed(tmp_path: Path) -> None:
     table_at(path, views="fast", overwrite=True).finish()
     with pytest.raises(ValueError, match=r"t.jsonl is there already; --overwrite replaces it"):
         table_at(path)
-    (tmp_path / "u.jsonl.part").write_text("no json\n")
-    with pytest.raises(ValueError, match=r"u.jsonl.part is damaged"):
-        table_at(tmp_path / "u.jsonl")
+
+
+@pytest.mark.parametrize("line", ["no json", "{}", "5", '{"path": [], "error": ""}', "[" * 100_000])
+def test_a_damaged_journal_is_refused(tmp_path: Path, line: str) -> None:
+    table_at(tmp_path / "t.jsonl").add(row_of("a"))
+    with (tmp_path / "t.jsonl.part").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ValueError, match=r"t.jsonl.part is damaged"):
+        table_at(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("content", ["notes", "notes\nof a user\nand more"])
+def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path, content: str) -> None:
+    journal = tmp_path / "t.jsonl.part"
+    journal.write_text(content)
+    with pytest.raises(ValueError, match=r"t.jsonl.part is of another detector or options"):
+        table_at(tmp_path / "t.jsonl")
+    assert journal.read_text() == content
+
+
+@pytest.mark.parametrize("content", ["", '{"asked": {"mo'])
+def test_a_run_that_was_stopped_before_its_first_result_is_continued(tmp_path: Path, content: str) -> None:
+    (tmp_path / "t.jsonl.part").write_text(content)
+    table = table_at(tmp_path / "t.jsonl")
+    table.add(row_of("a"))
+    table.finish()
+    assert json.loads((tmp_path / "t.jsonl").read_text()) == row_of("a")
+
+
+def test_a_table_holds_what_its_last_run_found(tmp_path: Path) -> None:
+    refused = Result("a", "a" * 64, None, "too many pixels").row(model="m")
+    for found in (row_of("a"), row_of("b"), refused):
+        table_at(tmp_path / "t.jsonl").add(found)  # and stopped
+    table = table_at(tmp_path / "t.jsonl")
+    table.add(row_of("a"))
+    table.finish()
+    assert json.loads((tmp_path / "t.jsonl").read_text()) == row_of("a")
+
+
+def test_two_runs_do_not_write_one_table(tmp_path: Path) -> None:
+    first = table_at(tmp_path / "t.jsonl")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"t.jsonl is being written by another run"):
+            table_at(tmp_path / "t.jsonl", overwrite=overwrite)
+    first.add(row_of("a"))
+    first.finish()
+    assert json.loads((tmp_path / "t.jsonl").read_text()) == row_of("a")
+
+
+def test_a_full_disk_is_told_by_the_file_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _rows: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    table = table_at(tmp_path / "t.jsonl")
+    table.add(row_of("a"))
+    monkeypatch.setitem(results._WRITERS, "jsonl", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*t.jsonl'"):
+        table.finish()
+    del table
+    assert list(table_at(tmp_path / "t.jsonl").verdicts()) == ["a" * 64]
+
+
+def test_only_a_file_is_replaced_by_a_table(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").mkdir()
+    os.mkfifo(tmp_path / "u.jsonl.part")
+    for name in ("t.jsonl", "u.jsonl"):
+        with pytest.raises(ValueError, match="is no regular file; name another --out"):
+            table_at(tmp_path / name, overwrite=True)
+
+
+def test_a_journal_is_of_the_content_of_a_detector(
+    judge: Judge, folder: Path, tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    out = tmp_path / "t.csv"
+    # Of the folder of a run, whose detector may be another one by now
+    asked = {"model": str(tiny_run.stage2), "sha256": "", "operating_point": None, "views": "full"}
+    (tmp_path / "t.csv.part").write_text(json.dumps({"asked": asked}) + "\n")
+    assert "t.csv.part is of another detector" in judge(folder, "--out", out).only_error()
 
 
 def test_a_killed_run_is_continued(tiny_run: TinyRun, make_image: MakeImage, tmp_path: Path, judge: Judge) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -344,6 +345,18 @@ _STORED = {
 def test_damaged_metadata_is_ignored() -> None:
     content = encoded(picture(40, 30), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert to_rgb(decode_image(content)).size == (40, 30)
+
+
+def test_damage_that_shows_in_conversion_alone_is_refused() -> None:
+    encoded = io.BytesIO()
+    Image.new("P", (4, 4)).save(encoded, "PNG")
+    at = encoded.getvalue().index(b"IDAT") - 4
+    body = b"tRNS" + bytes(300)  # of more colours than a palette has
+    chunk = (300).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    image = decode_image(encoded.getvalue()[:at] + chunk + encoded.getvalue()[at:])
+    for convert in (to_rgb, transparency):
+        with pytest.raises(UnreadableImage, match="damaged image: palette index out of range"):
+            convert(image)
 
 
 def test_floating_point_levels_are_scaled_or_refused() -> None:
