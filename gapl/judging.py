@@ -8,12 +8,13 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from gapl.cli import printable
 from gapl.decode import UnreadableImage, allow_pixels
-from gapl.detector import Detector, read_image
+from gapl.detector import Detector, Seen, read_image
 from gapl.files.checksum import sha256_of
 from gapl.folders import Scan, counted
 from gapl.options import CSV, JSON, JSONL, TEXT, chosen_format
@@ -120,28 +121,40 @@ def judge_files(
 ) -> Iterator[Result]:
     """Yield what is found of each file, in their order. The same content is judged once.
 
-    Of a batch only what the detector looks at is kept in memory, and not the images.
+    While a batch is judged, the next one is read. Of images only what the detector looks at is kept in memory.
 
     known   verdicts by the SHA-256 of files, which those that are found are added to
     """
-    for start in range(0, len(paths), batch_size):
-        results, seen = [], {}
-        for path in paths[start : start + batch_size]:
-            sha256, error = "", ""
-            try:
-                encoded = read_image(path)
-                sha256 = hashlib.sha256(encoded).hexdigest()
-                if sha256 not in known and sha256 not in seen:
-                    seen[sha256] = detector.see(encoded)
-            except UnreadableImage as refused:
-                error = str(refused)
-            except OSError as refused:
-                error = refused.strerror or str(refused)
-            except MemoryError:
-                error = "not enough memory to judge it"
-            results.append(Result(str(path), sha256, None, error))
-        known |= zip(seen, detector.judge(list(seen.values())), strict=True)
-        yield from (each if each.error else replace(each, verdict=known[each.sha256]) for each in results)
+    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    claimed = set(known)
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(_see_batch, detector, batches[0], claimed)
+        for following in [*batches[1:], []]:
+            results, seen = reading.result()
+            reading = reader.submit(_see_batch, detector, following, claimed)
+            known |= zip(seen, detector.judge(list(seen.values())), strict=True)
+            yield from (each if each.error else replace(each, verdict=known[each.sha256]) for each in results)
+
+
+def _see_batch(detector: Detector, paths: list[Path], claimed: set[str]) -> tuple[list[Result], dict[str, Seen]]:
+    """Return results without verdicts, and what the detector looks at of the contents that none has claimed."""
+    results, seen = [], {}
+    for path in paths:
+        sha256, error = "", ""
+        try:
+            encoded = read_image(path)
+            sha256 = hashlib.sha256(encoded).hexdigest()
+            if sha256 not in claimed:
+                seen[sha256] = detector.see(encoded)
+                claimed.add(sha256)
+        except UnreadableImage as refused:
+            error = str(refused)
+        except OSError as refused:
+            error = refused.strerror or str(refused)
+        except MemoryError:
+            error = "not enough memory to judge it"
+        results.append(Result(str(path), sha256, None, error))
+    return results, seen
 
 
 # ---------------------------------------------------------------------------------------------------------
