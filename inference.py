@@ -32,8 +32,9 @@ import gapl.detector
 from gapl import cli
 from gapl.detector import ImageInput, shipped_file
 from gapl.folders import scan_images
-from gapl.judging import to_json, to_text, write_verdicts
-from gapl.names import FULL, MODEL_HELP, VIEWS, VIEWS_HELP
+from gapl.judging import write_results
+from gapl.names import FULL, MODEL_HELP
+from gapl.options import TEXT, add_options, chosen_format, named_paths
 from gapl.verdict import Verdict
 from models.device import DEVICES, pick_device
 from models.weights.hub import find_model
@@ -52,7 +53,12 @@ class Detector(gapl.detector.Detector):
     """
 
     def __init__(
-        self, checkpoint: Checkpoint | Exported, *, device: str = "cpu", operating_point: str | None = None
+        self,
+        checkpoint: Checkpoint | Exported,
+        *,
+        device: str = "cpu",
+        operating_point: str | None = None,
+        file: Path | None = None,
     ) -> None:
         import torch
 
@@ -64,7 +70,7 @@ class Detector(gapl.detector.Detector):
             logit_B: np.ndarray = run_detector(model, torch.from_numpy(pixels), device=device).logit_B.numpy()
             return logit_B
 
-        super().__init__(engine, checkpoint, operating_point=operating_point)
+        super().__init__(engine, checkpoint, operating_point=operating_point, file=file)
 
     @classmethod
     def load(
@@ -92,7 +98,7 @@ class Detector(gapl.detector.Detector):
         load_detector = _import_loader()
         checked = pick_device(device)  # before the weights are read: there may be no such device
         checkpoint = load_detector(file, views=views, allow_tiny=allow_tiny)
-        return cls(checkpoint, device=checked, operating_point=operating_point)
+        return cls(checkpoint, device=checked, operating_point=operating_point, file=file)
 
 
 def _import_loader() -> Callable[..., Checkpoint | Exported]:
@@ -111,12 +117,13 @@ def _import_loader() -> Callable[..., Checkpoint | Exported]:
 # Command line
 
 
-def main() -> None:
+def main() -> int:
     args = parse_arguments()
-    paths = scan_images(args.image_path)
+    format = chosen_format(args)
+    scan = scan_images(named_paths(args), follow_links=args.follow_links)
     from tqdm import tqdm
 
-    if not args.json:
+    if format == TEXT:
         print(f"[INFO] Loading model from {args.model_path}...", flush=True)
     detector = Detector.load(
         args.model_path,
@@ -125,31 +132,22 @@ def main() -> None:
         views=args.views,
         allow_tiny=args.allow_tiny,
     )
-    write_verdicts(
+    return write_results(
         detector,
-        paths,
-        where=args.image_path,
-        show=partial(to_json, model=args.model_path) if args.json else to_text,
+        scan,
+        args,
+        model=args.model_path,
         batch_size=args.batch_size,
         write=tqdm.write,
-        watch=partial(tqdm, total=len(paths), unit="image", disable=None),
+        watch=partial(tqdm, total=len(scan.images), unit="image", disable=None),
     )
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--model_path", "--model-path", required=True, help=MODEL_HELP)
-    parser.add_argument(
-        "--image_path", "--image-path", type=Path, required=True, help="an image, or a folder of them"
-    )
+    add_options(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto")
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object per line and image, nothing else on stdout"
-    )
-    parser.add_argument(
-        "--operating-point", metavar="NAME", help="threshold of a calibrated detector: balanced, fpr1, fpr5"
-    )
-    parser.add_argument("--views", choices=VIEWS, default=FULL, help=VIEWS_HELP)
     parser.add_argument("--batch-size", type=int, default=16, help="images per forward pass, for a folder")
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
     args = parser.parse_args()

@@ -2,6 +2,7 @@
 
     python prototype_dataset.py --data-root DIR                     what `auto` finds there, counted
     python prototype_dataset.py --data-root DIR --mix release --out stage1.csv
+    python prototype_dataset.py --data DIR list.csv                 the images of any folders and manifests
 
 Expected output: a line with the counts of both classes, then a line for each source with its images.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +20,14 @@ from typing import TYPE_CHECKING
 from data.folders import title
 from data.records import Images, Manifest, join
 from data.shards.urls import require_place
+from data.words import add_columns
 from gapl import cli
 from gapl.labels import Label
 
 if TYPE_CHECKING:
     from data.shards.index import ShardIndex
 
+FOLDERS_SHOWN = 5  # of many, in a message
 STREAM_FROM_BYTES = 8 << 30  # smaller sets of shards are copied to a cache, from where any image is read at once
 
 
@@ -128,6 +132,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "server, such as "
         "hf://datasets/OwensLab/CommunityForensics-Small), a plan of `python -m data.shards.plan`",
     )
+    add_columns(parser, help="names of the columns of --data's manifests, such as filename=picture label=kind")
 
 
 def check_data(paths: list[str] | None, root: Path | None, *, stage: int, mix: str) -> None:
@@ -143,13 +148,23 @@ def check_data(paths: list[str] | None, root: Path | None, *, stage: int, mix: s
         _pick_mix(root, stage=stage, mix=mix)
 
 
-def open_data(paths: list[str] | None, root: Path | None, *, stage: int, mix: str, seed: int) -> Manifest:
+def open_data(
+    paths: list[str] | None,
+    root: Path | None,
+    *,
+    stage: int,
+    mix: str,
+    seed: int,
+    columns: Mapping[str, str] | None = None,
+) -> Manifest:
     """Open the images of all the paths if there are any, else of the mix below the root.
 
-    The mix "auto" means the first mix of MIXES that is there. Raises ValueError as check_data does, and for what
-    cannot be read.
+    The mix "auto" means the first mix of MIXES that is there. `columns` says what the manifests among the paths
+    call ours. Raises ValueError as check_data does, for what cannot be read, and for `columns` without a manifest.
     """
     check_data(paths, root, stage=stage, mix=mix)
+    if columns and not any(map(_is_manifest, paths or ())):
+        raise ValueError("--columns is for CSV and parquet manifests that --data names")
     if not paths:
         assert root is not None
         mix = _pick_mix(root, stage=stage, mix=mix)
@@ -158,11 +173,24 @@ def open_data(paths: list[str] | None, root: Path | None, *, stage: int, mix: st
     from data.sources import open_source
 
     name = " + ".join(title(Path(path)) for path in paths)
-    return join(name, [open_source(path, split="train") for path in paths])
+    return join(name, [open_source(path, split="train", columns=columns) for path in paths])
+
+
+def _is_manifest(path: str) -> bool:
+    from data.sources import is_manifest, open_index
+
+    return is_manifest(Path(path)) and open_index(path) is None
 
 
 def open_images(
-    paths: list[str] | None, root: Path | None, *, stage: int, mix: str, stream: str, seed: int
+    paths: list[str] | None,
+    root: Path | None,
+    *,
+    stage: int,
+    mix: str,
+    stream: str,
+    seed: int,
+    columns: Mapping[str, str] | None = None,
 ) -> Images:
     """Open the images that a stage trains on: shards that are streamed, or a manifest.
 
@@ -172,8 +200,10 @@ def open_images(
     if index is None and stream == "yes":
         raise ValueError("--stream yes: the images are not in parquet shards")
     if index is not None and (stream == "yes" or index.is_remote() or index.image_bytes() > STREAM_FROM_BYTES):
+        if columns:
+            raise ValueError("--columns is for CSV and parquet manifests that --data names")
         return index
-    return open_data(paths, root, stage=stage, mix=mix, seed=seed)
+    return open_data(paths, root, stage=stage, mix=mix, seed=seed, columns=columns)
 
 
 def open_shards(paths: list[str] | None, root: Path | None, *, stage: int, mix: str) -> ShardIndex | None:
@@ -205,8 +235,13 @@ def _pick_mix(root: Path, *, stage: int, mix: str) -> str:
     if mix == "auto":
         found = [name for name, each in of_stage.items() if _is_there(root, each)]
         if not found:
-            expected = "; ".join(f"{name}: {_folders(each)}" for name, each in of_stage.items())
-            raise ValueError(f"{root}: no images for stage {stage} found; looked for {expected}")
+            folders = sorted(path.name for path in root.iterdir() if path.is_dir()) or ["no folders"]
+            more = f" and {len(folders) - FOLDERS_SHOWN} more" if len(folders) > FOLDERS_SHOWN else ""
+            raise ValueError(
+                f"{root}: no images for stage {stage} found; looked for those of the mixes "
+                f"{', '.join(of_stage)} (docs/training.md); there are {', '.join(folders[:FOLDERS_SHOWN])}{more}; "
+                f"to take all class folders in it, give --data {root}"
+            )
         return found[0]
     if not _is_there(root, MIXES[mix]):
         raise ValueError(f"{root}: mix {mix} is not complete; it needs {_folders(MIXES[mix])}")
@@ -255,13 +290,14 @@ def describe(images: Images) -> str:
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the data sets")
-    parser.add_argument("--mix", default="auto", help=f"auto (first that is there) or {', '.join(MIXES)}")
+    add_data_arguments(parser)
     parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="the stage the images are for")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw where a mix caps a source")
     parser.add_argument("--out", type=Path, help="also write the list as a CSV manifest")
     args = parser.parse_args()
-    manifest = open_data(None, args.data_root, stage=args.stage, mix=args.mix, seed=args.seed)
+    manifest = open_data(
+        args.data, args.data_root, stage=args.stage, mix=args.mix, seed=args.seed, columns=args.columns
+    )
     print(describe(manifest))
     for source, count in sorted(manifest.sources().items()):
         print(f"  {source.label.word}  {source.name:40s} {count:7d}")

@@ -136,7 +136,13 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
 def open_checked(args: argparse.Namespace, recipe: Recipe) -> Images:
     """Open the images. Raise ValueError for an option that the user gave and that would have no effect on them."""
     images = open_images(
-        args.data, args.data_root, stage=args.stage, mix=args.mix, stream=args.stream, seed=recipe.seed
+        args.data,
+        args.data_root,
+        stage=args.stage,
+        mix=args.mix,
+        stream=args.stream,
+        seed=recipe.seed,
+        columns=args.columns,
     )
     ignored: dict[str, tuple[str, ...]] = {"a stream of shards": ("balance", "stream_parts")}
     if images.streamed:
@@ -232,6 +238,7 @@ def provenance(args: argparse.Namespace, recipe: Recipe, split: Split[Any]) -> d
     data = {
         "name": split.training.name,
         "paths": [str(path) for path in args.data or ()],
+        "columns": args.columns,
         "root": args.data_root and str(args.data_root),
         "mix": args.mix,
         "images": len(split.training),

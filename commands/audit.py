@@ -6,12 +6,13 @@ import argparse
 import json
 from pathlib import Path
 
-from commands.roots import add_root, find, require_some
+from commands.roots import add_manifest_columns, add_root, find_some, present
 from commands.tables import read_tables, require_tables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_root(parser)
+    add_manifest_columns(parser)
     parser.add_argument(
         "--scores",
         nargs="+",
@@ -32,8 +33,7 @@ def run(args: argparse.Namespace) -> None:
     if args.model and not args.scores:
         raise ValueError("--model needs --scores")
     require_tables(args.scores)
-    found = find(args.data_root, names=args.benchmarks, catalog=args.catalog)
-    benchmarks = require_some(found, data_root=args.data_root)
+    benchmarks = present(find_some(args, columns=args.columns))
     from data.sources import open_source
     from evaluation.audit.audit import audit_benchmarks, to_text
 

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> None:
     from evaluation.tables.scores import join_tables, read_scores
 
     names = tell_apart([path.parent / path.stem for path in args.tables])
-    columns = dict(args.columns)
+    columns = args.columns
     tables = [
         read_scores(path, columns=columns, model=name) for path, name in zip(args.tables, names, strict=True)
     ]

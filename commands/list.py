@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from commands.roots import add_root, find
+from commands.roots import add_manifest_columns, add_root, find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_root(parser)
+    add_manifest_columns(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    found = find(args.data_root, names=args.benchmarks, catalog=args.catalog)
+    found = find(args, columns=args.columns)
     from data.benchmarks.verify import to_text, verify
 
     print(to_text([verify(each, read=False) for each in found]))

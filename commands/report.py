@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from commands.roots import add_root, find, require_some
+from commands.roots import add_root, find_some, present
 from commands.tables import add_columns, add_tables, read_tables, require_tables, show_tables
 
 
@@ -25,9 +25,8 @@ def run(args: argparse.Namespace) -> None:
     require_tables(args.tables)
     benchmarks = []
     if args.audit:
-        found = find(args.data_root, names=args.benchmarks, catalog=args.catalog)
-        benchmarks = require_some(found, data_root=args.data_root)
-    scores = read_tables(args.tables, columns=dict(args.columns))
+        benchmarks = present(find_some(args))
+    scores = read_tables(args.tables, columns=args.columns)
     show_tables(scores, args.out)
     if args.out:
         print(f"tables in {args.out}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commands.names import tell_apart
-from commands.roots import add_root, find, require_some
+from commands.roots import add_manifest_columns, add_root, find_some, present
 from commands.tables import show_run
 from data.choices import PROTOCOLS
 from data.images.degrade import CLEAN, SETS, parse_degradation
@@ -37,6 +37,7 @@ WHOLE = (0, 1)  # the only part, when the images are not dealt to several machin
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_path", "--model-path", nargs="+", required=True, help=MODEL_HELP)
     add_root(parser)
+    add_manifest_columns(parser)
     parser.add_argument("--out", type=Path, help="default: runs/benchmarks/<name of the first detector's folder>")
     parser.add_argument(
         "--protocol", choices=PROTOCOLS, default="all", help="which images are scored (default: all)"
@@ -131,8 +132,8 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
 
     names = [name if args.views == FULL else f"{name}-{args.views}" for name in _names(args.model_path)]
     degradations = _degradations(args.degrade)
-    found = find(args.data_root, names=args.benchmarks, catalog=args.catalog)
-    benchmarks = [apply_protocol(each, args.protocol) for each in require_some(found, data_root=args.data_root)]
+    found = find_some(args, columns=args.columns)
+    benchmarks = [apply_protocol(each, args.protocol) for each in present(found)]
     files = [find_model(path) for path in args.model_path]
     for file in files:
         check_is_file(file, what=DETECTOR_FILE)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data import words
 from gapl.files.checksum import sha256_of
 from gapl.files.refusal import check_is_file
 from gapl.names import FULL
@@ -21,16 +22,8 @@ def add_tables(parser: argparse.ArgumentParser, *, help: str = "parquet or CSV")
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
-    """Add --columns."""
-    text = "names of another tool's columns, such as score=prob label=target"
-    parser.add_argument("--columns", type=_column, nargs="+", default=[], metavar="OURS=THEIRS", help=text)
-
-
-def _column(text: str) -> tuple[str, str]:
-    ours, equals, theirs = text.partition("=")
-    if not equals or not ours or not theirs:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected OURS=THEIRS, such as score=prob")
-    return ours, theirs
+    """Add --columns, of tables of scores."""
+    words.add_columns(parser, help="names of another tool's columns, such as score=prob label=target")
 
 
 def require_tables(paths: Sequence[Path]) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from commands.roots import add_root, find, require_some
+from commands.roots import add_manifest_columns, add_root, find_some
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_root(parser)
+    add_manifest_columns(parser)
     parser.add_argument("--out", type=Path, help="write all broken and doubled images to a CSV file")
     parser.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
 
 
 def run(args: argparse.Namespace) -> None:
-    found = find(args.data_root, names=args.benchmarks, catalog=args.catalog)
-    require_some(found, data_root=args.data_root)
+    found = find_some(args, columns=args.columns)
     import pandas as pd
 
     from data.benchmarks.verify import to_problems, to_text, verify

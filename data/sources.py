@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from data.folders import scan_folder
+from data.folders import TABLES, scan_folder
 from data.records import Manifest
 from data.shards.index import ShardIndex
 from data.shards.plan_file import read_plan
@@ -13,24 +14,32 @@ from data.shards.urls import as_url
 from data.tables import read_manifest
 
 
-def open_source(text: str | Path, *, split: str | None = None) -> Manifest:
+def open_source(
+    text: str | Path, *, split: str | None = None, columns: Mapping[str, str] | None = None
+) -> Manifest:
     """Return the labelled images of a folder layout, a CSV or parquet manifest, parquet shards, or a plan of them.
 
     Shards may be behind a URL of fsspec, such as hf://datasets/OWNER/NAME. `split` ("train", "val", "test")
     leaves out folders, or a manifest's rows, of other splits. Shards are taken whole, of a plan just its rows.
+    `columns` says, of a manifest, what it calls ours.
 
     Raises ValueError when the path is missing or is none of these.
     """
     if (index := open_index(text)) is not None:
         return index.local()
     path = Path(text)
-    if path.suffix.lower() == ".csv" or (path.suffix.lower() == ".parquet" and not path.is_dir()):
-        return read_manifest(path, split=split)
+    if is_manifest(path):
+        return read_manifest(path, split=split, columns=columns)
     if path.is_file():
         raise ValueError(
-            f"{path} is no source of images; expected a folder, a .csv or a .parquet file, or a plan's .json"
+            f"{path} is no source of images; expected a folder, a .csv, .tsv or .parquet file, or a plan's .json"
         )
     return scan_folder(path, split=split)
+
+
+def is_manifest(path: Path) -> bool:
+    """Return whether a path that holds no shards is a manifest, by its suffix."""
+    return path.suffix.lower() in (*TABLES, ".parquet") and not path.is_dir()
 
 
 def open_index(text: str | Path) -> ShardIndex | None:

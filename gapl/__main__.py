@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
 
 from gapl import cli
 from gapl.folders import scan_images
-from gapl.names import FULL, VIEWS, VIEWS_HELP
+from gapl.options import TEXT, add_options, chosen_format, named_paths
 from gapl.version import version
 
 
@@ -28,35 +27,28 @@ def main() -> None:
     cli.run(_main)
 
 
-def _main() -> None:
+def _main() -> int:
     args = _parse_arguments()
-    paths = scan_images(args.image_path)
+    format = chosen_format(args)
+    scan = scan_images(named_paths(args), follow_links=args.follow_links)
     from gapl.detector import Detector, shipped_file
-    from gapl.judging import to_json, to_text, write_verdicts
+    from gapl.judging import write_results
 
     model = args.model_path or shipped_file().name
-    if not args.json:
+    if format == TEXT:
         print(f"[INFO] Loading model from {model}...", flush=True)
     detector = Detector.load(args.model_path, operating_point=args.operating_point, views=args.views)
-    show = partial(to_json, model=model) if args.json else to_text
-    write_verdicts(detector, paths, where=args.image_path, show=show, write=partial(print, flush=True))
+    return write_results(detector, scan, args, model=model, write=partial(print, flush=True))
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = cli.Parser(__doc__, prog="gapl")
-    parser.add_argument("image_path", metavar="PATH", type=Path, help="an image, or a folder of them")
+    add_options(parser)
     parser.add_argument(
         "--model_path",
         "--model-path",
         help="a detector file, a run's folder, or an ONNX file of export.py (default: the one that ships)",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object per line and image, nothing else on stdout"
-    )
-    parser.add_argument(
-        "--operating-point", metavar="NAME", help="threshold of a calibrated detector: balanced, fpr1, fpr5"
-    )
-    parser.add_argument("--views", choices=VIEWS, default=FULL, help=VIEWS_HELP)
     parser.add_argument("--version", action="version", version=f"gapl {version()}")
     return parser.parse_args()
 

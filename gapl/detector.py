@@ -7,28 +7,42 @@ Shape suffixes: B batch, C channels, H, W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import overload
+from typing import BinaryIO, overload
 
 import numpy as np
 from PIL import Image
 
-from gapl.decode import decode_image
+from gapl.decode import UnreadableImage, check_levels, decode_image, most_bytes
 from gapl.info import DetectorInfo
+from gapl.model_path import in_run
 from gapl.names import FULL, SHIPPED, TINY, VIEWS
 from gapl.schema import check_choice
-from gapl.verdict import Judge, Verdict, decision_rule
+from gapl.verdict import Judge, Verdict, decision_rule, image_warnings
 from gapl.views import eval_view
 
-ImageInput = Image.Image | str | Path | bytes | np.ndarray
+ImageInput = Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray
+Images = list[ImageInput] | tuple[ImageInput, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a detector looks at of an image: pixels_CHW, or pixels_VCHW; and the warnings about the image."""
+
+    pixels: np.ndarray
+    warnings: tuple[str, ...]
 
 
 class Detector:
     """A loaded detector. Call it with an image or a list of images. Threads may share it.
 
-    An image is a path, the bytes of a file, a PIL image, or an array of shape (H, W, 3) and type uint8.
+    An image is a path, the bytes of a file, an open binary file, a PIL image, or an array of shape (H, W, 3) and
+    type uint8.
     """
 
     def __init__(
@@ -37,11 +51,15 @@ class Detector:
         info: DetectorInfo,
         *,
         operating_point: str | None = None,
+        file: Path | None = None,
     ) -> None:
         """Take what a detector file says, and an engine: pixels_BCHW or pixels_BVCHW, float32 -> logit_B."""
+        self.file = file  # the detector file
         self._judge = judge_of(info, operating_point=operating_point)
+        self._pixel = info.config.pixel
         self._view = eval_view(info.config.pixel)
         self._engine = engine
+        self._process = os.getpid()
 
     @classmethod
     def load(
@@ -63,36 +81,53 @@ class Detector:
         from gapl.weights import read_engine
 
         check_choice("views", views, *VIEWS)
-        file = shipped_file() if path is None else Path(path)
+        file = shipped_file() if path is None else in_run(Path(path))
         info, engine = read_engine(file)
         try:
             info, cascade = info.looking_at(views)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
-        return cls(partial(cascade.judge, engine) if cascade else engine, info, operating_point=operating_point)
+        judge = partial(cascade.judge, engine) if cascade else engine
+        return cls(judge, info, operating_point=operating_point, file=file)
 
     @overload
     def __call__(self, image: ImageInput) -> Verdict: ...
     @overload
-    def __call__(self, image: list[ImageInput]) -> list[Verdict]: ...
+    def __call__(self, image: Images) -> list[Verdict]: ...
 
-    def __call__(self, image: ImageInput | list[ImageInput]) -> Verdict | list[Verdict]:
+    def __call__(self, image: ImageInput | Images) -> Verdict | list[Verdict]:
         """Return the verdict on an image, or a list of verdicts on a list of images, computed as one batch.
 
         Raises OSError when a file cannot be read, UnreadableImage (a ValueError) when it is not a whole image,
-        ValueError for an array of another shape or type.
+        ValueError for what is no image at all. The message names the image.
         """
-        if isinstance(image, ImageInput):
-            return self._verdicts([open_image(image)])[0]
-        return self._verdicts([open_image(each) for each in image])
+        if not isinstance(image, list | tuple):
+            return self.judge([self._see_named(image, _name(image))])[0]
+        places = (f"image {i} of {len(image)}" for i in range(1, len(image) + 1))
+        named = [": ".join(filter(None, each)) for each in zip(places, map(_name, image), strict=True)]
+        return self.judge([self._see_named(*each) for each in zip(image, named, strict=True)])
 
-    def _verdicts(self, images: list[Image.Image]) -> list[Verdict]:
-        if not images:
+    def _see_named(self, image: ImageInput, name: str) -> Seen:
+        try:
+            return self.see(image)
+        except ValueError as error:
+            raise type(error)(f"{name}: {error}" if name else str(error)) from error
+
+    def see(self, image: ImageInput) -> Seen:
+        """Return what the detector looks at of an image, which is little of a large one. Raises as a call does."""
+        opened = open_image(image)
+        return Seen(self._view(opened), image_warnings(opened, self._pixel))
+
+    def judge(self, seen: Sequence[Seen]) -> list[Verdict]:
+        """Return the verdicts on images that the detector saw, computed as one batch."""
+        if os.getpid() != self._process:
+            raise ValueError("this detector was loaded in another process, and works there only; load one in each")
+        if not seen:
             return []
-        logit_B = self._engine(np.stack([self._view(image) for image in images]))
+        logit_B = self._engine(np.stack([each.pixels for each in seen]))
         if not np.isfinite(logit_B).all():
             raise ValueError("the detector's score is not a number: its weights are those of no working detector")
-        return self._judge.verdicts(logit_B, [image.size for image in images])
+        return self._judge.verdicts(logit_B, [each.warnings for each in seen])
 
 
 def judge_of(info: DetectorInfo, *, operating_point: str | None = None) -> Judge:
@@ -104,7 +139,7 @@ def judge_of(info: DetectorInfo, *, operating_point: str | None = None) -> Judge
     notices = [info.notice] if info.notice else []
     if info.config.backbone == TINY:
         notices.append("a random tower, for tests only: this verdict means nothing")
-    return Judge(info.calibration, rule, info.config.pixel, tuple(notices))
+    return Judge(info.calibration, rule, tuple(notices))
 
 
 def shipped_file() -> Path:
@@ -123,16 +158,45 @@ def shipped_file() -> Path:
 
 
 def open_image(image: ImageInput) -> Image.Image:
-    """Return a PIL image of whatever a detector takes.
+    """Return a PIL image of whatever a detector takes; `gapl.decode.to_rgb` makes RGB of it.
 
     Raises OSError, UnreadableImage or ValueError as Detector does.
     """
-    if isinstance(image, Image.Image):
-        return image
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
                 f"an array of shape {image.shape} and type {image.dtype}; expected (H, W, 3) and uint8, RGB"
             )
-        return Image.fromarray(image)
-    return decode_image(image if isinstance(image, bytes) else Path(image).read_bytes())
+        image = Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        if not all(image.size):
+            raise ValueError("an image without pixels")
+        check_levels(image)
+        return image
+    return decode_image(read_image(image))
+
+
+def read_image(image: object) -> bytes:
+    """Return the encoded bytes of an image. Raises OSError, or ValueError when it is nothing that has any."""
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | os.PathLike):
+        path = Path(image)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+            raise UnreadableImage("no regular file")
+        if status.st_size > most_bytes():
+            raise UnreadableImage(f"a file of {status.st_size / 2**30:.1f} GiB is too large for an image")
+        return path.read_bytes()
+    content = image.read() if hasattr(image, "read") else None
+    if isinstance(content, bytes):
+        return content
+    raise ValueError(
+        f"an image cannot be of type {type(image).__name__}; expected a path, bytes, an open binary file, a PIL "
+        "image, or an array of shape (H, W, 3) and type uint8"
+    )
+
+
+def _name(image: object) -> str:
+    """Return what messages call an image."""
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else ""

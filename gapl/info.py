@@ -18,6 +18,7 @@ THRESHOLD = 0.5  # the score from which a detector that states no threshold call
 RELEASED_FORM, PROJECTION = "released", "projection"  # forms of released files, beside our own FORMS
 FORMAT = "gapl-detector-1"  # of detector files
 CALIBRATIONS = ("calibration", "fast_calibration")
+_CONVERSIONS = {"scale": "shown", "clip": "pillow"}  # of `grey16`, what older files have instead
 
 
 @dataclass(kw_only=True)
@@ -100,6 +101,7 @@ def info_of(header: dict[str, Any]) -> tuple[DetectorInfo, str]:
     Raises ValueError that names what is missing or wrong in it.
     """
     stated = {name: value for name, value in header.items() if name not in ("labels", "dtype")}
+    _rename_conversion(stated)
     labels, dtype = header.get("labels"), header.get("dtype")
     if labels != LABELS:
         raise ValueError(f"its labels are {labels!r}; a detector's are {LABELS}")
@@ -112,3 +114,12 @@ def info_of(header: dict[str, Any]) -> tuple[DetectorInfo, str]:
     if info.form not in FORMS:
         raise ValueError(f"its form is {info.form!r}; expected {', '.join(FORMS)}")
     return info, dtype
+
+
+def _rename_conversion(stated: dict[str, Any]) -> None:
+    """Give the conversion of a PixelSpec its name of today; older files speak of 16-bit grey alone."""
+    config = stated.get("config")
+    pixel = config.get("pixel") if isinstance(config, dict) else None
+    if isinstance(config, dict) and isinstance(pixel, dict) and (was := str(pixel.get("grey16"))) in _CONVERSIONS:
+        others = {name: value for name, value in pixel.items() if name != "grey16"}
+        stated["config"] = config | {"pixel": others | {"conversion": _CONVERSIONS[was]}}

@@ -1,9 +1,9 @@
-"""The two classes of an image, what files call them, and the sources that images are from."""
+"""The two classes of an image, and the sources that images are from."""
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Label(IntEnum):
@@ -19,18 +19,6 @@ class Label(IntEnum):
     def word(self) -> str:
         """Return `real` or `fake`, as files and tables spell it."""
         return self.name.lower()
-
-
-_WORDS = {
-    **dict.fromkeys(("0", "0.0", "real", "false"), Label.REAL),
-    **dict.fromkeys(("1", "1.0", "fake", "true"), Label.FAKE),
-}
-LABELS_EXPECTED = "0, 1, real or fake"
-
-
-def parse_label(value: Any) -> Label | None:
-    """Return the label that a value of a file stands for (0, 1, real, fake, true or false), or None."""
-    return _WORDS.get(str(value).strip().lower())
 
 
 class Source(NamedTuple):

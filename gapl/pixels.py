@@ -13,6 +13,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 REDUCED_PX = 512
+CONVERSIONS = ("shown", "pillow")
 
 # What a detector may look at in an image, and how many crops each is. gapl/views.py cuts them.
 VIEWS = {"centre": 1, "quarters": 4, "reduced": 1, "whole": 1}
@@ -27,7 +28,7 @@ class PixelSpec:
     resize_px      short side before the crop; None: no resizing, which keeps a generator's traces
     interpolation  of any resizing: "bicubic", "bilinear" or "nearest"
     small_image    an image below size_px: "pad" with black, as torchvision's CenterCrop does, or "resize" up
-    grey16         16-bit grey images: "scale" to 8 bits, or "clip" at 255, as Pillow's convert("RGB") does
+    conversion     to RGB: "shown", as viewers show an image, or by "pillow" alone, see gapl/decode.py
     views          which crops of the image the detector looks at, "whole" last:
                    "centre"    of the image as it is (after resize_px)
                    "quarters"  four, each around the middle of a quarter of the image as it is
@@ -44,14 +45,14 @@ class PixelSpec:
     resize_px: int | None = None
     interpolation: str = "bicubic"
     small_image: str = "pad"
-    grey16: str = "scale"
+    conversion: str = "shown"
     views: tuple[str, ...] = ("centre",)
 
     def __post_init__(self) -> None:
         check_positive(self, "size_px", "resize_px")
         check_choice("interpolation", self.interpolation, "bicubic", "bilinear", "nearest")
         check_choice("small_image", self.small_image, "pad", "resize")
-        check_choice("grey16", self.grey16, "scale", "clip")
+        check_choice("conversion", self.conversion, *CONVERSIONS)
         for view in self.views:
             check_choice("a view", view, *VIEWS)
         if not self.views or list(self.views) != [view for view in VIEWS if view in self.views]:

@@ -9,9 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from gapl.calibration import Calibration, score_of
+from gapl.decode import SEVERAL_FRAMES, transparency
 from gapl.pixels import PixelSpec
+
+SEEN_TRANSPARENT = 0.01  # the share from which a verdict warns of transparency
+FRAMES_WARNING = "has several frames: only the first was judged"
 
 
 @dataclass(frozen=True)
@@ -96,19 +101,17 @@ def decision_rule(
 class Judge:
     """Everything between a detector's logits and its verdicts.
 
-    pixel    how images became pixels: decides which images were too small
     notices  warnings that every verdict of this detector carries
     """
 
     calibration: Calibration | None
     rule: DecisionRule
-    pixel: PixelSpec
     notices: tuple[str, ...] = ()
 
-    def verdicts(self, logits_N: np.ndarray, sizes_px: Sequence[tuple[int, int]]) -> list[Verdict]:
-        """Return a verdict for each logit, given the (width, height) of its image."""
+    def verdicts(self, logits_N: np.ndarray, warnings_N: Sequence[tuple[str, ...]]) -> list[Verdict]:
+        """Return a verdict for each logit, given the warnings about its image."""
         scores_N = score_of(logits_N, self.calibration)
-        judged = zip(scores_N, logits_N, self.rule.labels(scores_N), sizes_px, strict=True)
+        judged = zip(scores_N, logits_N, self.rule.labels(scores_N), warnings_N, strict=True)
         return [
             Verdict(
                 score=float(score),
@@ -116,20 +119,31 @@ class Judge:
                 label=str(label),
                 threshold=self.rule.threshold,
                 real_below=self.rule.real_below,
-                warnings=self.notices + small_image_warnings(self.pixel, *size_px),
+                warnings=self.notices + warnings,
             )
-            for score, logit, label, size_px in judged
+            for score, logit, label, warnings in judged
         ]
 
 
-def small_image_warnings(pixel: PixelSpec, width: int, height: int) -> tuple[str, ...]:
-    """Return the warning about an image that is smaller than the detector's crop, or nothing."""
-    if min(width, height) >= pixel.size_px:
-        return ()
-    return (small_image_warning(pixel, str(width), str(height)),)
+def image_warnings(image: Image.Image, pixel: PixelSpec) -> tuple[str, ...]:
+    """Return what to know of an image, as `decode_image` returns it, before relying on a verdict of it."""
+    found = []
+    if min(image.size) < pixel.size_px:
+        found.append(small_image_warning(pixel, *map(str, image.size)))
+    if (share := transparency(image)) >= SEEN_TRANSPARENT:
+        found.append(transparency_warning(pixel, f"{share:.0%}"))
+    if image.info.get(SEVERAL_FRAMES):
+        found.append(FRAMES_WARNING)
+    return tuple(found)
 
 
 def small_image_warning(pixel: PixelSpec, width: str, height: str) -> str:
-    """Return what that warning says."""
+    """Return what the warning of a small image says."""
     how = "padded with black" if pixel.small_image == "pad" else "enlarged"
     return f"smaller than {pixel.size_px} px ({width} x {height} px) and {how}: less certain"
+
+
+def transparency_warning(pixel: PixelSpec, share: str) -> str:
+    """Return what the warning of a transparent image says."""
+    how = "shown on white" if pixel.conversion == "shown" else "judged by what lies below"
+    return f"{share} of it is transparent and {how}"

@@ -38,7 +38,7 @@ def eval_view(pixel: PixelSpec) -> View:
         return pixels_CHW
 
     def view(image: Image.Image) -> np.ndarray:
-        seen = [normalised(crop) for crop in crops(to_rgb(image, grey16=pixel.grey16), pixel)]
+        seen = [normalised(crop) for crop in crops(to_rgb(image, conversion=pixel.conversion), pixel)]
         return seen[0] if len(seen) == 1 else np.stack(seen)
 
     return view

@@ -29,7 +29,7 @@ from gapl.files.cache import cache_dir
 from gapl.int8 import Int8Weight, int8_weights
 from gapl.lora import BASE, LORA_A, LORA_B, is_lora
 from gapl.names import INT8
-from gapl.verdict import small_image_warning
+from gapl.verdict import FRAMES_WARNING, SEEN_TRANSPARENT, small_image_warning, transparency_warning
 from gapl.views import eval_view
 from gapl.wheel import read_int8
 from models.detector import TowerHead, build_detector
@@ -126,10 +126,10 @@ def save_web(folder: Path, checkpoint: Checkpoint, *, images: Sequence[Image.Ima
 
 def check_config(config: DetectorConfig) -> None:
     """Raise ValueError for a detector whose views the page cannot make, or whose graph cannot be cut in two."""
-    if config.pixel.interpolation not in INTERPOLATIONS or config.pixel.grey16 != "scale":
+    if config.pixel.interpolation not in INTERPOLATIONS or config.pixel.conversion != "shown":
         raise ValueError(
-            f"--format web resizes by {' or '.join(INTERPOLATIONS)} and scales 16-bit grey; this detector wants "
-            f"{config.pixel.interpolation} and {config.pixel.grey16}"
+            f"--format web resizes by {' or '.join(INTERPOLATIONS)} and converts images as they are shown; this "
+            f"detector wants {config.pixel.interpolation} and {config.pixel.conversion}"
         )
     if config.whole_layers and not config.feature_layers:
         raise ValueError("--format web needs feature_layers where a detector has whole_layers")
@@ -160,7 +160,7 @@ def _graphs(config: DetectorConfig) -> tuple[ModelProto, ModelProto]:
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what the page must know: how images become pixels, and logits verdicts."""
     judge = judge_of(checkpoint)
-    pixel, calibration = judge.pixel, judge.calibration
+    pixel, calibration = checkpoint.config.pixel, judge.calibration
     return {
         "pixel": asdict(pixel),
         "num_views": pixel.num_views,
@@ -170,7 +170,12 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
         "real_below": judge.rule.real_below,
         "threshold": judge.rule.threshold,
         "notices": list(judge.notices),
-        "small_image": small_image_warning(pixel, "{width}", "{height}"),
+        "seen_transparent": SEEN_TRANSPARENT,
+        "image_warnings": {
+            "small": small_image_warning(pixel, "{width}", "{height}"),
+            "transparent": transparency_warning(pixel, "{share}"),
+            "several_frames": FRAMES_WARNING,
+        },
     }
 
 

@@ -53,7 +53,7 @@ def main() -> None:
     if args.same_data:
         images = open_same_data(stage1, name=args.stage1)
     else:
-        images = open_data(args.data, args.data_root, stage=1, mix=args.mix, seed=args.seed)
+        images = open_data(args.data, args.data_root, stage=1, mix=args.mix, seed=args.seed, columns=args.columns)
     require_both_classes(images)
     # Before the work, though images that cannot be read may still make them too few.
     check_counts(args.method, args.num, n_real=images.count(Label.REAL), n_fake=images.count(Label.FAKE))
@@ -150,7 +150,8 @@ def open_same_data(stage1: Checkpoint, *, name: str) -> Manifest:
             "--data or --data-root, with the --mix and --seed of stage 1"
         )
     root = data["root"] and Path(data["root"])
-    images = open_data(data["paths"], root, stage=1, mix=data["mix"], seed=recipe["seed"])
+    columns = data.get("columns")  # detector files of earlier versions have none
+    images = open_data(data["paths"], root, stage=1, mix=data["mix"], seed=recipe["seed"], columns=columns)
     training, _ = images.partition([Source.parse(text) for text in stage1.provenance.get("held_out", ())])
     return training
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 40  # of a function
 MAX_ARGUMENTS = 7  # of a function
 REQUIRED = ("numpy", "PIL", "onnx", "onnxruntime", "safetensors")  # what gapl/ may import
+EXTRAS = ("pyarrow",)  # what it may import where a user asks for it
 
 # Who may import whom: each of these may import the ones named, and itself.
 _IMAGES = {"data", "prototype_dataset", "gapl"}
@@ -148,7 +149,7 @@ def upward_imports(modules: list[Module]) -> list[str]:
 
 def needless_imports(modules: list[Module]) -> list[str]:
     """Return what gapl/ imports beyond the standard library and what its wheel requires."""
-    light = {"gapl", *REQUIRED, *sys.stdlib_module_names}
+    light = {"gapl", *REQUIRED, *EXTRAS, *sys.stdlib_module_names}
     ours = [module for module in modules if module.folder == "gapl"]
     return [str(each) for module in ours for each in imports(module) if each.target.split(".")[0] not in light]
 

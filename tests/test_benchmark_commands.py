@@ -84,6 +84,38 @@ def test_report_and_compare_read_tables_of_other_tools(run_cli: RunCli, tmp_path
     assert "--columns" in refused.only_error()
 
 
+def test_images_of_every_format_count_and_what_is_left_out_is_told(
+    run_cli: RunCli, make_image: MakeImage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i, name in enumerate(("Human/1.avif", "Human/2.avif", "AI-generated/1.jfif", "others/1.png")):
+        make_image(tmp_path / name, seed=i)
+    (tmp_path / "Human/more.zip").write_bytes(b"PK")
+    for command in ("list", "verify"):
+        caplog.clear()
+        done = run_cli(benchmarks.main, command, "--data-root", tmp_path)
+        assert done.code == 0, done.err
+        assert "2 real, 1 fake" in done.out
+        assert "left out: 1 x image outside of class folders, 1 x no image (.zip)" in caplog.text
+    assert "AVIF 2" in done.out
+
+
+def test_no_benchmark_is_one_short_line(run_cli: RunCli, make_image: MakeImage, tmp_path: Path) -> None:
+    def refusal(*options: object) -> str:
+        return run_cli(benchmarks.main, "verify", "--data-root", tmp_path, *options).only_error()
+
+    assert "no benchmark found (no class folder found; there are: no images; known are real" in refusal()
+    make_image(tmp_path / "cats/1.png")
+    assert "there are: cats; known are real" in refusal()
+    assert len(refusal()) < 320 + 2 * len(str(tmp_path))
+    table = tmp_path / "list.csv"
+    table.write_text("picture,kind\ncats/1.png,fake\n")
+    assert "no column filename or label; found picture, kind; name them with --columns" in refusal()
+    assert "list.csv: no column label; found picture, kind" in refusal("--columns", "filename=picture")
+    for columns in (("filename=picture", "label=kind"), ("filename=picture,label=kind",)):
+        done = run_cli(benchmarks.main, "verify", "--data-root", tmp_path, "--columns", *columns)
+        assert "list: 0 real, 1 fake" in done.out, done.err
+
+
 def test_commands_refuse(run_cli: RunCli, tmp_path: Path) -> None:
     for command in ("list", "verify", "audit"):
         assert "give --data-root" in run_cli(benchmarks.main, command).only_error()

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.special import expit
 
 from gapl.calibration import Calibration, score_of
+from gapl.decode import SEVERAL_FRAMES
 from gapl.pixels import PixelSpec
 from gapl.schema import build_spec
-from gapl.verdict import DecisionRule, Judge, decision_rule
+from gapl.verdict import DecisionRule, Judge, decision_rule, image_warnings
 
 FOUND = Calibration(
     method="platt",
@@ -95,20 +97,35 @@ def test_rule_is_that_of_the_band_the_operating_point_or_the_threshold() -> None
 
 
 def test_judge_turns_logits_into_verdicts() -> None:
-    logit_N, sizes = np.array([-9.0, 6.15, 20.0]), [(40, 40), (31, 90), (32, 32)]
-    judge = Judge(FOUND, decision_rule(FOUND), PixelSpec(size_px=32), ("mind this",))
-    verdicts = judge.verdicts(logit_N, sizes)
+    logit_N, small = np.array([-9.0, 6.15, 20.0]), "smaller than 32 px"
+    judge = Judge(FOUND, decision_rule(FOUND), ("mind this",))
+    verdicts = judge.verdicts(logit_N, [(), (small,), ()])
     assert [verdict.label for verdict in verdicts] == ["real", "unsure", "fake"]
     assert [verdict.score for verdict in verdicts] == FOUND.apply(logit_N).tolist()
     assert [verdict.logit for verdict in verdicts] == logit_N.tolist()
     assert {(verdict.real_below, verdict.threshold) for verdict in verdicts} == {(0.3, 0.6)}
-    small = "smaller than 32 px (31 x 90 px) and padded with black: less certain"
     assert [verdict.warnings for verdict in verdicts] == [("mind this",), ("mind this", small), ("mind this",)]
     assert verdicts[0].confidence == 1 - verdicts[0].score
     assert verdicts[1].confidence == max(verdicts[1].score, 1 - verdicts[1].score)
     assert verdicts[2].confidence == verdicts[2].score
-    (plain,) = Judge(None, DecisionRule(0.5, 0.5), PixelSpec()).verdicts(np.zeros(1), [(224, 224)])
+    (plain,) = Judge(None, DecisionRule(0.5, 0.5)).verdicts(np.zeros(1), [()])
     assert (plain.score, plain.label, plain.warnings) == (0.5, "fake", ())
+
+
+def test_warnings_about_an_image() -> None:
+    pixel = PixelSpec(size_px=32)
+    assert image_warnings(Image.new("RGB", (32, 40)), pixel) == ()
+    small = Image.new("RGB", (31, 90))
+    padded = "smaller than 32 px (31 x 90 px) and padded with black: less certain"
+    assert image_warnings(small, pixel) == (padded,)
+    assert image_warnings(small, replace(pixel, small_image="resize"))[0].endswith("enlarged: less certain")
+    quarter = Image.new("RGBA", (40, 40), (0, 0, 0, 191))
+    assert image_warnings(quarter, pixel) == ("25% of it is transparent and shown on white",)
+    below = replace(pixel, conversion="pillow")
+    assert image_warnings(quarter, below) == ("25% of it is transparent and judged by what lies below",)
+    frames = Image.new("RGB", (40, 40))
+    frames.info[SEVERAL_FRAMES] = True
+    assert image_warnings(frames, pixel) == ("has several frames: only the first was judged",)
 
 
 def test_score_is_the_sigmoid_without_a_calibration() -> None:

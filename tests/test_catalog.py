@@ -240,6 +240,67 @@ def test_a_manifest_scores_each_generator_against_all_real_images(tree: Tree) ->
     assert counts(only(path, "list")) == {"list": (1, 0)}
 
 
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["list.csv"], ["list"]),
+        (["mine/labels.tsv"], ["mine/labels"]),
+        (["mine/train.csv", "mine/test.csv"], ["mine"]),
+        (["train.csv", "val.csv"], ["root"]),
+        (["UFD/test.csv"], ["UFD/test.csv"]),
+    ],
+)
+def test_manifests_in_a_folder_are_benchmarks(tree: Tree, files: list[str], names: list[str]) -> None:
+    root = tree("mine/a.png", "UFD/a.png", "a.png", *files)
+    for file in files:
+        (root / file).write_text("image;class\na.png;fake\n")
+    (root / "notes.csv").write_text("name,score\nx,1\n")
+    found = present(root)
+    assert [b.name for b in found] == names
+    assert [b.root for b in found] == [str((root / files[-1]).parent)]
+    assert [[Path(r.uri).name for r in b.images()] for b in found] == [["a.png"]]
+
+
+def test_of_a_manifest_in_a_folder_the_test_split_is_scored(tree: Tree) -> None:
+    root = tree("a.png", "b.png", "c.png")
+    (root / "list.csv").write_text("filename,label,split\na.png,1,train\nb.png,1,test\nc.png,0,test\n")
+    assert counts(only(root, "list")) == {"list": (1, 1)}
+
+
+def test_a_manifest_of_class_folders_describes_these(tree: Tree) -> None:
+    root = tree(*classes(["mine/a"]), "b.png")
+    (root / "list.csv").write_text("filename,label\nmine/a/0_real/1.png,0\nb.png,1\n")
+    assert [b.name for b in present(root)] == ["mine"]
+
+
+def test_a_manifest_that_cannot_be_read_is_absent_and_the_others_are_there(tree: Tree) -> None:
+    root = tree(*classes(["mine/a"]), "b.png")
+    (root / "list.csv").write_text("image,class\nb.png,dog\n")
+    assert [b.name for b in present(root)] == ["mine"]
+    (absent,) = (b for b in find_benchmarks(root) if b.name == "list")
+    assert isinstance(absent, Absent)
+    assert "list.csv, row 1: label 'dog'; expected" in absent.reason
+    columns = {"filename": "image", "label": "kind"}
+    with pytest.raises(ValueError, match=r"list\.csv: no column kind \(--columns label=kind\)"):
+        find_benchmarks(root, columns=columns)
+    (root / "list.csv").write_text("image,class,kind\nb.png,dog,fake\n")
+    assert [b.name for b in find_benchmarks(root, columns=columns) if isinstance(b, Benchmark)] == ["list", "mine"]
+
+
+def test_what_belongs_to_no_benchmark_is_noted(tree: Tree) -> None:
+    root = tree(*classes(["mine/a"]), "mine/a/0_real/more.zip", "mine/b/1.png", "list/1.png", "EvalGEN/Flux/1.png")
+    (root / "list/list.csv").write_text("image,class\n1.png,1\n")
+    noted: list[tuple[str, str]] = []
+    find_benchmarks(root, note=lambda path, why: noted.append((Path(path).relative_to(root).as_posix(), why)))
+    assert noted == [
+        ("mine/a/0_real/more.zip", "no image (.zip)"),
+        ("mine/b/1.png", "image outside of class folders"),
+    ]
+    noted.clear()
+    find_benchmarks(root, names=["EvalGEN"], note=lambda path, why: noted.append((path, why)))
+    assert not noted
+
+
 def test_mistakes_are_named(tree: Tree) -> None:
     root = tree(*classes(["mine/a"]))
     with pytest.raises(ValueError, match=r"unknown benchmark 'nope'; expected one of ForenSynths.*EvalGEN, mine"):

@@ -146,9 +146,13 @@ def mixed_folder(tmp_path: Path, make_image: MakeImage) -> Path:
     return folder
 
 
-def test_folder_with_broken_images(run_cli: RunCli, tiny_run: TinyRun, mixed_folder: Path) -> None:
+def test_folder_with_broken_images(
+    run_cli: RunCli, tiny_run: TinyRun, mixed_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     done = judge(run_cli, tiny_run, mixed_folder)
-    assert done.code == 0, done.err
+    assert done.code == 1, done.err
+    judged = "2 images judged: 0 fake, 2 real, 0 unsure; 2 could not be read; left out: 1 x no image (.txt)"
+    assert judged in caplog.text
     heads = [line.replace(str(mixed_folder) + "/", "") for line in done.out.splitlines() if line[0] == "["][1:]
     assert heads == [
         "[RESULT] Image: a.png",
@@ -338,17 +342,17 @@ def test_inference_refuses(run_cli: RunCli, tiny_run: TinyRun, tiny_root: Path, 
 
     cases: list[Case] = [
         (of(bad / "gone.png"), f"{bad}/gone.png does not exist"),
-        (of(bad / "empty"), f"{bad}/empty: no image files; expected"),
+        (of(bad / "empty"), f"{bad}/empty: no image files"),
         (of(bad / "truncated.jpg"), f"{bad}/truncated.jpg: damaged image"),
         (of(bad / "text.png"), f"{bad}/text.png: not an image"),
-        (of(bad / "unreadable"), "none of its 8 images could be read"),
+        (of(bad / "unreadable"), "none of the 8 images could be read"),
         (of(image, "--device", "cuda"), "--device cuda: this machine"),
         (of(image, "--device", "tpu"), "argument --device: invalid choice: 'tpu'"),
         (of(image, "--batch-size", 0), "--batch-size must be at least 1, not 0"),
         (of(image, "--batch-size", "many"), "argument --batch-size: invalid int value: 'many'"),
         (of(image, "--colour"), "unrecognized arguments: --colour"),
         (["--model_path", tiny_run.stage2, "--image_path", image], "trained on the random `tiny` tower"),
-        (["--model_path", tiny_run.stage2], "required: --image_path"),
+        (["--model_path", tiny_run.stage2], "no image is named; give the path"),
         (by(bad / "gone.safetensors"), "no such file; expected a detector, made by train.py"),
         (by(bad / "truncated.safetensors"), "damaged, or no safetensors file ("),
         (by(bad / "checkpoint.pt"), "its prototypes are missing"),
@@ -444,7 +448,7 @@ def test_list_of_images_refuses(run_cli: RunCli, tiny_root: Path, bad: Path) -> 
         (["--data-root", bad / "gone"], f"{bad}/gone: no such data folder"),
         (["--data-root", tiny_root, "--mix", "all"], "unknown mix 'all'"),
         (["--data-root", tiny_root, "--out", bad / "file/list.csv"], f"{bad}/file"),
-        ([], "required: --data-root"),
+        ([], "no images to train on: give --data-root"),
     ]
     refuses(run_cli, prototype_dataset.main, cases, bad)
 
@@ -453,7 +457,7 @@ def test_refusal_as_a_file_is_one_line_after_the_log(tiny_run: TinyRun, bad: Pat
     given = ("--model_path", tiny_run.stage2, "--image_path", bad / "text.png", "--allow-tiny")
     done = run_file(PROJECT / "inference.py", *given, cwd=bad)
     assert done.returncode == 2
-    message = "not an image, or of a format that Pillow does not know"
+    message = "not an image, or of a format that is not read"
     described = f"[INFO] {tiny_run.stage2}: adapter file of a stage-2 detector on tiny\n"
     assert done.stderr == f"{described}error: {bad}/text.png: {message}\n"
 

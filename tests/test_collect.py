@@ -22,13 +22,14 @@ from PIL import Image
 from data import collect
 from data.benchmarks.benchmark import Benchmark
 from data.benchmarks.find import find_benchmarks
-from data.folders import ImageFolder, scan_folder
+from data.folders import scan_folder
 from data.open_corpus import rendering
 from data.open_corpus.collection import _place_of
 from data.open_corpus.host import Host
 from data.open_corpus.listing import PARTS, PICTURE_COLUMNS, REPOSITORY_COLUMNS, SHIPPED, Origin, read_listing
 from data.open_corpus.rendering import draw_factor, render
 from data.tables import read_manifest
+from data.words import class_of, classes_of, split_of
 from gapl.decode import UnreadableImage
 from gapl.labels import Label
 
@@ -290,7 +291,7 @@ def test_each_missing_picture_is_named_with_its_reason(
     found = reasons(tmp_path / "out")
     assert found.pop("cut.png").startswith("not decodable: damaged image: ")
     assert found == {
-        "text.png": "not decodable: not an image, or of a format that Pillow does not know",
+        "text.png": "not decodable: not an image, or of a format that is not read",
         "phone.jpg": "not decodable: HEIC, which needs the package pillow-heif",
         "other.png": "another hash",
         "gone.png": "path not there",
@@ -531,8 +532,10 @@ def test_every_source_of_the_list_that_ships_has_a_folder_of_its_own() -> None:
     pictures = read_listing().pictures
     folders = {(each.part, each.source): Path(_place_of(each)).parts[-3] for each in pictures}
     assert len({(part, name.lower()) for (part, _), name in folders.items()}) == len(folders)
-    for name in folders.values():  # a folder called "test" or "real" would be read as a split or a class
-        assert ImageFolder(Path()).enter(name, frozenset()).parts == (name,)
+    # A folder called "test" or "real" would be read as a split or a class.
+    assert [name for name in folders.values() if split_of(name) or class_of(name)] == []
+    for wanted in PARTS:
+        assert classes_of(name for (part, _), name in folders.items() if part == wanted) == {}
 
 
 def test_the_documents_count_as_the_list_does() -> None:

@@ -14,6 +14,7 @@ from conftest import MakeImage, RunCli, TinyRun
 import benchmarks
 import inference
 from gapl.calibration import Calibration
+from gapl.results import verdict_text
 from gapl.verdict import Verdict
 from inference import Detector
 from models.weights.checkpoint import load_checkpoint, read_info, save_checkpoint, store_calibration
@@ -104,7 +105,7 @@ def test_operating_points_on_the_command_line(
     ("score", "leans_to", "confidence"), [(0.35, "Real", "65.0%"), (0.5, "Fake", "50.0%"), (0.55, "Fake", "55.0%")]
 )
 def test_an_unsure_verdict_says_where_it_leans(score: float, leans_to: str, confidence: str) -> None:
-    shown = inference.to_text(Path("a.png"), Verdict(score, 0.0, "unsure", threshold=0.6, real_below=0.3))
+    shown = verdict_text("a.png", Verdict(score, 0.0, "unsure", threshold=0.6, real_below=0.3))
     assert shown.splitlines() == [
         "[RESULT] Image: a.png",
         f"  -> Prediction: Unsure (leans to {leans_to})",
@@ -116,7 +117,7 @@ def test_an_unsure_verdict_says_where_it_leans(score: float, leans_to: str, conf
     ("score", "label", "prediction"), [(0.2, "real", "Real"), (0.7, "fake", "Fake (AI-Generated)")]
 )
 def test_a_sure_verdict_is_printed_without_a_lean(score: float, label: str, prediction: str) -> None:
-    shown = inference.to_text(Path("a.png"), Verdict(score, 0.0, label, threshold=0.6, real_below=0.3))
+    shown = verdict_text("a.png", Verdict(score, 0.0, label, threshold=0.6, real_below=0.3))
     assert f"  -> Prediction: {prediction}" in shown.splitlines()
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from structure import LAYERS
 
+from data.words import CLASSES, CLASSES_BESIDE, COLUMNS
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path for pattern in ("*.md", "*/*.md", "scripts/*.sh") for path in ROOT.glob(pattern))
 FOLDERS = "|".join(
@@ -53,3 +55,10 @@ def test_what_is_not_there_is_found() -> None:
     assert PATH.findall(text) == ["data/no/such.py", "models/tower.py"]
     assert SCRIPT.findall(text) == ["train.py"]
     assert MODULE.findall(text) == ["data.none"]
+
+
+def test_the_words_of_folders_and_manifests_are_listed() -> None:
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    for table in (CLASSES, CLASSES_BESIDE, COLUMNS):
+        for words in table.values():
+            assert f"| {', '.join(words)} |" in text

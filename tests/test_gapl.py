@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -246,6 +248,48 @@ def test_threads_share_a_detector(detector_file: Path, images: list[Path]) -> No
     assert wrong == []
 
 
+def test_what_a_detector_takes_and_what_it_refuses(detector_file: Path, images: list[Path]) -> None:
+    detector = gapl.Detector.load(detector_file)
+    encoded, expected = images[0].read_bytes(), detector(images[0])
+    with images[0].open("rb") as file, Image.open(images[0]) as opened:
+        same = [str(images[0]), encoded, bytearray(encoded), memoryview(encoded), io.BytesIO(encoded), file]
+        assert detector([*same, opened, np.asarray(opened)]) == [expected] * (len(same) + 2)
+    assert detector((encoded,)) == [expected]
+    for wrong, message in (
+        (torch.zeros(3, 40, 40), "of type Tensor; expected a path, bytes, an open binary file, a PIL image"),
+        (io.StringIO("text"), "of type StringIO; expected a path"),
+        (None, "of type NoneType; expected a path"),
+        (np.zeros((40, 40)), r"an array of shape \(40, 40\) and type float64; expected \(H, W, 3\) and uint8"),
+        (Image.new("RGB", (0, 0)), "an image without pixels"),
+        (images[0].parent, "no regular file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            detector(wrong)  # type: ignore[call-overload]
+    (images[0].parent / "broken.png").write_bytes(encoded[:200])
+    with pytest.raises(UnreadableImage, match=r"^image 2 of 2: .*broken.png: damaged image"):
+        detector([images[0], images[0].parent / "broken.png"])
+    with pytest.raises(UnreadableImage, match=r"^image 2 of 3: not an image"):
+        detector([encoded, b"none", encoded])
+
+
+def test_a_forked_process_is_told_to_load_its_own(detector_file: Path, images: list[Path]) -> None:
+    detector = gapl.Detector.load(detector_file)
+    detector(images[0])
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            detector(images[0])
+        except ValueError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert (
+        os.read(read, 999)
+        == b"this detector was loaded in another process, and works there only; load one in each"
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Files that cannot be used
 
@@ -305,12 +349,13 @@ def test_command_writes_what_inference_writes(
         ours = run_cli(command._main, where, "--model_path", detector_file, *options)
         given = ("--model_path", detector_file, "--image_path", where, "--device", "cpu", "--allow-tiny")
         theirs = run_cli(inference.main, *given, *options)
-        assert (ours.code, theirs.code) == (0, 0), ours.err
+        assert ours.code == theirs.code == (where == folder), ours.err
         assert ours.out == theirs.out
     rows = run_cli(command._main, folder, "--model_path", detector_file, "--json").out.splitlines()
     assert [("error" in json.loads(row)) for row in rows] == [False, False, False, False, True]
-    error = run_cli(command._main, folder / "broken.png", "--model_path", detector_file).only_error()
-    assert error.startswith(f"error: {folder / 'broken.png'}: damaged image")
+    broken = run_cli(command._main, folder / "broken.png", "--model_path", detector_file, "--json")
+    assert broken.only_error().startswith(f"error: {folder / 'broken.png'}: damaged image")
+    assert json.loads(broken.out)["error"].startswith("damaged image")
     assert "does not exist" in run_cli(command._main, tmp_path / "nowhere").only_error()
 
 

@@ -261,7 +261,7 @@ def test_what_cannot_be_read_is_a_row_with_the_reason(score: Score, make_image: 
     assert {
         Path(uri).name: reason.split(":")[0] for uri, reason in zip(broken["uri"], broken["error"], strict=True)
     } == {
-        "2.png": "not an image, or of a format that Pillow does not know",
+        "2.png": "not an image, or of a format that is not read",
         "9.png": "No such file or directory",
     }
     assert broken["logit"].isna().all()

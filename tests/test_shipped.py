@@ -56,7 +56,7 @@ def test_logits_of_the_assets(file: Path, views: str, logits: dict[str, float]) 
 @needs_tower
 @pytest.mark.parametrize("views", ["full", "fast", "auto"])
 def test_without_torch_it_says_the_same(views: str) -> None:
-    images = scan_images(PROJECT / "assets")
+    images = scan_images([PROJECT / "assets"]).images
     found = gapl.Detector.load(views=views)(list(images))
     expected = Detector.load(device="cpu", views=views)(list(images))
     assert [each.logit for each in found] == pytest.approx([each.logit for each in expected], abs=1e-4)

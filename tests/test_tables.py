@@ -49,6 +49,81 @@ def test_what_spreadsheets_do_to_a_file(folder: Path) -> None:
     assert [int(r.label) for r in read_manifest(path)] == [1, 0]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "filename;label\na.png;1\nsub/b.png;0\n",
+        "filename\tlabel\r\na.png\t1\r\nsub/b.png\t0\r\n",
+        "filename,label\na.png,1\nsub\\b.png,0\n",
+        "filename,label\na.png,1.0\nsub/b.png,0.0\n",
+        "filename,label\na.png,True\nsub/b.png,False\n",
+        "filename,label\na.png,AI\nsub/b.png,REAL\n",
+        "filename,label\na.png,ai-generated\nsub/b.png,Human\n",
+        "image,class\na.png,1\nsub/b.png,0\n",
+        "Image Path;target\na.png;fake\nsub/b.png;real\n",
+        "file,is_fake\na.png,1\nsub/b.png,0\n",
+        "filename,label,path,class\na.png,1,gone.png,cat\nsub/b.png,0,gone.png,dog\n",
+        "path,label,label_str\na.png,1,fake\nsub/b.png,0,real\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_manifests_as_people_have_them(folder: Path, text: str, encoding: str) -> None:
+    path = folder / "list.csv"
+    path.write_text(text, encoding=encoding, newline="")
+    wanted = [(str(folder / "a.png"), 1), (str(folder / "sub/b.png"), 0)]
+    assert [(r.uri, int(r.label)) for r in open_source(path)] == wanted
+
+
+def test_columns_with_names_of_their_own(folder: Path) -> None:
+    path = write(folder, "picture;Kind;from;path\na.png;1;sd15;x\nc.png;0;coco;y\n").rename(folder / "list.tsv")
+    columns = {"filename": "picture", "label": "kind", "generator": "from"}
+    assert [str(r.source) for r in open_source(path, columns=columns)] == ["fake:sd15", "real:coco"]
+    table = pa.table({"picture": ["a.png", "c.png"], "Kind": [1.0, 0.0]})
+    pq.write_table(table, folder / "list.parquet")
+    labels = [
+        int(r.label)
+        for r in open_source(folder / "list.parquet", columns={"filename": "picture", "label": "Kind"})
+    ]
+    assert labels == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        (
+            "image,path,label\n",
+            {},
+            "image and path may both be the column filename; found image, path, label; say",
+        ),
+        ("filename,class,target\n", {}, "class and target may both be .*--columns label=class"),
+        ("filename,is_real\na.png,1\n", {"label": "is_real"}, "column is_real says which images are real"),
+        (
+            "filename,label\na.png,1\n",
+            {"label": "kind"},
+            r"no column kind \(--columns label=kind\); found filename,",
+        ),
+        (
+            "filename,label\na.png,1\n",
+            {"name": "label"},
+            "expected one of filename, label, generator, split before",
+        ),
+        ("filename,label,label_str\na.png,1,real\n", {}, "row 1: label '1', but 'real' in another column"),
+    ],
+)
+def test_what_is_ambiguous_is_refused(folder: Path, text: str, columns: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_manifest(write(folder, text), columns=columns)
+
+
+def test_labels_that_contradict_every_folder_are_refused(folder: Path, make_image: MakeImage) -> None:
+    for name in ("real/1.png", "fake/1.png", "fake/2.png"):
+        make_image(folder / name, size=(8, 8))
+    rows = "filename,label\nreal/1.png,1\nfake/1.png,0\n"
+    with pytest.raises(ValueError, match=r"contradicts the folder .* 1, which means fake, of real/1\.png"):
+        read_manifest(write(folder, rows))
+    assert len(read_manifest(write(folder, rows + "fake/2.png,1\n"))) == 3
+
+
 def test_absolute_paths_and_other_names_of_splits(folder: Path) -> None:
     path = write(folder, f"filename,label,split\n{folder / 'a.png'},1,Validation\nc.png,0,test\n")
     assert [r.uri for r in read_manifest(path, split="val")] == [str(folder / "a.png")]
@@ -65,7 +140,8 @@ def test_parquet(folder: Path) -> None:
     ("text", "message"),
     [
         ("", r"no column filename or label; found nothing"),
-        ("path,label\na.png,1\n", r"no column filename; found path, label, expected filename, label"),
+        ("id,label\na.png,1\n", r"no column filename; found id, label; name them with --columns filename=THEIRS"),
+        ("a.png,0\n", r"no column filename or label; found a.png, 0; name them"),
         ("filename,label\n", r"list.csv: no rows"),
         ("filename,label\na.png,1\nc.png,maybe\n", r"row 2: label 'maybe'; expected 0, 1, real or fake"),
         ("filename,label\na.png\n", r"row 1: label None"),
@@ -100,7 +176,7 @@ def test_a_source_is_told_by_what_is_there(folder: Path, make_image: MakeImage) 
     pq.write_table(pa.table({"caption": ["x"]}), folder / "set/captions.parquet")
     assert [r.generator for r in open_source(folder / "set")] == ["sd15"]
     assert [r.generator for r in open_source(str(write(folder, "filename,label\na.png,1\n")))] == ["list"]
-    with pytest.raises(ValueError, match=r"expected a folder, a \.csv or a \.parquet file"):
+    with pytest.raises(ValueError, match=r"expected a folder, a \.csv, \.tsv or \.parquet file"):
         open_source(folder / "a.png")
     with pytest.raises(ValueError, match="does not exist"):
         open_source(folder / "nowhere")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import ExifTags, Image, features
 from torch import Tensor
 from torchvision import transforms
 
@@ -18,7 +20,7 @@ from data.choices import PAIRS, SCALED_VIEWS
 from data.images.augment import TRAIN_VIEWS, train_view
 from data.images.views import eval_tensor_view, seeded
 from data.seeds import draw_seed
-from gapl.decode import UnreadableImage, decode_image, to_rgb
+from gapl.decode import SEVERAL_FRAMES, UnreadableImage, decode_image, image_format, to_rgb, transparency
 from gapl.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, PixelSpec
 from gapl.views import centre_crop, eval_view, resize_short_side
 
@@ -128,7 +130,7 @@ def test_resizing_is_that_of_torchvision(resize_px: int, interpolation: str) -> 
 
 def by_torch(image: Image.Image, pixel: PixelSpec) -> Tensor:
     """The view as PyTorch computed it: detectors are trained and calibrated on these bits."""
-    image = to_rgb(image, grey16=pixel.grey16)
+    image = to_rgb(image, conversion=pixel.conversion)
     if pixel.resize_px is not None:
         image = resize_short_side(image, pixel.resize_px, pixel.interpolation)
     elif pixel.small_image == "resize" and min(image.size) < pixel.size_px:
@@ -153,7 +155,7 @@ DEEP_GREY = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (40, 50)
         (picture(20, 30), {"small_image": "resize"}),
         (picture(90, 60), {"resize_px": 40}),
         (DEEP_GREY, {}),
-        (DEEP_GREY, {"grey16": "clip"}),
+        (DEEP_GREY, {"conversion": "pillow"}),
     ],
 )
 def test_view_has_the_bits_of_torch(image: Image.Image, options: dict[str, Any], mean: Any, std: Any) -> None:
@@ -286,9 +288,121 @@ def decoded(image: Image.Image, format: str = "PNG", **options: Any) -> NDArray[
     return np.asarray(result)
 
 
-def test_alpha_is_dropped() -> None:
-    rgba = np.dstack([noise(8, 6), np.full((6, 8), 100, dtype=np.uint8)])
-    assert np.array_equal(decoded(Image.fromarray(rgba, "RGBA")), noise(8, 6))
+def test_transparent_images_are_shown_on_white_and_hidden_pixels_tell_nothing() -> None:
+    opaque, alpha = noise(8, 6), np.full((6, 8), 255, dtype=np.uint8)
+    assert np.array_equal(decoded(Image.fromarray(np.dstack([opaque, alpha]), "RGBA")), opaque)
+    alpha[:3] = 0
+    image = Image.fromarray(np.dstack([opaque, alpha]), "RGBA")
+    expected = opaque.copy()
+    expected[:3] = 255
+    for format in ("PNG", "TIFF"):
+        assert np.array_equal(decoded(image, format), expected)
+    assert np.array_equal(np.asarray(to_rgb(image, conversion="pillow")), opaque)
+    assert transparency(decode_image(encoded(image))) == 0.5
+    assert transparency(Image.fromarray(opaque)) == 0
+    half = Image.new("LA", (4, 4), (0, 51))  # black at an opacity of a fifth
+    assert set(decoded(half).ravel().tolist()) == {204}
+
+
+def test_transparent_colour_of_a_palette_is_white() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    for format in ("PNG", "GIF"):
+        assert decoded(image, format, transparency=0)[0].tolist() == [[255, 255, 255], [200, 100, 50]]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_upright(format: str, orientation: int) -> None:
+    upright = picture(4, 3).resize((40, 30))
+    stored = upright.transpose(_STORED[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    options = {"quality": 100} if format in ("JPEG", "WEBP") else {}
+    image = decode_image(encoded(stored, format, exif=exif, **options))
+    found = to_rgb(image)
+    assert found.size == upright.size
+    difference = np.asarray(found).astype(int) - np.asarray(upright)
+    assert np.abs(difference).mean() < 6  # by lossy formats
+    assert to_rgb(found).tobytes() == found.tobytes()  # once, however often it is asked for
+    if format != "TIFF":  # which Pillow turns itself
+        assert to_rgb(image, conversion="pillow").size == stored.size
+
+
+# How an image is stored that a viewer turns upright for an orientation.
+_STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def test_damaged_metadata_is_ignored() -> None:
+    content = encoded(picture(40, 30), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert to_rgb(decode_image(content)).size == (40, 30)
+
+
+def test_damage_that_shows_in_conversion_alone_is_refused() -> None:
+    encoded = io.BytesIO()
+    Image.new("P", (4, 4)).save(encoded, "PNG")
+    at = encoded.getvalue().index(b"IDAT") - 4
+    body = b"tRNS" + bytes(300)  # of more colours than a palette has
+    chunk = (300).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    image = decode_image(encoded.getvalue()[:at] + chunk + encoded.getvalue()[at:])
+    for convert in (to_rgb, transparency):
+        with pytest.raises(UnreadableImage, match="damaged image: palette index out of range"):
+            convert(image)
+
+
+def test_floating_point_levels_are_scaled_or_refused() -> None:
+    levels = np.array([[0, 0.25, 1]], dtype=np.float32)
+    assert decoded(Image.fromarray(levels), "TIFF")[0, :, 0].tolist() == [0, 64, 255]
+    for wrong in (levels * 255, levels - 0.5, levels * np.float32(np.nan)):
+        with pytest.raises(UnreadableImage, match=r"floating-point levels .* expected 0 \(black\) to 1 \(white\)"):
+            decode_image(encoded(Image.fromarray(wrong), "TIFF"))
+    with pytest.raises(UnreadableImage, match="32-bit whole numbers"):
+        decode_image(encoded(Image.fromarray(np.array([[0, 65535]], dtype=np.int32)), "TIFF"))
+    assert decoded(GREY16, "PPM")[0, :, 0].tolist() == [0, 0, 0, 1, 3, 0x80, 0xFF]
+
+
+def test_formats_are_told_by_their_first_bytes() -> None:
+    known = {
+        "JPEG": "JPEG",
+        "PNG": "PNG",
+        "GIF": "GIF",
+        "WEBP": "WEBP",
+        "BMP": "BMP",
+        "TIFF": "TIFF",
+        "PPM": "PPM",
+    }
+    for format, name in known.items():
+        assert image_format(encoded(picture(8, 8), format)[:32]) == name
+    assert image_format(b"\0\0\0\x18ftypheic" + bytes(20)) == "HEIC"
+    for start in (b"", b"Pytest", b"P5", b"%!PS-Adobe-3.0 EPSF", b"PK\3\4", b"<svg xmlns", b"\0" * 32):
+        assert image_format(start) == ""
+
+
+def test_formats_that_start_programs_are_not_read() -> None:
+    with pytest.raises(UnreadableImage, match="not an image, or of a format that is not read"):
+        decode_image(encoded(picture(8, 8), "EPS"))
+
+
+@pytest.mark.parametrize(
+    ("content", "package"),
+    [(b"\0\0\0\x18ftypheic" + bytes(99), "pillow-heif"), (b"\xff\x0a" + bytes(99), "pillow-jxl-plugin")],
+)
+def test_formats_of_other_packages_are_named(
+    content: bytes, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UnreadableImage, match=f"which needs the package {package}: pip install {package}"):
+        decode_image(content)
 
 
 def test_palette_is_looked_up() -> None:
@@ -317,23 +431,23 @@ def test_16_bit_grey_is_scaled_and_not_clipped_to_white(format: str) -> None:
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 def test_16_bit_grey_is_clipped_as_by_pillow_if_wanted(format: str) -> None:
     content = encoded(GREY16, format)
-    clipped = to_rgb(decode_image(content), grey16="clip")
+    clipped = to_rgb(decode_image(content), conversion="pillow")
     with Image.open(io.BytesIO(content)) as image:
         assert clipped.tobytes() == image.convert("RGB").tobytes()
     assert np.asarray(clipped)[0, :, 0].tolist() == [0, 100, 255, 255, 255, 255, 255]
 
 
-@pytest.mark.parametrize(("grey16", "level"), [("scale", 0x40), ("clip", 0xFF)])
-def test_evaluation_view_treats_16_bit_grey_as_told(grey16: str, level: int) -> None:
+@pytest.mark.parametrize(("conversion", "level"), [("shown", 0x40), ("pillow", 0xFF)])
+def test_evaluation_view_treats_16_bit_grey_as_told(conversion: str, level: int) -> None:
     image = Image.fromarray(np.full((40, 40), 0x4000, dtype=np.uint16))
     expected = normalised(np.full((32, 32, 3), level, dtype=np.uint8))
-    assert close(view(grey16=grey16)(image), expected)
+    assert close(view(conversion=conversion)(image), expected)
 
 
-def test_other_images_are_the_same_however_16_bit_grey_is_treated() -> None:
-    for mode in ("L", "RGBA", "P", "1"):
+def test_most_images_are_the_same_however_they_are_converted() -> None:
+    for mode in ("RGB", "L", "RGBA", "P", "1"):
         image = picture(40, 36).convert(mode)
-        assert torch.equal(view(grey16="scale")(image), view(grey16="clip")(image))
+        assert torch.equal(view(conversion="shown")(image), view(conversion="pillow")(image))
 
 
 def test_cmyk_is_converted() -> None:
@@ -353,7 +467,10 @@ def test_usual_formats_are_read_and_their_truncation_is_told(format: str) -> Non
 
 def test_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    assert decoded(frames[0], "GIF", save_all=True, append_images=frames[1:])[0, 0].tolist() == [255, 0, 0]
+    options = {"save_all": True, "append_images": frames[1:]}
+    assert decoded(frames[0], "GIF", **options)[0, 0].tolist() == [255, 0, 0]
+    assert decode_image(encoded(frames[0], "GIF", **options)).info[SEVERAL_FRAMES]
+    assert not decode_image(encoded(frames[0], "GIF")).info[SEVERAL_FRAMES]
 
 
 @pytest.mark.parametrize(

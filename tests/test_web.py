@@ -8,7 +8,7 @@ import json
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 import export
 import inference
-from gapl.decode import decode_image, to_rgb
+from gapl.decode import decode_image, to_rgb, transparency
 from gapl.files.cache import cache_dir
 from gapl.int8 import Int8Weight
 from gapl.pixels import PixelSpec
@@ -234,25 +234,39 @@ def interlaced(image: Image.Image) -> bytes:
     pixels = np.asarray(image)
     starts = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
     rows = [row for x, y, dx, dy in starts for row in pixels[y::dy, x::dx] if row.size]
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 1)),
-        (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))),
-        (b"IEND", b""),
-    ]
-    packed = [
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+    return png(rows, size=image.size, depth=8, colour=2, interlaced=True)
+
+
+def png(
+    rows: Iterable[np.ndarray], *, size: tuple[int, int], depth: int, colour: int, interlaced: bool = False
+) -> bytes:
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlaced)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def grey16() -> Image.Image:
     return Image.fromarray(np.random.default_rng(3).integers(0, 65536, (20, 30), dtype=np.uint16))
 
 
-def turned() -> Image.Exif:
+def rgba16() -> bytes:
+    """Return a PNG of 16 bits with transparency, which Pillow reads but does not write."""
+    levels = np.random.default_rng(3).integers(0, 65536, (20, 30, 4)).astype(">u2")
+    return png(levels, size=(30, 20), depth=16, colour=6)
+
+
+def with_chunk(encoded: bytes, name: bytes, body: bytes) -> bytes:
+    """Return a PNG with one chunk more, after its header."""
+    return encoded[:33] + chunk(name, body) + encoded[33:]
+
+
+def turned(orientation: int = 6) -> Image.Exif:
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[ExifTags.Base.Orientation] = orientation
     return exif
 
 
@@ -268,33 +282,46 @@ FILES = {
     "png grey alpha": lambda: encode(noise("LA"), "PNG"),
     "png grey": lambda: encode(noise("L"), "PNG"),
     "png palette": lambda: encode(noise("RGB").quantize(13), "PNG", transparency=3),
+    "png transparent colour": lambda: encode(noise("RGB"), "PNG", transparency=noise("RGB").getpixel((3, 4))),
     "png bits": lambda: encode(noise("1"), "PNG"),
     "png 16 bits": lambda: encode(grey16(), "PNG"),
+    "png 16 bits rgba": rgba16,
+    "png gamma": lambda: with_chunk(encode(noise("RGB"), "PNG"), b"gAMA", struct.pack(">I", 100000)),
+    "png code points": lambda: with_chunk(encode(noise("RGB"), "PNG"), b"cICP", bytes((9, 16, 0, 1))),
     "png interlaced": lambda: interlaced(noise("RGB")),
     "png tiny interlaced": lambda: interlaced(noise("RGB", size=(3, 2))),
     "bmp": lambda: encode(noise("RGB"), "BMP"),
     "gif": lambda: encode(noise("RGB").quantize(40), "GIF", transparency=3),
-    "webp": lambda: encode(noise("RGB"), "WEBP", quality=80, exif=turned()),
+    "webp": lambda: encode(noise("RGB"), "WEBP", quality=80),
     "webp rgba": lambda: encode(noise("RGBA"), "WEBP", quality=80),
     "webp lossless": lambda: encode(noise("RGB"), "WEBP", lossless=True),
-    "jpeg": lambda: encode(noise("RGB"), "JPEG", quality=90, exif=turned()),
+    "jpeg": lambda: encode(noise("RGB"), "JPEG", quality=90),
     "jpeg tall": lambda: encode(noise("RGB", size=(300, 700)), "JPEG", quality=75, progressive=True),
     "jpeg grey": lambda: encode(noise("L"), "JPEG"),
     "jpeg cmyk": lambda: encode(noise("CMYK"), "JPEG"),
     "jpeg profile": lambda: encode(noise("RGB"), "JPEG", icc_profile=swapped()),
     "png profile": lambda: encode(noise("RGB"), "PNG", icc_profile=swapped()),
     "webp profile": lambda: encode(noise("RGB"), "WEBP", icc_profile=swapped()),
-    "avif": lambda: encode(noise("RGB"), "AVIF"),
+    "avif": lambda: encode(noise("RGB"), "AVIF", exif=turned()),
+    "avif rgba": lambda: encode(noise("RGBA"), "AVIF"),
 }
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_pixels_are_those_of_pillow(name: str, decode: Decode) -> None:
     encoded = FILES[name]()
-    expected = np.asarray(to_rgb(decode_image(encoded)))
+    image = decode_image(encoded)
+    expected = np.asarray(to_rgb(image)).astype(int)
     (found,) = decode(encoded)
     assert found.shape == expected.shape
-    assert np.array_equal(found, expected)
+    assert np.abs(found - expected).max() <= (transparency(image) > 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_image_is_upright(orientation: int, decode: Decode) -> None:
+    encoded = encode(noise("RGB"), "JPEG", exif=turned(orientation))
+    (found,) = decode(encoded)
+    assert np.array_equal(found, np.asarray(to_rgb(decode_image(encoded))))
 
 
 @pytest.mark.parametrize(
@@ -321,10 +348,16 @@ def test_a_single_crop_is_that_of_gapl(spec: PixelSpec, size: tuple[int, int], d
 WRONG = {
     "empty": (b"", "not an image"),
     "text": (b"a letter", "not an image"),
-    "tiff": (encode(noise("RGB"), "TIFF"), "not an image, or of a format that this browser does not know"),
-    "png cut": (encode(noise("RGB"), "PNG")[:3000], "damaged image: the PNG ends too early"),
-    "png head": (encode(noise("RGB"), "PNG")[:20], "damaged image: a PNG without pixels"),
-    "png size": (encode(noise("RGB"), "PNG").replace(b"\0\0\0\x3d", b"\x7f\0\0\0", 1), "too many pixels"),
+    "tiff": (
+        encode(noise("RGB"), "TIFF"),
+        "not an image, damaged, or of a format that this browser does not know",
+    ),
+    "png cut": (encode(noise("RGB"), "PNG")[:3000], "not an image, damaged"),
+    "png head": (encode(noise("RGB"), "PNG")[:20], "not an image, damaged"),
+    "png size": (encode(noise("RGB"), "PNG").replace(b"\0\0\0\x3d", b"\x7f\0\0\0", 1), "not an image, damaged"),
+    "gif cut": (encode(noise("L"), "GIF")[:2000], "not an image, damaged"),
+    "webp cut": (encode(noise("RGB"), "WEBP")[:-20], "not an image, damaged"),
+    "avif cut": (encode(noise("RGB"), "AVIF")[:-20], "not an image, damaged"),
     "jpeg cut": (encode(noise("RGB"), "JPEG")[:-200], "damaged image: the JPEG ends too early"),
     "jpeg head": (encode(noise("RGB"), "JPEG")[:30], "damaged image: the JPEG ends too early"),
 }
@@ -374,6 +407,33 @@ def test_verdicts_are_those_of_the_detector(
     assert (shown.label, shown.warnings, shown.error) == (expected.label, expected.warnings, "")
     assert len(expected.warnings) == 1 + (min(size) < 32)
     assert f"Confidence {100 * expected.confidence:.1f}%" in page.text_content("#status")
+
+
+def animated(format: str, *, count: int = 2) -> bytes:
+    first, *others = (noise("RGB", seed=seed) for seed in range(count))
+    return encode(first, format, save_all=True, append_images=others)
+
+
+WARNED = {
+    "transparent": lambda: encode(noise("RGBA"), "PNG"),
+    "opaque": lambda: encode(noise("RGB"), "PNG"),
+    "gif": lambda: animated("GIF"),
+    "gif of one frame": lambda: encode(noise("L"), "GIF", comment=b"a comment"),
+    "png": lambda: animated("PNG"),
+    "webp": lambda: animated("WEBP"),
+    "webp of one frame": lambda: animated("WEBP", count=1),
+    "avif": lambda: animated("AVIF"),
+    "avif of one frame": lambda: encode(noise("RGB"), "AVIF"),
+}
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_warnings_are_those_of_the_detector(name: str, page: Any, detector_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(WARNED[name]())
+    expected = inference.Detector.load(detector_file, device="cpu", allow_tiny=True)(tmp_path / "image")
+    shown = judge(page, str(tmp_path / "image"))
+    assert (shown.label, shown.warnings, shown.error) == (expected.label, expected.warnings, "")
+    assert len(expected.warnings) == 1 + (name in ("transparent", "gif", "png", "webp", "avif"))
 
 
 def test_nothing_leaves_the_page(page: Any, make_image: MakeImage, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def judge(view: Any, image: str | dict[str, Any]) -> Shown:
 
 def draw(folder: Path, count: int) -> list[Path]:
     """Draw images with a seed, half of them from folders called 1_fake where there are such."""
-    images = scan_images(folder)
+    images = scan_images([folder]).images
     random.Random(0).shuffle(images)
     fakes = [path for path in images if "1_fake" in path.parts]
     others = [path for path in images if "1_fake" not in path.parts]

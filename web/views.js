@@ -76,7 +76,7 @@ function centreCrop(image, size) {
 }
 
 // Round halves to the even number, as Python does.
-function roundEven(value) {
+export function roundEven(value) {
   const below = Math.floor(value);
   return value - below === 0.5 ? below + (below & 1) : Math.round(value);
 }

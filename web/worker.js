@@ -3,7 +3,7 @@
 import "./files.js"; // CACHE, a name for this version of the files, and LARGE, the bytes of the large ones by path
 import * as ort from "./onnxruntime/ort.wasm.bundle.min.mjs";
 import { decode } from "./decode.js";
-import { crops, normalise } from "./views.js";
+import { crops, normalise, roundEven } from "./views.js";
 
 const MAX_THREADS = 8;
 
@@ -106,7 +106,7 @@ async function judge(number, file) {
   const logit = await logitOf(seen, detector, verdict);
   if (!Number.isFinite(logit)) throw new Error("the detector's score is not a number");
   const seconds = (performance.now() - started) / 1000;
-  const warnings = [...detector.notices, ...smallImage(image, detector)];
+  const warnings = [...detector.notices, ...imageWarnings(image, detector)];
   self.postMessage({ type: "verdict", number, ...decide(logit, detector), logit, warnings, seconds });
 }
 
@@ -135,7 +135,15 @@ function decide(logit, { scale, offset, real_below: realBelow, threshold }) {
   return { score, label, likelier, confidence, realBelow, threshold };
 }
 
-function smallImage({ width, height }, { pixel, small_image: warning }) {
-  if (Math.min(width, height) >= pixel.size_px) return [];
-  return [warning.replace("{width}", width).replace("{height}", height)];
+function imageWarnings({ width, height, transparency, severalFrames }, detector) {
+  const { pixel, seen_transparent: seenTransparent, image_warnings: texts } = detector;
+  const found = [];
+  if (Math.min(width, height) < pixel.size_px) {
+    found.push(texts.small.replace("{width}", width).replace("{height}", height));
+  }
+  if (transparency >= seenTransparent) {
+    found.push(texts.transparent.replace("{share}", `${roundEven(100 * transparency)}%`));
+  }
+  if (severalFrames) found.push(texts.several_frames);
+  return found;
 }

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from data.benchmarks.benchmark import Absent, Benchmark, Subset, absent
 from data.benchmarks.specs import BenchmarkSpec, SubsetSpec, folder_names
-from data.folders import ImageFolder, evaluation_splits, normalise, title
+from data.folders import ImageFolder, evaluation_splits, title
 from data.records import Manifest, Record
+from data.words import normalise
 from gapl.labels import Label
 
 Folders = Mapping[ImageFolder, list[str]]

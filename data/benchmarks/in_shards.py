@@ -11,12 +11,13 @@ import numpy as np
 
 from data.benchmarks.benchmark import Absent, Benchmark, Subset
 from data.benchmarks.specs import BenchmarkSpec, folder_names
-from data.folders import SPLITS, evaluation_splits, normalise, title
+from data.folders import evaluation_splits, title
 from data.records import Manifest
 from data.shards.files import find_shards
 from data.shards.index import ShardIndex
 from data.shards.rows import reading_order
 from data.shards.scan import has_images, index_files
+from data.words import normalise, split_of
 from gapl.labels import Label
 
 
@@ -72,7 +73,7 @@ def open_shard_set(name: str, shards: Shards, spec: BenchmarkSpec | None) -> Ben
 
 
 def _split_of_file(url: str) -> str | None:
-    return SPLITS.get(re.split(r"[-_.]", url.rpartition("/")[2].lower())[0])
+    return split_of(re.split(r"[-_.]", url.rpartition("/")[2])[0])
 
 
 def by_model(name: str, index: ShardIndex, root: str, spec: BenchmarkSpec | None = None) -> Benchmark:

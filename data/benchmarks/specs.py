@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from data.folders import normalise
+from data.words import normalise
 from gapl.schema import build_spec
 
 # How the real images of a subset are found.

@@ -16,7 +16,8 @@ from data.shards.files import find_shards, open_shard
 from data.shards.index import Names, ShardIndex, join_indexes
 from data.shards.rows import chunk_of, describe
 from data.shards.urls import name_of
-from gapl.labels import LABELS_EXPECTED, Label, parse_label
+from data.words import LABELS_EXPECTED, parse_label
+from gapl.labels import Label
 
 _THREADS = 16  # that wait for a disk or a server
 
@@ -40,7 +41,7 @@ def read_index(root: str | Path) -> ShardIndex:
     `hf://datasets/OwensLab/CommunityForensics-Small`. Shards may hold one class or both.
 
     Raises ValueError when there is no shard, one cannot be reached or read, a column is missing or a label is
-    neither 0 or real nor 1 or fake.
+    none that data.words knows.
     """
     urls = find_shards(root)
     if not urls:

@@ -15,7 +15,7 @@ import yaml
 
 from data.benchmarks.benchmark import RELEASE_IMAGES
 from data.choices import PROTOCOLS
-from data.folders import normalise
+from data.words import normalise
 from evaluation.tables.rows import MEAN, NOT_SUBSETS, OVERALL
 
 OWN_METHOD = "GAPL"

@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 from scipy.special import logit
 
 from data.images.degrade import CLEAN
+from data.words import COLUMNS as MANIFEST_COLUMNS
+from data.words import LABELS_EXPECTED, normalise, parse_label
 from gapl.calibration import Calibration, score_of
 from gapl.files.refusal import check_is_file
-from gapl.labels import LABELS_EXPECTED, Label, parse_label
+from gapl.labels import Label
 from gapl.schema import build_spec
 from gapl.verdict import DecisionRule, decision_rule
 
@@ -48,10 +50,10 @@ COLUMNS = (
 )
 DETAILS = ("embedding", "attention")  # of `benchmarks.py run --details`
 BY_WHOLE = "by_whole"  # of `benchmarks.py run --views auto`
-# What other detectors call their columns, the usual one first; compared in lower case.
+# What other detectors call their columns, the usual one first; compared normalised.
 USUAL_NAMES = {
-    "uri": ("filename", "image", "path", "src"),
-    "label": ("target", "y_true", "class", "typ"),
+    "uri": ("filename", *MANIFEST_COLUMNS["filename"]),
+    "label": (*MANIFEST_COLUMNS["label"], "y_true", "typ"),
     "score": ("prob", "pred", "probability"),
     "logit": ("llr",),
 }
@@ -229,12 +231,12 @@ def _rename(found: pd.DataFrame, columns: Mapping[str, str], *, where: str) -> p
             raise ValueError(f"--columns {ours}={theirs}: expected one of {', '.join(COLUMNS)} before the =")
         if theirs not in found:
             raise ValueError(f"{where}: no column {theirs!r} (--columns {ours}={theirs}); it has {listed}")
-    by_lower = {str(name).lower(): name for name in reversed(list(found.columns))}
+    by_plain = {normalise(str(name)): name for name in reversed(list(found.columns))}
     given = dict(columns)
     for ours in COLUMNS:
-        for name in (ours, *USUAL_NAMES.get(ours, ())):
-            if name in by_lower and ours not in given and by_lower[name] not in columns.values():
-                given[ours] = by_lower[name]
+        for name in map(normalise, (ours, *USUAL_NAMES.get(ours, ()))):
+            if name in by_plain and ours not in given and by_plain[name] not in columns.values():
+                given[ours] = by_plain[name]
     for needed in ("uri", "label"):
         if needed not in given:
             raise ValueError(

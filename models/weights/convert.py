@@ -67,7 +67,7 @@ def _warn_of_losses(whole: Checkpoint) -> None:
         "the calibration, so that scores differ": whole.calibration is not None,
         f"the threshold {whole.threshold}": whole.threshold != THRESHOLD,
         f"the notice {whole.notice!r}": bool(whole.notice),
-        "the scaling of 16-bit grey": whole.config.pixel.grey16 != "clip",
+        "how images become RGB": whole.config.pixel.conversion != "pillow",
     }
     if named := [name for name, is_lost in lost.items() if is_lost]:
         log.warning("the released form does not hold %s", ", ".join(named))

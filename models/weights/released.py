@@ -157,7 +157,7 @@ def _num_rows(what: str, tensor: Tensor | None) -> int:
 
 def released_pixels(size_px: int) -> PixelSpec:
     """Return the release's evaluation view: centre crop without resizing, ImageNet's normalisation for a CLIP."""
-    return PixelSpec(size_px=size_px, mean=IMAGENET_MEAN, std=IMAGENET_STD, small_image="pad", grey16="clip")
+    return PixelSpec(size_px=size_px, mean=IMAGENET_MEAN, std=IMAGENET_STD, small_image="pad", conversion="pillow")
 
 
 def to_released(config: DetectorConfig, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

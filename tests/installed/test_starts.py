@@ -13,7 +13,7 @@ from asset_logits import LOGITS
 from conftest import PROJECT, Ended, Index, Start, run_process, write_index
 
 import gapl
-from gapl.judging import to_text
+from gapl.results import verdict_text
 from gapl.wheel import INT8_FILE, WHEEL_FILE
 
 PACKAGE = Path(gapl.__file__).parent
@@ -57,7 +57,7 @@ def test_verdicts_of_the_assets_and_lines_of_the_readme(tower: bytes) -> None:
     verdicts = {f"assets/{name}": detector(PROJECT / "assets" / name) for name in sorted(LOGITS["full"])}
     found = {Path(name).name: verdict.logit for name, verdict in verdicts.items()}
     assert found == pytest.approx(LOGITS["full"], abs=0.002)
-    lines = "\n".join(to_text(Path(name), each) for name, each in verdicts.items())
+    lines = "\n".join(verdict_text(name, each) for name, each in verdicts.items())
     assert f"\n{lines}\n" in (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
