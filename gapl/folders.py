@@ -58,7 +58,7 @@ def scan_images(paths: Sequence[Path | str], *, follow_links: bool = False) -> S
 
     listed = [path for each in paths for path in _named_by(each)]
     for path in listed:
-        if path.is_file():
+        if path.is_file() or (len(listed) > 1 and not path.exists()):  # of many, it is a row that says so
             scan.images.append(path)
         elif path.exists() and not path.is_dir():
             raise ValueError(f"{path}: {NO_FILE}; expected an image or a folder of images")

@@ -70,7 +70,12 @@ def named_paths(args: argparse.Namespace) -> list[str]:
 def chosen_format(args: argparse.Namespace) -> str:
     """Return the format of the results. Raises ValueError when --out cannot have it."""
     of_suffix = args.out.suffix.removeprefix(".").lower() if args.out else TEXT
-    chosen: str = args.format or (JSONL if args.json else of_suffix)
+    asked = args.format or (JSONL if args.json else None)
+    if args.json and asked != JSONL:
+        raise ValueError(f"--json is --format jsonl, and not {asked}; leave one of them out")
+    if asked and of_suffix in FORMATS and of_suffix not in (TEXT, asked):
+        raise ValueError(f"--out {args.out} is no file for {asked}; name one with the suffix .{asked}")
+    chosen: str = asked or of_suffix
     if args.out and chosen not in (JSON, JSONL, CSV, PARQUET):
         raise ValueError(f"--out {args.out}: a table is .jsonl, .json, .csv or .parquet; or name its --format")
     if chosen == PARQUET and not args.out:

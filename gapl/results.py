@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -15,6 +17,8 @@ from gapl.cli import printable
 from gapl.files.atomic import replacing
 from gapl.options import CSV, JSON, JSONL, PARQUET
 from gapl.verdict import Verdict
+
+log = logging.getLogger(__name__)
 
 SCHEMA = "gapl-result-1"  # docs/result.schema.json
 COLUMNS = {  # of a table, and their types in parquet
@@ -90,8 +94,8 @@ class Table:
         self._journal = path.with_name(f"{path.name}.part")
         self._found: dict[str, dict[str, Any]] = {}  # the results of this run, by their paths
         self._verdicts: dict[str, Verdict] = {}
-        if format == PARQUET:
-            import pyarrow  # noqa: F401 - that it is missing is told before anything is judged
+        if format == PARQUET and importlib.util.find_spec("pyarrow") is None:
+            raise ValueError("a table in parquet needs the package pyarrow; install it: pip install pyarrow")
         for each in (path, self._journal):
             if each.exists() and not each.is_file():
                 raise ValueError(f"{each} is no regular file; name another --out")
@@ -128,6 +132,8 @@ class Table:
 
     def verdicts(self) -> dict[str, Verdict]:
         """Return the verdicts that the journal has, by the SHA-256 of their files."""
+        if self._verdicts:
+            log.info("%s: goes on with %d verdicts", printable(self._journal), len(self._verdicts))
         return dict(self._verdicts)
 
     def add(self, row: dict[str, Any]) -> None:

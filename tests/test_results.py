@@ -124,6 +124,9 @@ def test_paths_are_named_in_many_ways(
     assert names("-") == ["b.png"]
     assert "no image is named; give the path" in judge().only_error()
     assert "gone.txt" in judge("@gone.txt").only_error()
+    gone = judge(tmp_path / "gone.png", folder / "a.png", "--json")
+    assert gone.code == 1
+    assert [json.loads(line).get("error") for line in gone.out.splitlines()] == ["No such file or directory", None]
     (tmp_path / "windows.txt").write_bytes(f"\ufeff{folder / 'a.png'}\r\n".encode())
     assert names(f"@{tmp_path / 'windows.txt'}") == ["a.png"]
     (tmp_path / "empty.txt").touch()
@@ -215,6 +218,9 @@ def test_a_file_too_large_for_memory_is_one_that_cannot_be_read(judge: Judge, fo
 
 def test_options_that_do_not_go_together(judge: Judge, folder: Path, tmp_path: Path) -> None:
     assert "--format parquet needs --out" in judge(folder, "--format", "parquet").only_error()
+    assert "--json is --format jsonl, and not csv" in judge(folder, "--json", "--format", "csv").only_error()
+    other = judge(folder, "--out", tmp_path / "a.csv", "--format", "json").only_error()
+    assert "a.csv is no file for json; name one with the suffix .json" in other
     assert "a table is .jsonl, .json, .csv or .parquet" in judge(folder, "--out", tmp_path / "a.txt").only_error()
     assert not list(tmp_path.glob("a.txt*"))
 
