@@ -17,12 +17,12 @@ from PIL import ExifTags, Image
 # start programs, such as EPS, are never tried.
 USUAL = ["JPEG", "PNG", "GIF"]
 FORMATS = [*USUAL, "BMP", "DIB", "PPM", "WEBP", "AVIF", "TIFF", "JPEG2000", "ICO", "QOI", "TGA", "HEIF", "JXL"]
-# Formats that a package of their own reads: how files begin, the package, and its module that teaches Pillow.
+# Formats that a package of their own reads: how files begin, from which byte on, the
+# package, and its module that teaches Pillow.
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 _PLUGINS = {
     "HEIC": (tuple(b"ftyp" + brand for brand in _HEIC_BRANDS), 4, "pillow-heif", "pillow_heif"),
-    "JPEG XL": ((b"\xff\x0a",), 0, "pillow-jxl-plugin", "pillow_jxl"),
-    "JPEG XL ": ((b"JXL \r\n\x87\n",), 4, "pillow-jxl-plugin", "pillow_jxl"),
+    "JPEG XL": ((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"), 0, "pillow-jxl-plugin", "pillow_jxl"),
 }
 # What Pillow raises for bytes, or for metadata, that are not what their format says.
 _DAMAGE = (
@@ -156,7 +156,7 @@ def image_format(start: bytes) -> str:
     start = start.ljust(32, b"\0")
     for name, (prefixes, at, _, _) in _PLUGINS.items():
         if start[at:].startswith(prefixes):
-            return name.strip()
+            return name
     Image.init()
     for name in FORMATS:
         accepts = Image.OPEN[name][1] if name in Image.OPEN and name != "DIB" else None
@@ -181,7 +181,7 @@ def _learn_format(encoded: bytes) -> None:
             try:
                 plugin = importlib.import_module(module)
             except ImportError:
-                missing = f"{name.strip()}, which needs the package {package}: pip install {package}"
+                missing = f"{name}, which needs the package {package}: pip install {package}"
                 raise UnreadableImage(missing) from None
             if hasattr(plugin, "register_heif_opener"):
                 plugin.register_heif_opener()

@@ -394,7 +394,11 @@ def test_formats_that_start_programs_are_not_read() -> None:
 
 @pytest.mark.parametrize(
     ("content", "package"),
-    [(b"\0\0\0\x18ftypheic" + bytes(99), "pillow-heif"), (b"\xff\x0a" + bytes(99), "pillow-jxl-plugin")],
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(99), "pillow-heif"),
+        (b"\xff\x0a" + bytes(99), "pillow-jxl-plugin"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99), "pillow-jxl-plugin"),
+    ],
 )
 def test_formats_of_other_packages_are_named(
     content: bytes, package: str, monkeypatch: pytest.MonkeyPatch

@@ -30,7 +30,7 @@ from models import site, web
 from models.weights.checkpoint import load_checkpoint
 from tests.test_gapl import LORA, make_detector
 from tests.test_several_views import ALL, PIXEL, config_with
-from timing.browser import CHROMIUM, find_chromium, judge, open_page, serving
+from timing.browser import judge, open_page, serving
 
 if TYPE_CHECKING:
     from tests.conftest import MakeImage, RunCli
@@ -163,19 +163,6 @@ def test_another_runtime_than_the_pinned_is_refused(tmp_path: Path, monkeypatch:
 
 # ---------------------------------------------------------------------------------------------------------
 # In a browser: pixels
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A chromium of the system; tests that need one are skipped without."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    executable = find_chromium()
-    if executable is None:
-        pytest.skip(f"none of {', '.join(CHROMIUM)} is installed")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 Decode = Callable[..., list[np.ndarray]]
