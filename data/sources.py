@@ -10,8 +10,8 @@ from data.records import Manifest
 from data.shards.index import ShardIndex
 from data.shards.plan_file import read_plan
 from data.shards.scan import holds_images, read_index
-from data.shards.urls import as_url
 from data.tables import read_manifest
+from gapl.shards.files import as_url
 
 
 def open_source(

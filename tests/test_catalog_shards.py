@@ -15,9 +15,9 @@ from data.benchmarks.benchmark import Absent, Benchmark
 from data.benchmarks.find import find_benchmarks
 from data.benchmarks.specs import read_catalog
 from data.loading.samples import read_samples
-from data.shards.rows import ShardRow, read_rows
 from data.shards.scan import read_index
 from gapl.labels import Label
+from gapl.shards.rows import ShardRow, read_rows
 
 Row = tuple[int, str, str]  # label, model, source
 

@@ -10,8 +10,8 @@ import pytest
 from data.holdout import choose_sources, split_images
 from data.records import Images, Manifest, Record, require_both_classes
 from data.shards.index import Names, ShardIndex
-from data.shards.rows import Shard
 from gapl.labels import Label, Source
+from gapl.shards.rows import Shard
 
 SIZES = {"real_coco": 30, "real_ffhq": 5, "fake_sd": 40, "fake_gan": 6, "fake_mj": 1, "fake_glide": 3}
 

@@ -256,7 +256,7 @@ READ = """
 import sys
 from pathlib import Path
 from data.shards.plan_file import read_plan
-from data.shards.rows import read_rows
+from gapl.shards.rows import read_rows
 index = read_plan(Path("plan.json"))
 for number, shard in enumerate(index.shards):
     print(shard.url, [len(image) for _, image in read_rows(shard, index.row_N[index.shard_N == number])])

@@ -13,10 +13,10 @@ from test_shards import write_shard
 from data.loading import samples
 from data.loading.samples import read_samples
 from data.records import Record
-from data.shards.index import ShardIndex
-from data.shards.rows import Shard, read_rows, reading_order
+from data.shards.index import ShardIndex, reading_order
 from data.shards.scan import read_index
 from gapl.labels import Label, Source
+from gapl.shards.rows import Shard, read_rows
 
 
 @pytest.fixture

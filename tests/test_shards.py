@@ -25,9 +25,9 @@ import pytest
 
 from data.shards.files import find_shards
 from data.shards.index import join_indexes
-from data.shards.rows import read_rows
 from data.shards.scan import read_index
 from gapl.labels import Label
+from gapl.shards.rows import read_rows
 
 PROJECT = Path(__file__).parent.parent
 
@@ -210,7 +210,7 @@ def test_every_image_is_what_was_written(
 
 MEMORY = """
 import resource, sys
-from data.shards.rows import read_rows
+from gapl.shards.rows import read_rows
 from data.shards.scan import read_index
 (shard,) = read_index(sys.argv[1]).shards
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -381,7 +381,7 @@ def hub(tmp_path: Path) -> Iterator[DataSets]:
 
 INDEX = """
 import sys
-from data.shards.rows import read_rows
+from gapl.shards.rows import read_rows
 from data.shards.scan import read_index
 index = read_index(sys.argv[1])
 print(index.name, len(index), index.count(0), index.count(1), index.record(41).uri)

@@ -26,10 +26,10 @@ from data.loading.plan import BatchPlan, Rank
 from data.shards import stream
 from data.shards.index import Names, ShardIndex
 from data.shards.order import MAX_COPIES, Order, make_lanes
-from data.shards.rows import Shard, read_rows
 from data.shards.scan import read_index
 from data.shards.stream import draw_samples, split_steps, stream_batches
 from gapl.labels import Label
+from gapl.shards.rows import Shard, read_rows
 
 Row = tuple[int, str, str]  # label, generator, architecture
 FAKE, REAL = (1, "gan", "GAN"), (0, "coco", "real")

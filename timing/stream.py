@@ -162,7 +162,7 @@ def from_memory(index: ShardIndex, view: TensorView, *, num_workers: int) -> Ite
     from data.loading.batches import SampleDataset
     from data.loading.loader import batch_loader
     from data.loading.samples import Sample
-    from data.shards.rows import read_rows
+    from gapl.shards.rows import read_rows
 
     images = [encoded for _, encoded in read_rows(index.shards[0], range(BATCH_SIZE))]
 
@@ -243,7 +243,7 @@ def time_order(balance: str) -> None:
 def real_size() -> ShardIndex:
     """Return an index like that of the whole set, without its files."""
     from data.shards.index import Names, ShardIndex
-    from data.shards.rows import Shard
+    from gapl.shards.rows import Shard
 
     rng = np.random.default_rng(0)
     num_rows = 2 * SHARDS * ROWS_A_SHARD

@@ -8,7 +8,7 @@ from pathlib import Path
 from data.benchmarks.specs import BenchmarkSpec
 from data.choices import PROTOCOLS
 from data.records import Manifest
-from data.shards.rows import reading_order
+from data.shards.index import reading_order
 from gapl.labels import Label
 
 RELEASE_IMAGES = 1000  # of each class of a subset

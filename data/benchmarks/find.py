@@ -13,10 +13,11 @@ from data.benchmarks.in_tables import by_generator, find_manifests, first_mistak
 from data.benchmarks.specs import BenchmarkSpec, folder_names, read_catalog
 from data.folders import find_image_folders
 from data.folders import what_is_there as folders_there
-from data.shards.urls import as_url, name_of
+from data.shards.urls import name_of
 from data.sources import is_manifest, open_index, open_source
 from data.words import normalise
 from gapl.folders import join
+from gapl.shards.files import as_url
 
 OUTSIDE = "image outside of class folders"
 

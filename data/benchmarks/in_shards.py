@@ -14,8 +14,7 @@ from data.benchmarks.specs import BenchmarkSpec, folder_names
 from data.folders import evaluation_splits, title
 from data.records import Manifest
 from data.shards.files import find_shards
-from data.shards.index import ShardIndex
-from data.shards.rows import reading_order
+from data.shards.index import ShardIndex, reading_order
 from data.shards.scan import has_images, index_files
 from data.words import normalise, split_of
 from gapl.labels import Label

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from data.records import Record, Row
-from data.shards.rows import ShardRow, read_rows
+from gapl.shards.rows import ShardRow, read_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from data.shards.rows import Shard, read_rows
-from data.shards.urls import as_url
+from gapl.shards.files import as_url
+from gapl.shards.rows import Shard, read_rows
 
 IMAGE_COLUMN = "image_data"
 _PROGRESS_FROM_BYTES = 1 << 30

@@ -14,9 +14,9 @@ import numpy as np
 
 from data.records import Manifest, Record, list_sha256
 from data.shards.arrow_cache import CachedRow, copy_rows
-from data.shards.rows import Shard, ShardRow
-from data.shards.urls import as_url
 from gapl.labels import Label, Source
+from gapl.shards.files import as_url
+from gapl.shards.rows import Shard, ShardRow
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,3 +209,9 @@ def _join_names(columns: Sequence[Names]) -> Names:
     positions = {name: position for position, name in enumerate(names)}
     joined = [np.array([positions[name] for name in each.names], np.int32)[each.number_N] for each in columns]
     return Names(np.concatenate(joined), names)
+
+
+def reading_order(record: Record) -> tuple[str, int]:
+    """Return the key by which records are sorted to read each shard in one go."""
+    location = record.location
+    return (location.shard.url, location.row) if isinstance(location, ShardRow) else (record.uri, 0)

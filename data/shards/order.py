@@ -20,8 +20,8 @@ import numpy as np
 from data.choices import BALANCES
 from data.seeds import draw_seed
 from data.shards.index import ShardIndex
-from data.shards.rows import Shard
 from gapl.labels import Label
+from gapl.shards.rows import Shard
 
 MAX_COPIES = 4
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from data.shards.index import ShardIndex
 from data.shards.scan import index_files
-from data.shards.urls import as_url
 from gapl.files.atomic import replacing
 from gapl.files.strict_json import strict_json
 from gapl.labels import Label
 from gapl.schema import build_spec
+from gapl.shards.files import as_url
 
 FORMAT = "gapl-plan-1"
 

@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.shards.columns import LABEL_COLUMN, Columns, columns_of, image_leaf
-from data.shards.files import find_shards, open_shard
+from data.shards.files import find_shards
 from data.shards.index import Names, ShardIndex, join_indexes
-from data.shards.rows import chunk_of, describe
 from data.shards.urls import name_of
 from data.words import LABELS_EXPECTED, parse_label
 from gapl.labels import Label
+from gapl.shards.columns import LABEL_COLUMN, Columns, columns_of, image_leaf
+from gapl.shards.files import open_shard
+from gapl.shards.rows import chunk_of, describe
 
 _THREADS = 16  # that wait for a disk or a server
 
@@ -35,7 +36,7 @@ def has_images(shard: str) -> bool:
 
 
 def read_index(root: str | Path) -> ShardIndex:
-    """Index the rows of parquet shards of the kinds in data.shards.columns, without reading an image.
+    """Index the rows of parquet shards of the kinds in gapl.shards.columns, without reading an image.
 
     `root` is one parquet file, a folder of them, a folder with them in `data/`, or the URL of such, for instance
     `hf://datasets/OwensLab/CommunityForensics-Small`. Shards may hold one class or both.

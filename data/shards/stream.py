@@ -22,8 +22,8 @@ from data.loading.samples import Sample
 from data.seeds import draw_seed
 from data.shards.index import ShardIndex
 from data.shards.order import Lane, Order, make_lanes
-from data.shards.rows import Shard, read_rows
 from gapl.labels import Label
+from gapl.shards.rows import Shard, read_rows
 
 _LISTS_AHEAD = 2
 Item = TypeVar("Item")

@@ -1,26 +1,17 @@
-"""Paths and URLs of data sets: which is which, and what they are called."""
+"""Paths and URLs of data sets: what they are called, and whether they are there."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from data.folders import title
-
-_URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+]+):/+(?P<path>.*)", re.DOTALL)
-
-
-def as_url(root: str | Path) -> str | None:
-    """Return `root` as a URL of fsspec, also when a Path has lost one of its slashes; None for a local path."""
-    match = _URL.fullmatch(str(root))
-    if not match:
-        return None
-    return str(root) if "://" in str(root) else f"{match['protocol']}://{match['path']}"
+from gapl.shards.files import as_url
 
 
 def name_of(root: str | Path) -> str:
     """Return what shards at this path or URL are called."""
-    path = Path(_URL.sub(r"\g<path>", str(root)))
+    url = as_url(root)
+    path = Path(url.partition("://")[2].lstrip("/") if url else root)
     return title(path.with_suffix("") if path.suffix.lower() == ".parquet" and not path.is_dir() else path)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from data.benchmarks.benchmark import Benchmark
 from data.images.degrade import CLEAN
 from data.records import Record, relative_uri
-from data.shards.rows import reading_order
+from data.shards.index import reading_order
 from evaluation.tables.scores import DetectorEntry
 
 

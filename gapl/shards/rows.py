@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.records import Record
-from data.shards.columns import image_leaf
-from data.shards.files import open_shard
-from data.shards.pages import can_stream, stream_values
+from gapl.shards.columns import image_leaf
+from gapl.shards.files import open_shard
+from gapl.shards.pages import can_stream, stream_values
 
 _BATCH_BYTES = 8 << 20  # of images that are in memory at a time
 
@@ -57,12 +56,6 @@ class ShardRow:
         except ValueError as error:
             raise OSError(str(error)) from error
         return encoded
-
-
-def reading_order(record: Record) -> tuple[str, int]:
-    """Return the key by which records are sorted to read each shard in one go."""
-    location = record.location
-    return (location.shard.url, location.row) if isinstance(location, ShardRow) else (record.uri, 0)
 
 
 def read_rows(shard: Shard, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[int, bytes]]:
