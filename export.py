@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from gapl import cli
 from gapl.decode import UnreadableImage, decode_image
-from gapl.folders import scan_images
+from gapl.inputs.scan import scan_images
 from gapl.names import EXPORT_PRECISIONS, MODEL_HELP
 from models.weights.hub import find_model
 
@@ -125,7 +125,7 @@ def _web(file: Path, args: argparse.Namespace) -> None:
     from models.weights.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(file, merge=False, allow_tiny=args.allow_tiny)
-    images = [_decode(path) for path in scan_images([ASSETS]).images]
+    images = [decode_image(image.read()) for image in scan_images([ASSETS]).images]
     difference = write_site(args.out, checkpoint, page=PAGE, images=images)
     print(f"{args.out}: P(fake) differs from that of torch by at most {difference:.1e}")
 
@@ -158,7 +158,7 @@ def _reference(checkpoint: Checkpoint, args: argparse.Namespace) -> tuple[Refere
 
     exact = args.precision == "fp32"
     if args.calibration is None:
-        images = [_decode(path) for path in scan_images([ASSETS]).images]
+        images = [decode_image(image.read()) for image in scan_images([ASSETS]).images]
         return Reference(checkpoint, list(noisy_pixels(checkpoint, images))), EXACT if exact else NEAR
     _, judged = split_images(args.calibration, num_images=args.num_images)
     labels = [label for _, label in judged]

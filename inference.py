@@ -31,10 +31,10 @@ import numpy as np
 import gapl.detector
 from gapl import cli
 from gapl.detector import ImageInput, shipped_file
-from gapl.folders import scan_images
+from gapl.inputs.scan import scan_arguments
 from gapl.judging import write_results
 from gapl.names import FULL, MODEL_HELP
-from gapl.options import TEXT, add_options, chosen_format, named_paths
+from gapl.options import TEXT, add_options, chosen_format
 from gapl.verdict import Verdict
 from models.device import DEVICES, pick_device
 from models.weights.hub import find_model
@@ -120,7 +120,7 @@ def _import_loader() -> Callable[..., Checkpoint | Exported]:
 def main() -> int:
     args = parse_arguments()
     format = chosen_format(args)
-    scan = scan_images(named_paths(args), follow_links=args.follow_links)
+    scan = scan_arguments(args)
     from tqdm import tqdm
 
     if format == TEXT:

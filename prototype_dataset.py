@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from data.folders import title
 from data.records import Images, Manifest, join
 from data.shards.urls import require_place
-from data.words import add_columns
 from gapl import cli
+from gapl.columns import add_columns
 from gapl.labels import Label
 
 if TYPE_CHECKING:

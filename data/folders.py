@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.records import Manifest, Record
-from data.words import CLASSES, SPLITS, class_of, classes_of, normalise, split_of
+from data.words import CLASSES, SPLITS, class_of, classes_of, split_of
+from gapl.columns import normalise
 from gapl.folders import Note, counted, join, walk
 from gapl.labels import Label
 

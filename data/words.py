@@ -1,13 +1,13 @@
-"""What people call classes, splits and columns, in one table each; and --columns for other names of columns."""
+"""What people call classes and splits, in one table each. gapl/columns.py has what they call columns."""
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
+from gapl.columns import normalise
 from gapl.labels import Label
 
 # A folder with one of these names holds a class; so may 0 and 1 before them. They are labels in manifests, too.
@@ -45,19 +45,6 @@ SPLITS = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-
-# Columns of a manifest, the usual names first. Our own name goes before all of them.
-COLUMNS = {
-    "filename": ("image", "path", "src", "file", "img", "file path", "image path", "img path", "image name"),
-    "label": ("target", "class", "label name", "label str", "is fake", "fake", "is ai", "is generated"),
-    "generator": ("model", "model name"),
-    "split": ("partition",),
-}
-
-
-def normalise(name: str) -> str:
-    """Return a name as it is compared: lower case, letters and digits only."""
-    return "".join(char for char in name.lower() if char.isalnum())
 
 
 def _table(words: Mapping[Label, tuple[str, ...]]) -> dict[str, Label]:
@@ -105,23 +92,3 @@ def parse_label(value: Any) -> Label | None:
 def _parse_text(text: str) -> Label | None:
     number = _NUMBERS.get(text.strip().lower())
     return class_word(text) if number is None else number
-
-
-def add_columns(parser: argparse.ArgumentParser, *, help: str) -> None:
-    """Add --columns, a mapping of our names of columns to theirs."""
-    parser.add_argument("--columns", action=_Columns, nargs="+", default={}, metavar="OURS=THEIRS", help=help)
-
-
-class _Columns(argparse.Action):
-    """Read "filename=image label=class"; a comma may stand for the space."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _: str | None = None
-    ) -> None:
-        names: dict[str, str] = {}
-        for text in ",".join(values).split(","):
-            ours, _equals, theirs = text.partition("=")
-            if not ours or not theirs:
-                raise argparse.ArgumentError(self, f"{text!r}; expected OURS=THEIRS, such as label=class")
-            names[ours] = theirs
-        setattr(namespace, self.dest, names)

@@ -17,8 +17,8 @@ import argparse
 from functools import partial
 
 from gapl import cli
-from gapl.folders import scan_images
-from gapl.options import TEXT, add_options, chosen_format, named_paths
+from gapl.inputs.scan import scan_arguments
+from gapl.options import TEXT, add_options, chosen_format
 from gapl.version import version
 
 
@@ -30,7 +30,7 @@ def main() -> None:
 def _main() -> int:
     args = _parse_arguments()
     format = chosen_format(args)
-    scan = scan_images(named_paths(args), follow_links=args.follow_links)
+    scan = scan_arguments(args)
     from gapl.detector import Detector, shipped_file
     from gapl.judging import write_results
 

@@ -60,9 +60,19 @@ def allow_pixels(megapixels: float) -> None:
     Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6 / 2)  # Pillow refuses above twice that
 
 
+def most_pixels() -> int:
+    """Return how many pixels an image may have."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 0)
+
+
 def most_bytes() -> int:
     """Return how large a file may be: 2 GiB, or more where images may have so many pixels of 8 bytes."""
-    return max(2 << 30, 8 * 2 * (Image.MAX_IMAGE_PIXELS or 0))
+    return max(2 << 30, 8 * most_pixels())
+
+
+def too_many_pixels() -> str:
+    """Return how an image of more pixels is refused."""
+    return f"too many pixels; images of at most {most_pixels() / 1e6:g} megapixels are read"
 
 
 @contextmanager
@@ -76,8 +86,7 @@ def _refusing() -> Iterator[None]:
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise UnreadableImage(f"too many pixels; images of at most {most:g} megapixels are read") from error
+        raise UnreadableImage(too_many_pixels()) from error
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage("not an image, or of a format that is not read") from error
     except MemoryError as error:

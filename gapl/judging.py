@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 from gapl.cli import printable
 from gapl.decode import UnreadableImage, allow_pixels
-from gapl.detector import Detector, Seen, read_image
+from gapl.detector import Detector, Seen
 from gapl.files.checksum import sha256_of
-from gapl.folders import Scan, counted
+from gapl.folders import counted
+from gapl.inputs.input import Input, read_within
+from gapl.inputs.scan import Scan
 from gapl.options import CSV, JSON, JSONL, TEXT, chosen_format
 from gapl.results import COLUMNS, Result, Table, csv_line, csv_row
 from gapl.verdict import Verdict
@@ -117,15 +118,15 @@ class _Tally:
 
 
 def judge_files(
-    detector: Detector, paths: list[Path], *, batch_size: int, known: dict[str, Verdict]
+    detector: Detector, images: list[Input], *, batch_size: int, known: dict[str, Verdict]
 ) -> Iterator[Result]:
-    """Yield what is found of each file, in their order. The same content is judged once.
+    """Yield what is found of each image, in their order. The same content is judged once.
 
     While a batch is judged, the next one is read. Of images only what the detector looks at is kept in memory.
 
     known   verdicts by the SHA-256 of files, which those that are found are added to
     """
-    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
     claimed = set(known)
     with ThreadPoolExecutor(1) as reader:
         reading = reader.submit(_see_batch, detector, batches[0], claimed)
@@ -136,13 +137,13 @@ def judge_files(
             yield from (each if each.error else replace(each, verdict=known[each.sha256]) for each in results)
 
 
-def _see_batch(detector: Detector, paths: list[Path], claimed: set[str]) -> tuple[list[Result], dict[str, Seen]]:
+def _see_batch(detector: Detector, images: list[Input], claimed: set[str]) -> tuple[list[Result], dict[str, Seen]]:
     """Return results without verdicts, and what the detector looks at of the contents that none has claimed."""
     results, seen = [], {}
-    for path in paths:
+    for image in images:
         sha256, error = "", ""
         try:
-            encoded = read_image(path)
+            encoded = read_within(image)
             sha256 = hashlib.sha256(encoded).hexdigest()
             if sha256 not in claimed:
                 seen[sha256] = detector.see(encoded)
@@ -153,7 +154,7 @@ def _see_batch(detector: Detector, paths: list[Path], claimed: set[str]) -> tupl
             error = refused.strerror or str(refused)
         except MemoryError:
             error = "not enough memory to judge it"
-        results.append(Result(str(path), sha256, None, error))
+        results.append(Result(image.name, sha256, None, error))
     return results, seen
 
 

@@ -6,9 +6,11 @@ import argparse
 import math
 from pathlib import Path
 
+from gapl.columns import add_columns
 from gapl.names import FULL, VIEWS, VIEWS_HELP
 
 MAX_MEGAPIXELS = 250  # more than the largest photographs of phones
+FRAMES, MOST_FRAMES = 8, 10_000  # of a video
 TEXT, JSON, JSONL, CSV, PARQUET = "text", "json", "jsonl", "csv", "parquet"
 FORMATS = (TEXT, JSON, JSONL, CSV, PARQUET)
 FAIL_ON = ("fake", "unsure")
@@ -20,14 +22,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "paths",
         metavar="PATH",
         nargs="*",
-        help="an image, a folder of them, @FILE for the paths in the lines of a file, or - for those on stdin",
+        help="an image; a folder, zip, tar or parquet file of them; a video; a CSV list; @FILE for paths in the "
+        "lines of a file; or - for those on stdin",
     )
     parser.add_argument(
         "--image_path", "--image-path", nargs="+", metavar="PATH", default=[], help="the same, as an option"
     )
-    parser.add_argument(
-        "--follow-links", action="store_true", help="also follow links of a folder to what is outside of it"
-    )
+    _add_inputs(parser)
     parser.add_argument(
         "--max-megapixels",
         type=_megapixels,
@@ -51,6 +52,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
     )
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the options for what images come from."""
+    parser.add_argument(
+        "--follow-links", action="store_true", help="also follow links of a folder to what is outside of it"
+    )
+    parser.add_argument("--stdin-image", action="store_true", help="judge the image whose bytes are on stdin")
+    parser.add_argument(
+        "--allow-urls", action="store_true", help="also fetch images from http and https URLs, of public addresses"
+    )
+    parser.add_argument(
+        "--frames",
+        type=_frames,
+        default=FRAMES,
+        metavar="N",
+        help="judge so many frames of a video, evenly spread over its time (default: %(default)s)",
+    )
+    add_columns(parser, help="the column of paths in a list, if it has another name: filename=THEIRS")
+
+
+def _frames(text: str) -> int:
+    frames = int(text)
+    if not 1 <= frames <= MOST_FRAMES:
+        raise argparse.ArgumentTypeError(f"{text}; expected a number from 1 to {MOST_FRAMES}")
+    return frames
 
 
 def _megapixels(text: str) -> float:

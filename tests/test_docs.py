@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from structure import LAYERS
 
-from data.words import CLASSES, CLASSES_BESIDE, COLUMNS
+from data.words import CLASSES, CLASSES_BESIDE
+from gapl.columns import COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path for pattern in ("*.md", "*/*.md", "scripts/*.sh") for path in ROOT.glob(pattern))

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from data.folders import scan_folder, title
-from data.words import normalise
-from gapl.folders import Scan, scan_images
+from gapl.columns import normalise
+from gapl.inputs.scan import Scan, Ways, scan_images
 from gapl.labels import Label
 
 MakeImage = Callable[..., Path]
@@ -38,6 +38,17 @@ def found(root: Path, *, split: str | None = None) -> list[tuple[str, int, str]]
         (Path(r.uri).relative_to(root).as_posix(), int(r.label), r.generator)
         for r in scan_folder(root, split=split)
     ]
+
+
+def paths(scan: Scan) -> list[Path]:
+    """The files that a scan found."""
+    return [Path(image.name) for image in scan.images]
+
+
+def looked(root: Path) -> tuple[list[Path], dict[str, int], list[str]]:
+    """What a scan of a folder found, left out and could not look at."""
+    scan = scan_images([root])
+    return paths(scan), scan.left_out, scan.unreachable
 
 
 def test_plain_layout_is_called_after_its_root(tree: Callable[..., Path]) -> None:
@@ -206,15 +217,17 @@ def test_scan_images(tree: Callable[..., Path]) -> None:
     root = tree("b.png", "a/real/2.jpg", "a/1.png")
     (root / "notes.txt").write_text("no image")
     images = [root / "a/1.png", root / "a/real/2.jpg", root / "b.png"]
-    assert scan_images([root]) == Scan(images, {"no image (.txt)": 1})
-    assert scan_images([root / "notes.txt", root / "a"]).images == [root / "notes.txt", *images[:2]]
+    assert looked(root) == (images, {"no image (.txt)": 1}, [])
+    assert paths(scan_images([root / "notes.txt", root / "a"])) == [root / "notes.txt", *images[:2]]
     with pytest.raises(ValueError, match="does not exist"):
         scan_images([root / "nowhere"])
     (root / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty: no image files$"):
         scan_images([root / "empty"])
     (root / "empty/a.zip").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"empty: no image files; found 1 x no image \(\.zip\)$"):
+    with pytest.raises(
+        ValueError, match=r"empty: no image files; found 1 x archive \(\.zip; read if it is named\)$"
+    ):
         scan_images([root / "empty"])
 
 
@@ -226,7 +239,7 @@ def test_images_are_known_by_their_first_bytes_where_a_suffix_says_nothing(tmp_p
     (tmp_path / "sums").write_text("no image")
     (tmp_path / "x.py").write_bytes(image.getvalue())  # of a known type: not opened
     scan = scan_images([tmp_path])
-    assert [path.name for path in scan.images] == ["b.avif", "c.JFIF", "download", "photo.jpg_large", "x.png.1"]
+    assert [path.name for path in paths(scan)] == ["b.avif", "c.JFIF", "download", "photo.jpg_large", "x.png.1"]
     assert scan.left_out == {"no image (.py)": 1, "no image (no suffix)": 1}
 
 
@@ -234,7 +247,7 @@ def test_what_is_no_file_is_not_opened(tree: Callable[..., Path]) -> None:
     root = tree("a.png")
     os.mkfifo(root / "b.png")
     (root / "c.png").symlink_to(root / "c.png")  # to itself: an image that cannot be read
-    assert scan_images([root]) == Scan([root / "a.png", root / "c.png"], {"no regular file": 1})
+    assert looked(root) == ([root / "a.png", root / "c.png"], {"no regular file": 1}, [])
     with pytest.raises(ValueError, match=r"b\.png: no regular file"):
         scan_images([root / "b.png"])
 
@@ -245,9 +258,9 @@ def test_links_to_the_outside_are_followed_only_if_wanted(tree: Callable[..., Pa
     (inside / "up").symlink_to(root)
     (inside / "other.png").symlink_to(root / "outside/b.png")
     (inside / "same.png").symlink_to("a.png")
-    assert scan_images([inside]).images == [inside / "a.png", inside / "same.png"]
+    assert paths(scan_images([inside])) == [inside / "a.png", inside / "same.png"]
     assert sum(scan_images([inside]).left_out.values()) == 2
-    followed = {str(path.relative_to(inside)) for path in scan_images([inside], follow_links=True).images}
+    followed = {str(path.relative_to(inside)) for path in paths(scan_images([inside], Ways(follow_links=True)))}
     assert followed == {"a.png", "other.png", "same.png", "up/outside/b.png"}
 
 
@@ -263,7 +276,7 @@ def test_a_folder_that_cannot_be_listed_is_told_and_the_others_are_scanned(
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refuses)
-    assert scan_images([root]) == Scan([root / "b/2.png"], {}, [f"{root}/a: Permission denied"])
+    assert looked(root) == ([root / "b/2.png"], {}, [f"{root}/a: Permission denied"])
     with pytest.raises(PermissionError):
         scan_folder(root)
 
@@ -273,7 +286,7 @@ def test_folders_of_any_depth_are_scanned(tmp_path: Path) -> None:
     subprocess.run(["mkdir", "-p", deep], check=True)  # pathlib would recurse
     (deep / "a.png").touch()  # a path of 2,500 characters
     try:
-        assert scan_images([tmp_path]).images == [deep / "a.png"]
+        assert paths(scan_images([tmp_path])) == [deep / "a.png"]
     finally:
         subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # nor can pytest remove it
 

@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 from gapl import Detector, cli
-from gapl.folders import scan_images
+from gapl.inputs.scan import scan_images
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 WAIT_MS = 600_000
@@ -89,7 +89,7 @@ def judge(view: Any, image: str | dict[str, Any]) -> Shown:
 
 def draw(folder: Path, count: int) -> list[Path]:
     """Draw images with a seed, half of them from folders called 1_fake where there are such."""
-    images = scan_images([folder]).images
+    images = [Path(image.name) for image in scan_images([folder]).images]
     random.Random(0).shuffle(images)
     fakes = [path for path in images if "1_fake" in path.parts]
     others = [path for path in images if "1_fake" not in path.parts]

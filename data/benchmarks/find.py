@@ -15,7 +15,7 @@ from data.folders import find_image_folders
 from data.folders import what_is_there as folders_there
 from data.shards.urls import name_of
 from data.sources import is_manifest, open_index, open_source
-from data.words import normalise
+from gapl.columns import normalise
 from gapl.folders import join
 from gapl.shards.files import as_url
 

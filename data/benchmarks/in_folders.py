@@ -11,7 +11,7 @@ from data.benchmarks.benchmark import Absent, Benchmark, Subset, absent
 from data.benchmarks.specs import BenchmarkSpec, SubsetSpec, folder_names
 from data.folders import ImageFolder, evaluation_splits, title
 from data.records import Manifest, Record
-from data.words import normalise
+from gapl.columns import normalise
 from gapl.labels import Label
 
 Folders = Mapping[ImageFolder, list[str]]

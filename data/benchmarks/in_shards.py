@@ -16,7 +16,8 @@ from data.records import Manifest
 from data.shards.files import find_shards
 from data.shards.index import ShardIndex, reading_order
 from data.shards.scan import has_images, index_files
-from data.words import normalise, split_of
+from data.words import split_of
+from gapl.columns import normalise
 from gapl.labels import Label
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from data.words import normalise
+from gapl.columns import normalise
 from gapl.schema import build_spec
 
 # How the real images of a subset are found.

@@ -15,8 +15,8 @@ import yaml
 
 from data.benchmarks.benchmark import RELEASE_IMAGES
 from data.choices import PROTOCOLS
-from data.words import normalise
 from evaluation.tables.rows import MEAN, NOT_SUBSETS, OVERALL
+from gapl.columns import normalise
 
 OWN_METHOD = "GAPL"
 # Share of the published number of images: copies of a benchmark differ a little, and the paper rounds its counts.

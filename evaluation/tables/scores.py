@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from scipy.special import logit
 
 from data.images.degrade import CLEAN
-from data.words import COLUMNS as MANIFEST_COLUMNS
-from data.words import LABELS_EXPECTED, normalise, parse_label
+from data.words import LABELS_EXPECTED, parse_label
 from gapl.calibration import Calibration, score_of
+from gapl.columns import COLUMNS as MANIFEST_COLUMNS
+from gapl.columns import normalise
 from gapl.files.refusal import check_is_file
 from gapl.labels import Label
 from gapl.schema import build_spec
