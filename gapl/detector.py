@@ -22,6 +22,7 @@ from gapl.decode import UnreadableImage, check_levels, decode_image, most_bytes
 from gapl.info import DetectorInfo
 from gapl.model_path import in_run
 from gapl.names import FULL, SHIPPED, TINY, VIEWS
+from gapl.pixels import PixelSpec
 from gapl.schema import check_choice
 from gapl.verdict import Judge, Verdict, decision_rule, image_warnings
 from gapl.views import eval_view
@@ -56,8 +57,8 @@ class Detector:
         """Take what a detector file says, and an engine: pixels_BCHW or pixels_BVCHW, float32 -> logit_B."""
         self.file = file  # the detector file
         self._judge = judge_of(info, operating_point=operating_point)
-        self._pixel = info.config.pixel
-        self._view = eval_view(info.config.pixel)
+        self.pixel = info.config.pixel
+        self._see = seeing(info.config.pixel)
         self._engine = engine
         self._process = os.getpid()
 
@@ -115,8 +116,7 @@ class Detector:
 
     def see(self, image: ImageInput) -> Seen:
         """Return what the detector looks at of an image, which is little of a large one. Raises as a call does."""
-        opened = open_image(image)
-        return Seen(self._view(opened), image_warnings(opened, self._pixel))
+        return self._see(image)
 
     def judge(self, seen: Sequence[Seen]) -> list[Verdict]:
         """Return the verdicts on images that the detector saw, computed as one batch."""
@@ -128,6 +128,17 @@ class Detector:
         if not np.isfinite(logit_B).all():
             raise ValueError("the detector's score is not a number: its weights are those of no working detector")
         return self._judge.verdicts(logit_B, [each.warnings for each in seen])
+
+
+def seeing(pixel: PixelSpec) -> Callable[[ImageInput], Seen]:
+    """Return what sees images as a detector with this PixelSpec does. It raises as the detector's `see`."""
+    view = eval_view(pixel)
+
+    def see(image: ImageInput) -> Seen:
+        opened = open_image(image)
+        return Seen(view(opened), image_warnings(opened, pixel))
+
+    return see
 
 
 def judge_of(info: DetectorInfo, *, operating_point: str | None = None) -> Judge:
@@ -181,13 +192,7 @@ def read_image(image: object) -> bytes:
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, str | os.PathLike):
-        path = Path(image)
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
-            raise UnreadableImage("no regular file")
-        if status.st_size > most_bytes():
-            raise UnreadableImage(f"a file of {status.st_size / 2**30:.1f} GiB is too large for an image")
-        return path.read_bytes()
+        return _read_file(image)
     content = image.read() if hasattr(image, "read") else None
     if isinstance(content, bytes):
         return content
@@ -195,6 +200,21 @@ def read_image(image: object) -> bytes:
         f"an image cannot be of type {type(image).__name__}; expected a path, bytes, an open binary file, a PIL "
         "image, or an array of shape (H, W, 3) and type uint8"
     )
+
+
+def _read_file(path: str | os.PathLike[str]) -> bytes:
+    with open(path, "rb", opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())  # of what was opened: a name may mean something else a moment later
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+            raise UnreadableImage("no regular file")
+        if status.st_size > most_bytes():
+            raise UnreadableImage(f"a file of {status.st_size / 2**30:.1f} GiB is too large for an image")
+        return file.read(status.st_size)  # and no more, should it grow
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe without a writer, too, where open() would wait for one."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _name(image: object) -> str:

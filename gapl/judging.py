@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from itertools import islice
 
 from gapl.cli import printable
-from gapl.decode import UnreadableImage, allow_pixels
-from gapl.detector import Detector, Seen
+from gapl.decode import allow_pixels
+from gapl.detector import Detector
 from gapl.files.checksum import sha256_of
 from gapl.folders import counted
-from gapl.inputs.input import Input, read_within
+from gapl.inputs.input import Input
 from gapl.inputs.scan import Scan
-from gapl.options import CSV, JSON, JSONL, TEXT, chosen_format
+from gapl.options import CSV, JSON, JSONL, TEXT, chosen_format, chosen_workers
 from gapl.results import COLUMNS, Result, Table, csv_line, csv_row
 from gapl.verdict import Verdict
+from gapl.workers import Limits, Workers
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +52,17 @@ def write_results(
     allow_pixels(args.max_megapixels)
     table, tally = _open_table(args, detector, model), _Tally()
     known = table.verdicts() if table else {}
-    results = tally.count(watch(judge_files(detector, scan.images, batch_size=batch_size, known=known)))
-    if table:
-        for result in results:
-            table.add(result.row(model=model))
-        table.finish()
-    else:
-        _STREAMS[chosen_format(args)](results, model, write)
+    limits = Limits(args.max_megapixels, args.max_seconds)
+    num_workers = chosen_workers(args, len(scan.images))
+    with Workers(num_workers, pixel=detector.pixel, limits=limits, known=known) as workers:
+        judged = judge_files(detector, scan.images, workers, batch_size=batch_size, known=known)
+        results = tally.count(watch(judged))
+        if table:
+            for result in results:
+                table.add(result.row(model=model))
+            table.finish()
+        else:
+            _STREAMS[chosen_format(args)](results, model, write)
     tally.tell(scan)
     return tally.exit_code(scan, fail_on=args.fail_on)
 
@@ -118,44 +121,21 @@ class _Tally:
 
 
 def judge_files(
-    detector: Detector, images: list[Input], *, batch_size: int, known: dict[str, Verdict]
+    detector: Detector, images: list[Input], workers: Workers, *, batch_size: int, known: dict[str, Verdict]
 ) -> Iterator[Result]:
     """Yield what is found of each image, in their order. The same content is judged once.
 
-    While a batch is judged, the next one is read. Of images only what the detector looks at is kept in memory.
+    While a batch is judged, the workers look at the next one. Of images only what the detector looks at is kept in
+    memory: that of two batches, and of an image for each worker.
 
     known   verdicts by the SHA-256 of files, which those that are found are added to
     """
-    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    claimed = set(known)
-    with ThreadPoolExecutor(1) as reader:
-        reading = reader.submit(_see_batch, detector, batches[0], claimed)
-        for following in [*batches[1:], []]:
-            results, seen = reading.result()
-            reading = reader.submit(_see_batch, detector, following, claimed)
-            known |= zip(seen, detector.judge(list(seen.values())), strict=True)
-            yield from (each if each.error else replace(each, verdict=known[each.sha256]) for each in results)
-
-
-def _see_batch(detector: Detector, images: list[Input], claimed: set[str]) -> tuple[list[Result], dict[str, Seen]]:
-    """Return results without verdicts, and what the detector looks at of the contents that none has claimed."""
-    results, seen = [], {}
-    for image in images:
-        sha256, error = "", ""
-        try:
-            encoded = read_within(image)
-            sha256 = hashlib.sha256(encoded).hexdigest()
-            if sha256 not in claimed:
-                seen[sha256] = detector.see(encoded)
-                claimed.add(sha256)
-        except UnreadableImage as refused:
-            error = str(refused)
-        except OSError as refused:
-            error = refused.strerror or str(refused)
-        except MemoryError:
-            error = "not enough memory to judge it"
-        results.append(Result(image.name, sha256, None, error))
-    return results, seen
+    looks = zip(images, workers.look(images, ahead=batch_size), strict=True)
+    while batch := list(islice(looks, batch_size)):
+        new = {look.sha256: look.seen for _, look in batch if look.seen and look.sha256 not in known}
+        known |= zip(new, detector.judge(list(new.values())), strict=True)
+        for image, look in batch:
+            yield Result(image.name, look.sha256, None if look.error else known[look.sha256], look.error)
 
 
 # ---------------------------------------------------------------------------------------------------------

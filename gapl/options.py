@@ -10,6 +10,9 @@ from gapl.columns import add_columns
 from gapl.names import FULL, VIEWS, VIEWS_HELP
 
 MAX_MEGAPIXELS = 250  # more than the largest photographs of phones
+MAX_SECONDS = 120  # several times what the slowest format takes for as many
+WORKERS = 2  # processes that decode many images,
+MANY = 16  # which is from so many on: to start them takes longer than to decode a few
 FRAMES, MOST_FRAMES = 8, 10_000  # of a video
 TEXT, JSON, JSONL, CSV, PARQUET = "text", "json", "jsonl", "csv", "parquet"
 FORMATS = (TEXT, JSON, JSONL, CSV, PARQUET)
@@ -31,12 +34,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_inputs(parser)
     parser.add_argument(
         "--max-megapixels",
-        type=_megapixels,
+        type=_above_0,
         default=MAX_MEGAPIXELS,
         metavar="N",
         help="read no larger images; one takes 8 MB of memory for each, or 16 MB where it is transparent "
         "(default: %(default)s)",
     )
+    _add_workers(parser)
     parser.add_argument(
         "--operating-point", metavar="NAME", help="threshold of a calibrated detector: balanced, fpr1, fpr5"
     )
@@ -80,11 +84,35 @@ def _frames(text: str) -> int:
     return frames
 
 
-def _megapixels(text: str) -> float:
-    megapixels = float(text)
-    if not 0 < megapixels < math.inf:
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the processes that decode images."""
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        metavar="N",
+        help=f"processes that decode images: a file that crashes one costs a row, and no more (default: {WORKERS} "
+        f"for {MANY} images or more, else 0: this process)",
+    )
+    parser.add_argument(
+        "--max-seconds",
+        type=_above_0,
+        default=MAX_SECONDS,
+        metavar="S",
+        help="that one of them may take to read and decode an image (default: %(default)s)",
+    )
+
+
+def _above_0(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text}; expected a number above 0")
-    return megapixels
+    return number
+
+
+def _workers(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text}; expected 0 or more")
+    return number
 
 
 def named_paths(args: argparse.Namespace) -> list[str]:
@@ -108,3 +136,10 @@ def chosen_format(args: argparse.Namespace) -> str:
     if chosen == PARQUET and not args.out:
         raise ValueError("--format parquet needs --out FILE")
     return chosen
+
+
+def chosen_workers(args: argparse.Namespace, num_images: int) -> int:
+    """Return how many processes decode so many images."""
+    if args.workers is None:
+        return WORKERS if num_images >= MANY else 0
+    return min(int(args.workers), num_images)
