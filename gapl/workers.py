@@ -111,6 +111,8 @@ class Workers:
         for process in self._processes:
             process.stop()
         self._threads.shutdown(wait=bool(self._processes), cancel_futures=True)
+        for process in self._processes:
+            process.clear()
 
     def look(self, images: Iterable[Input], *, ahead: int) -> Iterator[Look]:
         """Yield a look at each image, in their order. Up to `ahead` and one for each process are in memory.
@@ -191,6 +193,12 @@ class _Process:
             self._is_over = True
             if self._process:
                 self._process.kill()  # whoever waits for it sees that it has ended
+
+    def clear(self) -> None:
+        """Leave nothing of the process behind; nobody may wait for it any more."""
+        with self._lock:
+            if self._connection:
+                self._end()
 
     def _connected(self) -> Connection:
         if self._is_over:
