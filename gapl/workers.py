@@ -123,10 +123,9 @@ class Workers:
         num_bytes = 0  # of images that were read here
         for image in images:
             content = self._content(image)
-            waiting.append(
-                (self._threads.submit(self._look, content), len(content) if isinstance(content, bytes) else 0)
-            )
-            num_bytes += waiting[-1][1]
+            size = len(content) if isinstance(content, bytes) else 0
+            waiting.append((self._threads.submit(self._look, content), size))
+            num_bytes += size
             while len(waiting) >= ahead + len(self._processes) or num_bytes > MOST_BYTES:
                 future, size = waiting.popleft()
                 num_bytes -= size
@@ -138,7 +137,7 @@ class Workers:
         return self._threads.submit(self._look, self._content(image))
 
     def _content(self, image: Input) -> Content:
-        """Return what a process is to look at. It reads files; what holds several images is read here, in order."""
+        """Return what a process is to look at. It reads files; what else holds images is read here, in order."""
         if not self._processes:
             return image
         if image.file:
