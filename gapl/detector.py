@@ -23,7 +23,7 @@ from gapl.info import DetectorInfo
 from gapl.model_path import in_run
 from gapl.names import FULL, SHIPPED, TINY, VIEWS
 from gapl.schema import check_choice
-from gapl.verdict import Judge, Verdict, decision_rule, image_warnings
+from gapl.verdict import Judge, Verdict, decision_rule, image_warnings, pixel_warnings
 from gapl.views import eval_view
 
 ImageInput = Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray
@@ -116,7 +116,8 @@ class Detector:
     def see(self, image: ImageInput) -> Seen:
         """Return what the detector looks at of an image, which is little of a large one. Raises as a call does."""
         opened = open_image(image)
-        return Seen(self._view(opened), image_warnings(opened, self._pixel))
+        pixels = self._view(opened)
+        return Seen(pixels, image_warnings(opened, self._pixel) + pixel_warnings(pixels, self._pixel))
 
     def judge(self, seen: Sequence[Seen]) -> list[Verdict]:
         """Return the verdicts on images that the detector saw, computed as one batch."""

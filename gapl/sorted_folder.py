@@ -94,9 +94,12 @@ class SortedFolder:
 
 def _can_be_read(image: Path) -> bool:
     try:
-        return image.is_file() and image.open("rb").close() is None  # opening a pipe would wait for ever
+        if not image.is_file():  # opening a pipe would wait for ever
+            return False
+        image.open("rb").close()
     except OSError:
         return False
+    return True
 
 
 def _names(target: Path) -> Iterator[Path]:

@@ -158,12 +158,23 @@ def _page(results: list[Result], method: Method, folder: str) -> str:
         total=f"{len(results):,}",
         folder=f" in {_text(folder)}" if folder else "",
         duplicates=f" {duplicates:,} of them are duplicates: each content is shown once." if duplicates else "",
+        rule=_rule(results),
         model=_text(method.model),
         model_sha256=method.model_sha256,
         options=_text(", ".join(options)),
         choices=choices,
         no_failures="" if counts[UNREADABLE] else " hidden",
     )
+
+
+def _rule(results: list[Result]) -> str:
+    """Return how scores become labels, which is the same for all results of a run."""
+    verdict = next((each.verdict for each in results if each.verdict), None)
+    if verdict is None:
+        return ""
+    below, fake = f"{verdict.real_below:.3f}", f"{verdict.threshold:.3f}"
+    unsure = ", between unsure" if below != fake else ""
+    return f": below {below} it is called real, from {fake} on fake{unsure}"
 
 
 def _hash(text: str) -> str:
