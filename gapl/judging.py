@@ -66,7 +66,8 @@ def write_results(
         keep = [each.keep for each in takers]
         found = judge_files(detector, scan.images, batch_size=batch_size, known=known, keep=keep)
         for result in _with_progress(mark_duplicates(found), total=len(scan.images)):
-            for each in (tally, *takers):
+            tally.add(result)
+            for each in takers:
                 each.add(result)
             yield result
 

@@ -41,8 +41,8 @@ _LATEX |= {char: f"\\{char}" for char in "%_&#${}"}
 def to_text(table: pd.DataFrame) -> str:
     """Return the table for a terminal: fractions with three digits, blank where a figure is not defined.
 
-    bal_acc is at the model's threshold; at_0.5 and oracle are balanced accuracies too. Long notes are below it, and
-    so are benchmarks without scores, by reason.
+    bal_acc is at the model's threshold; at_0.5 and oracle are balanced accuracies too. Below it are long
+    notes, and benchmarks without scores, by reason.
     """
     is_absent = table["subset"] == NO_SUBSET
     shown = _shown(table[~is_absent])
