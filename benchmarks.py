@@ -38,8 +38,8 @@ COMMANDS = {  # module in commands/ -> its line in --help
 }
 
 
-def main() -> None:
-    """Import the module of the command that is named, and no other."""
+def main() -> int | None:
+    """Import the module of the command that is named, and no other; return its exit code, if it has one."""
     words = sys.argv[1:]
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         raise ValueError(f"unknown command {words[0]!r}; choose from {', '.join(COMMANDS)}")
@@ -52,7 +52,8 @@ def main() -> None:
         parser.parse_args(words)  # prints the help and exits
     command = importlib.import_module(f"commands.{words[0]}")
     command.add_arguments(parsers[words[0]])
-    command.run(parser.parse_args(words))
+    code: int | None = command.run(parser.parse_args(words))
+    return code
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ if __name__ == "__main__":
 import argparse
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ import numpy as np
 
 import gapl.detector
 from gapl import cli
+from gapl.cluster import chosen_cluster
 from gapl.detector import ImageInput, shipped_file
 from gapl.inputs.scan import scan_arguments
 from gapl.judging import write_results
@@ -126,29 +128,23 @@ def main() -> int:
     args = parse_arguments()
     format = chosen_format(args)
     scan = scan_arguments(args)
-    from tqdm import tqdm
-
     if format == TEXT:
         print(f"[INFO] Loading model from {args.model_path}...", flush=True)
-    interrupts.end_at_once()
-    _import_loader()
-    interrupts.raise_again()
-    detector = Detector.load(
+    load = partial(
+        Detector.load,
         args.model_path,
         device=args.device,
         operating_point=args.operating_point,
         views=args.views,
         allow_tiny=args.allow_tiny,
     )
-    return write_results(
-        detector,
-        scan,
-        args,
-        model=args.model_path,
-        batch_size=args.batch_size,
-        write=tqdm.write,
-        watch=partial(tqdm, total=len(scan.images), unit="image", disable=None),
-    )
+    cluster = chosen_cluster(args, load)
+    interrupts.end_at_once()
+    _import_loader()
+    interrupts.raise_again()
+    if cluster and pick_device(args.device) == "cuda":
+        cluster = replace(cluster, num_gpus=1)
+    return write_results(load(), scan, args, model=args.model_path, batch_size=args.batch_size, cluster=cluster)
 
 
 def parse_arguments() -> argparse.Namespace:

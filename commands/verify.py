@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from commands.roots import add_manifest_columns, add_root, find_some
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-workers", type=int, default=2, help="processes that decode images")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
+    """Return 1 when images cannot be decoded, and else 0."""
     found = find_some(args, columns=args.columns)
     import pandas as pd
 
@@ -28,3 +32,7 @@ def run(args: argparse.Namespace) -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         rows.to_csv(args.out, index=False)
         print(f"{len(rows)} problems in {args.out}")
+    broken = {uri for each in verified for subset in each.subsets for uri, _ in subset.unreadable}
+    if broken:
+        log.error("%d images cannot be decoded", len(broken))
+    return 1 if broken else 0

@@ -38,14 +38,16 @@ def _main() -> int:
     args = _parse_arguments()
     format = chosen_format(args)
     scan = scan_arguments(args)
+    from gapl.cluster import chosen_cluster
     from gapl.detector import Detector, shipped_file
     from gapl.judging import write_results
 
     model = args.model_path or shipped_file().name
     if format == TEXT:
         print(f"[INFO] Loading model from {model}...", flush=True)
-    detector = Detector.load(args.model_path, operating_point=args.operating_point, views=args.views)
-    return write_results(detector, scan, args, model=model, write=partial(print, flush=True))
+    load = partial(Detector.load, args.model_path, operating_point=args.operating_point, views=args.views)
+    cluster = chosen_cluster(args, load)
+    return write_results(load(), scan, args, model=model, cluster=cluster)
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -24,7 +24,7 @@ from gapl.model_path import in_run
 from gapl.names import FULL, SHIPPED, TINY, VIEWS
 from gapl.pixels import PixelSpec
 from gapl.schema import check_choice
-from gapl.verdict import Judge, Verdict, decision_rule, image_warnings
+from gapl.verdict import Judge, Verdict, decision_rule, image_warnings, pixel_warnings
 from gapl.views import eval_view
 
 ImageInput = Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray
@@ -136,7 +136,8 @@ def seeing(pixel: PixelSpec) -> Callable[[ImageInput], Seen]:
 
     def see(image: ImageInput) -> Seen:
         opened = open_image(image)
-        return Seen(view(opened), image_warnings(opened, pixel))
+        pixels = view(opened)
+        return Seen(pixels, image_warnings(opened, pixel) + pixel_warnings(pixels, pixel))
 
     return see
 

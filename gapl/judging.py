@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+import sys
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import Protocol
 
-from gapl.cli import printable
+from gapl.batches import Show, judge_files
+from gapl.cluster import Cluster
 from gapl.decode import allow_pixels
 from gapl.detector import Detector
 from gapl.files.checksum import sha256_of
-from gapl.folders import counted
+from gapl.gallery.page import Gallery
 from gapl.inputs.input import Input
 from gapl.inputs.scan import Scan
 from gapl.options import CSV, JSON, JSONL, TEXT, chosen_format, chosen_workers
-from gapl.results import COLUMNS, Result, Table, csv_line, csv_row
+from gapl.results import COLUMNS, Method, Result, csv_line, csv_row, mark_duplicates
+from gapl.sorted_folder import SortedFolder
+from gapl.table import Table
+from gapl.tally import Tally
 from gapl.verdict import Verdict
-from gapl.workers import Limits, Workers
+from gapl.workers import Workers, limits_of
 
-log = logging.getLogger(__name__)
 
-ALL_JUDGED, SOME_JUDGED, FOUND = 0, 1, 3  # exit codes; 2 is that of every error
-LABELS = ("fake", "real", "unsure")
-UNREADABLE = "unreadable"  # what is counted beside them
+class Taker(Protocol):
+    """What is made of results, besides a table or lines on stdout."""
 
-Write = Callable[[str], object]
-Watch = Callable[[Iterable[Result]], Iterable[Result]]
+    def add(self, result: Result) -> None:
+        """Take a result."""
+
+    def finish(self) -> None:
+        """Make what is made of all of them."""
 
 
 def write_results(
@@ -38,133 +43,146 @@ def write_results(
     *,
     model: str,
     batch_size: int = 1,
-    write: Write = print,
-    watch: Watch = iter,
+    cluster: Cluster | None = None,
 ) -> int:
     """Judge images, write what was found as the options of gapl/options.py ask, and return the exit code.
 
-    model  what results call the detector
-    write  writes lines to stdout
-    watch  gets the results on their way, such as to show how many there are
+    model    what results call the detector
+    cluster  judges the images instead of this process
 
-    Raises ValueError when none of the images can be read, and as `Table` does.
+    A progress bar is on stderr, if that is a terminal.
+
+    Raises ValueError when none of the images can be read, and as `Table` and `Gallery` do.
     """
     allow_pixels(args.max_megapixels)
-    table, tally = _open_table(args, detector, model), _Tally()
+    method = _method(args, detector, model)
+    folder = SortedFolder(args.sort_into, link=args.link) if args.sort_into else None
+    if folder:
+        _leave_out_sorted(scan, folder)
+        scan.images = [folder.keeping(image) for image in scan.images]
+    table = _open_table(args, scan, method)
+    gallery = Gallery(args.gallery, method=method, overwrite=args.overwrite) if args.gallery else None
+    takers: list[Taker] = [each for each in (folder, gallery) if each]
     known = table.verdicts() if table else {}
-    limits = Limits(args.max_megapixels, args.max_seconds)
-    num_workers = chosen_workers(args, len(scan.images))
-    with Workers(num_workers, pixel=detector.pixel, limits=limits, known=known) as workers:
-        judged = judge_files(detector, scan.images, workers, batch_size=batch_size, known=known)
-        results = tally.count(watch(judged))
+    tally = Tally(frozenset(known))
+    show = gallery.show if gallery else None
+    if cluster:
+        judged = cluster.judge(scan.images, batch_size=batch_size, limits=limits_of(args), known=known)
+    else:
+        judged = _judge(detector, scan.images, args, batch_size=batch_size, known=known, show=show)
+    with closing(judged):  # at once, should it be interrupted
+        results = _told(judged, [tally, *takers], total=len(scan.images))
         if table:
             for result in results:
-                table.add(result.row(model=model))
+                table.add(result.row(method))
             table.finish()
         else:
-            _STREAMS[chosen_format(args)](results, model, write)
+            _write_all(results, args, method, is_alone=len(scan.images) == 1)
+    for each in takers:
+        each.finish()
     tally.tell(scan)
     return tally.exit_code(scan, fail_on=args.fail_on)
 
 
-def _open_table(args: argparse.Namespace, detector: Detector, model: str) -> Table | None:
-    """Return the table that was asked for; it goes on only with the detector and options that it began with."""
+def _told(judged: Iterator[Result], takers: Sequence[Tally | Taker], *, total: int) -> Iterator[Result]:
+    """Tell takers of results on their way."""
+    for result in _with_progress(mark_duplicates(judged), total=total):
+        for each in takers:
+            each.add(result)
+        yield result
+
+
+def _write_all(results: Iterator[Result], args: argparse.Namespace, method: Method, *, is_alone: bool) -> None:
+    format = chosen_format(args)
+    says_error = format != TEXT or not is_alone  # of a single image, the error of the command says it
+    _STREAMS[format]((each for each in results if each.verdict or says_error), method)
+
+
+def _method(args: argparse.Namespace, detector: Detector, model: str) -> Method:
+    sha256 = sha256_of(detector.file) if detector.file else ""
+    return Method(model, sha256, args.views, args.operating_point or "")
+
+
+def _open_table(args: argparse.Namespace, scan: Scan, method: Method) -> Table | None:
     if not args.out:
         return None
-    sha256 = sha256_of(detector.file) if detector.file else ""
-    options = {"operating_point": args.operating_point, "views": args.views}
-    asked = {"model": model, "sha256": sha256, **options}
-    return Table(args.out, format=chosen_format(args), asked=asked, overwrite=args.overwrite)
+    images = [image.name for image in scan.images]
+    format = chosen_format(args)
+    return Table(args.out, format=format, method=method, images=images, overwrite=args.overwrite)
 
 
-class _Tally:
-    """How many images were called what."""
+def _leave_out_sorted(scan: Scan, folder: SortedFolder) -> None:
+    """Leave out images that an earlier run sorted. Raises ValueError when there are no others."""
+    others = [image for image in scan.images if not folder.holds(image.name)]
+    if not others:
+        raise ValueError(f"{folder.path}: all images are inside; name another folder to sort them into")
+    if num_sorted := len(scan.images) - len(others):
+        scan.left_out[f"in {folder.path}, where images are sorted into"] = num_sorted
+        scan.images = others
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.failure = ""  # the last image that could not be read, and why
 
-    def count(self, results: Iterable[Result]) -> Iterator[Result]:
-        """Count results on their way."""
-        for result in results:
-            self.counts[result.verdict.label if result.verdict else UNREADABLE] += 1
-            self.failure = self.failure if result.verdict else f"{printable(result.path)}: {result.error}"
-            yield result
+def _with_progress(results: Iterator[Result], *, total: int) -> Iterable[Result]:
+    """Show on a terminal how many results there are, and the time left; not for a single image."""
+    from tqdm import tqdm
 
-    def tell(self, scan: Scan) -> None:
-        """Log in one line how many images were called what, and what was left out or could not be looked at."""
-        for line in scan.unreachable:
-            log.warning("not looked at: %s", printable(line))
-        if len(scan.images) == 1 and not scan.left_out:
-            return
-        judged = sum(self.counts.values()) - self.counts[UNREADABLE]
-        parts = [f"{judged} images judged: {', '.join(f'{self.counts[each]} {each}' for each in LABELS)}"]
-        if self.counts[UNREADABLE]:
-            parts.append(f"{self.counts[UNREADABLE]} could not be read")
-        if scan.left_out:
-            parts.append(f"left out: {counted(scan.left_out)}")
-        log.info("%s", "; ".join(parts))
-
-    def exit_code(self, scan: Scan, *, fail_on: str | None) -> int:
-        """Return the exit code. Raises ValueError when no image could be read."""
-        failed = self.counts[UNREADABLE]
-        if failed == len(scan.images):
-            none = f"none of the {failed} images could be read"
-            raise ValueError(self.failure if failed == 1 else none)
-        if fail_on and (self.counts["fake"] or (fail_on == "unsure" and self.counts["unsure"])):
-            return FOUND
-        return SOME_JUDGED if failed or scan.unreachable else ALL_JUDGED
+    bar: Iterable[Result] = tqdm(results, total=total, unit="image", disable=None if total > 1 else True)
+    return bar
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Judging
 
 
-def judge_files(
-    detector: Detector, images: list[Input], workers: Workers, *, batch_size: int, known: dict[str, Verdict]
-) -> Iterator[Result]:
-    """Yield what is found of each image, in their order. The same content is judged once.
-
-    While a batch is judged, the workers look at the next one. Of images only what the detector looks at is kept in
-    memory: that of two batches, and of an image for each worker.
-
-    known   verdicts by the SHA-256 of files, which those that are found are added to
-    """
-    looks = zip(images, workers.look(images, ahead=batch_size), strict=True)
-    while batch := list(islice(looks, batch_size)):
-        new = {look.sha256: look.seen for _, look in batch if look.seen and look.sha256 not in known}
-        known |= zip(new, detector.judge(list(new.values())), strict=True)
-        for image, look in batch:
-            yield Result(image.name, look.sha256, None if look.error else known[look.sha256], look.error)
+def _judge(
+    detector: Detector,
+    images: list[Input],
+    args: argparse.Namespace,
+    *,
+    batch_size: int,
+    known: dict[str, Verdict],
+    show: Show | None,
+) -> Generator[Result]:
+    """Yield the results as they come. Closing it ends the processes that decode."""
+    number, shown = chosen_workers(args, len(images)), show is not None
+    with Workers(number, pixel=detector.pixel, limits=limits_of(args), known=known, thumbnails=shown) as workers:
+        yield from judge_files(detector, images, workers, batch_size=batch_size, known=known, show=show)
 
 
 # ---------------------------------------------------------------------------------------------------------
 # What goes to stdout
 
 
-def _write_text(results: Iterable[Result], _model: str, write: Write) -> None:
+def _write_text(results: Iterable[Result], _method: Method) -> None:
     for result in results:
-        write(result.text())
+        _write(result.text())
 
 
-def _write_jsonl(results: Iterable[Result], model: str, write: Write) -> None:
+def _write_jsonl(results: Iterable[Result], method: Method) -> None:
     for result in results:
-        write(json.dumps(result.row(model=model)))
+        _write(json.dumps(result.row(method)))
 
 
-def _write_json(results: Iterable[Result], model: str, write: Write) -> None:
-    write("[")
+def _write_json(results: Iterable[Result], method: Method) -> None:
+    _write("[")
     comma = ""
     for result in results:
-        write(f"{comma}{json.dumps(result.row(model=model))}")
+        _write(f"{comma}{json.dumps(result.row(method))}")
         comma = ","
-    write("]")
+    _write("]")
 
 
-def _write_csv(results: Iterable[Result], model: str, write: Write) -> None:
-    write(csv_line(COLUMNS))
+def _write_csv(results: Iterable[Result], method: Method) -> None:
+    _write(csv_line(COLUMNS))
     for result in results:
-        write(csv_line(csv_row(result.row(model=model))))
+        _write(csv_line(csv_row(result.row(method))))
+
+
+def _write(line: str) -> None:
+    """Print a line at once, above the progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(line)
+    sys.stdout.flush()
 
 
 _STREAMS = {TEXT: _write_text, JSON: _write_json, JSONL: _write_jsonl, CSV: _write_csv}

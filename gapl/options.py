@@ -17,6 +17,8 @@ FRAMES, MOST_FRAMES = 8, 10_000  # of a video
 TEXT, JSON, JSONL, CSV, PARQUET = "text", "json", "jsonl", "csv", "parquet"
 FORMATS = (TEXT, JSON, JSONL, CSV, PARQUET)
 FAIL_ON = ("fake", "unsure")
+HARD, SYMBOLIC = "hard", "symbolic"
+LINKS = (HARD, SYMBOLIC)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -50,12 +52,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="the same as --format jsonl: an object for each image")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write a table there; the same command continues a stopped one"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write a table there; the same command continues a stopped one, and brings a finished one up to date",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace --out, or what was begun of it")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace --out, or what was begun of it, and --gallery"
+    )
     parser.add_argument(
         "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
     )
+    _add_outputs(parser)
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gallery",
+        type=Path,
+        metavar="FILE.html",
+        help="write a page with thumbnails there, which a browser sorts and filters (8 MB for 1,000 images)",
+    )
+    parser.add_argument(
+        "--sort-into",
+        type=Path,
+        metavar="DIR",
+        help="copy images into DIR/fake, DIR/real, DIR/unsure and DIR/unreadable; no file is changed or replaced",
+    )
+    parser.add_argument("--link", choices=LINKS, help="with --sort-into: make such links instead of copies")
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +124,14 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="that one of them may take to read and decode an image (default: %(default)s)",
     )
+    parser.add_argument(
+        "--ray",
+        type=_above_none,
+        metavar="N",
+        help="judge on a Ray cluster with N workers, each with a detector and --workers processes (default: 1); "
+        "needs ray[data]",
+    )
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="address of the cluster; default: start one here")
 
 
 def _above_0(text: str) -> float:
@@ -130,12 +162,20 @@ def chosen_format(args: argparse.Namespace) -> str:
         raise ValueError(f"--json is --format jsonl, and not {asked}; leave one of them out")
     if asked and of_suffix in FORMATS and of_suffix not in (TEXT, asked):
         raise ValueError(f"--out {args.out} is no file for {asked}; name one with the suffix .{asked}")
+    if args.link and not args.sort_into:
+        raise ValueError("--link needs --sort-into DIR")
     chosen: str = asked or of_suffix
     if args.out and chosen not in (JSON, JSONL, CSV, PARQUET):
         raise ValueError(f"--out {args.out}: a table is .jsonl, .json, .csv or .parquet; or name its --format")
     if chosen == PARQUET and not args.out:
         raise ValueError("--format parquet needs --out FILE")
     return chosen
+
+
+def _above_none(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}; expected 1 or more")
+    return number
 
 
 def chosen_workers(args: argparse.Namespace, num_images: int) -> int:

@@ -1,27 +1,21 @@
-"""What was found of each image, as text or as a row; and a table that is written as results come."""
+"""What was found of each image, as text or as a row of a table."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
-import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from gapl.cli import printable
-from gapl.files.atomic import replacing
-from gapl.options import CSV, JSON, JSONL, PARQUET
 from gapl.verdict import Verdict
 
-log = logging.getLogger(__name__)
-
-SCHEMA = "gapl-result-1"  # docs/result.schema.json
-COLUMNS = {  # of a table, and their types in parquet
+SCHEMA = "gapl-result-1"  # docs/result.schema.json; docs/verdicts.md says when the number changes
+UNREADABLE = "unreadable"  # what an image without a verdict is called, beside the labels
+WARNINGS_JOINED = "; "  # in a cell
+COLUMNS = {  # of a table, and their types in parquet; new ones come last
     "schema": "string",
     "path": "string",
     "sha256": "string",
@@ -33,33 +27,57 @@ COLUMNS = {  # of a table, and their types in parquet
     "warnings": "string",
     "error": "string",
     "model": "string",
+    "model_sha256": "string",
+    "views": "string",
+    "operating_point": "string",
+    "duplicate_of": "string",
 }
+
+
+@dataclass(frozen=True)
+class Method:
+    """How images are judged: whatever a verdict depends on besides the image.
+
+    model            what the user calls the detector
+    model_sha256     of the detector file
+    views            full, fast or auto
+    operating_point  empty: the detector's own thresholds decide
+    """
+
+    model: str
+    model_sha256: str
+    views: str
+    operating_point: str
 
 
 @dataclass(frozen=True)
 class Result:
     """The verdict on an image, or why there is none.
 
-    sha256   of the file; empty when it cannot be read
-    verdict  None: `error` says why
+    sha256        of the file; empty when it cannot be read
+    verdict       None: `error` says why
+    duplicate_of  the path of an image before it that has the same content, if there is one
     """
 
     path: str
     sha256: str
     verdict: Verdict | None
     error: str = ""
+    duplicate_of: str = ""
 
-    def row(self, *, model: str) -> dict[str, Any]:
+    def row(self, method: Method) -> dict[str, Any]:
         """Return the result as an object of JSON."""
         verdict = self.verdict
         found = asdict(verdict) | {"warnings": list(verdict.warnings)} if verdict else {"error": self.error}
-        return {"schema": SCHEMA, "path": self.path, "sha256": self.sha256, **found, "model": model}
+        image = {"schema": SCHEMA, "path": self.path, "sha256": self.sha256}
+        return image | found | asdict(method) | {"duplicate_of": self.duplicate_of}
 
     def text(self) -> str:
         """Return the lines for a reader."""
         if self.verdict is None:
             return f"[ERROR] Image: {printable(self.path)}\n  -> {printable(self.error)}"
-        return verdict_text(self.path, self.verdict)
+        lines = verdict_text(self.path, self.verdict)
+        return f"{lines}\n  -> Duplicate of: {printable(self.duplicate_of)}" if self.duplicate_of else lines
 
 
 def verdict_text(path: Path | str, verdict: Verdict) -> str:
@@ -75,117 +93,18 @@ def verdict_text(path: Path | str, verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Tables
-
-
-class Table:
-    """A file of results. Each is kept at once in a journal beside it, from which a stopped run goes on."""
-
-    def __init__(self, path: Path, *, format: str, asked: Mapping[str, object], overwrite: bool) -> None:
-        """Begin a table, or go on with its journal.
-
-        asked   what verdicts depend on: the detector and the options
-
-        Raises ValueError when the table is there already, another run writes it, or its journal is damaged or of
-        another detector or options; OSError when it cannot be written.
-        """
-        self.path, self.format = path, format
-        self._journal = path.with_name(f"{path.name}.part")
-        self._found: dict[str, dict[str, Any]] = {}  # the results of this run, by their paths
-        self._verdicts: dict[str, Verdict] = {}
-        if format == PARQUET and importlib.util.find_spec("pyarrow") is None:
-            raise ValueError("a table in parquet needs the package pyarrow; install it: pip install pyarrow")
-        for each in (path, self._journal):
-            if each.exists() and not each.is_file():
-                raise ValueError(f"{each} is no regular file; name another --out")
-        if path.exists() and not overwrite:
-            raise ValueError(f"{path} is there already; --overwrite replaces it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as undo:
-            self._file = undo.enter_context(self._journal.open("a", encoding="utf-8"))
-            _lock(self._file, path)
-            if overwrite:
-                self._file.truncate(0)
-            self._kept = self._begin(json.dumps({"asked": dict(asked)}))  # the last result of each path
-            undo.pop_all()
-
-    def _begin(self, head: str) -> dict[str, dict[str, Any]]:
-        """Return the results in the journal, by their paths, and remove a line that a stopped run did not end."""
-        content = self._journal.read_bytes()
-        first, ended, rest = content.partition(b"\n")
-        if not ended and head.encode().startswith(first):
-            self._file.truncate(0)
-            self._write(head)
-            return {}
-        if first != head.encode():
-            raise ValueError(f"{self._journal} is of another detector or options; --overwrite begins anew")
-        whole, _, torn = rest.rpartition(b"\n")
-        try:
-            rows = [json.loads(line) for line in whole.splitlines()]
-            kept = {row["path"]: row for row in rows}
-            self._verdicts = {row["sha256"]: _verdict(row) for row in rows if "error" not in row}
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise ValueError(f"{self._journal} is damaged ({error}); --overwrite begins anew") from error
-        self._file.truncate(len(content) - len(torn))
-        return kept
-
-    def verdicts(self) -> dict[str, Verdict]:
-        """Return the verdicts that the journal has, by the SHA-256 of their files."""
-        if self._verdicts:
-            log.info("%s: goes on with %d verdicts", printable(self._journal), len(self._verdicts))
-        return dict(self._verdicts)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Keep a result."""
-        if self._kept.get(row["path"]) != row:
-            self._write(json.dumps(row))
-        self._found[row["path"]] = row
-
-    def finish(self) -> None:
-        """Write the table, whole or not at all, and remove the journal."""
-        with _naming(self.path), replacing(self.path) as scratch:
-            _WRITERS[self.format](scratch, self._found.values())
-        self._file.close()
-        self._journal.unlink(missing_ok=True)
-
-    def _write(self, line: str) -> None:
-        with _naming(self._journal):
-            self._file.write(f"{line}\n")
-            self._file.flush()
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Name the file in an OSError: that of a full disk does not say which."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _lock(file: TextIO, path: Path) -> None:
-    """Keep other runs from the journal of a table until it is closed, where the system has such locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ValueError(f"{path} is being written by another run; wait for it, or name another --out") from error
-
-
-def _verdict(row: Mapping[str, Any]) -> Verdict:
-    named = {name: row[name] for name in Verdict.__dataclass_fields__}
-    return Verdict(**named | {"warnings": tuple(row["warnings"])})
+def mark_duplicates(results: Iterable[Result]) -> Iterator[Result]:
+    """Yield the results; those of a content that was judged before say of which path they are the duplicate."""
+    first: dict[str, str] = {}
+    for result in results:
+        path = first.setdefault(result.sha256, result.path) if result.verdict else result.path
+        yield result if path == result.path else replace(result, duplicate_of=path)
 
 
 def csv_row(row: Mapping[str, Any]) -> list[object]:
-    """Return the values of COLUMNS, empty where a result has none; warnings are joined by semicolons."""
-    flat = {**row, "warnings": "; ".join(row.get("warnings", ()))}
-    # Paths of bytes that are not UTF-8 cannot be written as text.
-    return [_encodable(value) if isinstance(value := flat.get(name, ""), str) else value for name in COLUMNS]
+    """Return the values of COLUMNS, empty where a result has none; warnings are joined."""
+    flat = {**row, "warnings": WARNINGS_JOINED.join(row.get("warnings", ()))}
+    return [encodable(value) if isinstance(value := flat.get(name, ""), str) else value for name in COLUMNS]
 
 
 def csv_line(values: Iterable[object]) -> str:
@@ -195,35 +114,6 @@ def csv_line(values: Iterable[object]) -> str:
     return line.getvalue().removesuffix("\r\n")
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
+    """Return a text that can be written: paths of bytes that are not UTF-8 cannot, and are escaped."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def _write_json(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    path.write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
-
-
-def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"{csv_line(COLUMNS)}\n")
-        file.writelines(f"{csv_line(csv_row(row))}\n" for row in rows)
-
-
-def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    columns = zip(*map(csv_row, rows), strict=True)
-    arrays = {
-        name: pyarrow.array([None if value == "" else value for value in column], type=kind)
-        for (name, kind), column in zip(COLUMNS.items(), columns, strict=True)
-    }
-    parquet.write_table(pyarrow.table(arrays), path)
-
-
-_WRITERS = {JSON: _write_json, JSONL: _write_jsonl, CSV: _write_csv, PARQUET: _write_parquet}

@@ -16,6 +16,8 @@ from gapl.decode import SEVERAL_FRAMES, transparency
 from gapl.pixels import PixelSpec
 
 SEEN_TRANSPARENT = 0.01  # the share from which a verdict warns of transparency
+PLAIN_LEVELS = 2.0  # of 255: a picture whose levels vary less, as a standard deviation, is of a single colour
+PLAIN_WARNING = "of nearly a single colour: there is little to judge by"
 FRAMES_WARNING = "has several frames: only the first was judged"
 
 
@@ -135,6 +137,13 @@ def image_warnings(image: Image.Image, pixel: PixelSpec) -> tuple[str, ...]:
     if image.info.get(SEVERAL_FRAMES):
         found.append(FRAMES_WARNING)
     return tuple(found)
+
+
+def pixel_warnings(pixels: np.ndarray, pixel: PixelSpec) -> tuple[str, ...]:
+    """Return what to know of what a detector looks at: pixels_CHW or pixels_VCHW, normalised by its PixelSpec."""
+    axes = tuple(axis for axis in range(pixels.ndim) if axis != pixels.ndim - 3)
+    deviation_C = 255 * np.array(pixel.std) * pixels.std(axis=axes, dtype=np.float64)
+    return (PLAIN_WARNING,) if (deviation_C < PLAIN_LEVELS).all() else ()
 
 
 def small_image_warning(pixel: PixelSpec, width: str, height: str) -> str:

@@ -6,6 +6,7 @@ no sandbox: whoever takes over a decoder may do what the user may. docs/security
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ from gapl.decode import UnreadableImage, allow_pixels
 from gapl.detector import Seen, read_image, seeing
 from gapl.inputs.input import Input, read_within
 from gapl.pixels import PixelSpec
+from gapl.thumbnail import Thumbnail, make_thumbnail
 
 STARTED = "started"  # the first message of a process
 MOST_BYTES = 256 << 20  # of images that were read, and that no process has looked at
@@ -44,27 +46,47 @@ BYTES_PER_PIXEL = 16  # of the largest image; --max-megapixels says the same
 class Look:
     """What was seen of an image, or why nothing was.
 
-    sha256  of its encoded bytes; empty when they could not be read
-    seen    None where there is an error, and where the content was seen before
+    sha256     of its encoded bytes; empty when they could not be read
+    seen       None where there is an error, and where the content was seen before
+    thumbnail  None there, too, and where none was asked for
     """
 
     sha256: str
-    seen: Seen | None
+    seen: Seen | None = None
+    thumbnail: Thumbnail | None = None
     error: str = ""
 
 
-def look_at(read: Callable[[], bytes], see: Callable[[bytes], Seen], claimed: set[str]) -> Look:
-    """Read an image, and decode and view it unless its SHA-256 is among the claimed ones, which it is added to."""
-    sha256, seen = "", None
+class Looker:
+    """Looks at images in this process, at each content once."""
+
+    def __init__(self, pixel: PixelSpec, *, known: Iterable[str], thumbnails: bool) -> None:
+        self._see, self._seen = seeing(pixel), set(known)
+        self._thumbnails = thumbnails
+        self._shown: set[str] = set()
+
+    def look(self, read: Callable[[], bytes]) -> Look:
+        """Look at the image whose encoded bytes can be read so."""
+        sha256, seen, thumbnail = "", None, None
+        try:
+            encoded = read()
+            sha256 = hashlib.sha256(encoded).hexdigest()
+            if self._thumbnails and sha256 not in self._shown:
+                thumbnail = _small(encoded)
+                self._shown.add(sha256)
+            if sha256 not in self._seen:
+                seen = self._see(encoded)
+                self._seen.add(sha256)
+        except REFUSALS as error:
+            return Look(sha256, None, error=_reason(error))
+        return Look(sha256, seen, thumbnail)
+
+
+def _small(encoded: bytes) -> Thumbnail | None:
     try:
-        encoded = read()
-        sha256 = hashlib.sha256(encoded).hexdigest()
-        if sha256 not in claimed:
-            seen = see(encoded)
-            claimed.add(sha256)
-    except REFUSALS as error:
-        return Look(sha256, None, _reason(error))
-    return Look(sha256, seen)
+        return make_thumbnail(encoded)
+    except (UnreadableImage, MemoryError):  # its verdict says so, or is of a run that had more of it
+        return None
 
 
 def _reason(error: Exception) -> str:
@@ -86,6 +108,11 @@ class Limits:
         return SPARE_BYTES + int(BYTES_PER_PIXEL * self.megapixels * 1e6)
 
 
+def limits_of(args: argparse.Namespace) -> Limits:
+    """Return the limits that the options of a command line ask for."""
+    return Limits(args.max_megapixels, args.max_seconds)
+
+
 Content = Input | Path | bytes | Look  # an image, what a process gets of it, or why nothing can be seen
 
 
@@ -95,14 +122,27 @@ class Workers:
     Threads may share it. Leaving the block ends the processes at once.
     """
 
-    def __init__(self, num_workers: int, *, pixel: PixelSpec, limits: Limits, known: Iterable[str] = ()) -> None:
-        """Take what a detector looks at, and the SHA-256 of contents that need not be seen again."""
+    def __init__(
+        self,
+        num_workers: int,
+        *,
+        pixel: PixelSpec,
+        limits: Limits,
+        known: Iterable[str] = (),
+        thumbnails: bool = False,
+    ) -> None:
+        """Take what a detector looks at, and which contents need not be seen again.
+
+        known       their SHA-256
+        thumbnails  whether they are made of all contents
+        """
+        make_looker = partial(Looker, pixel, known=frozenset(known), thumbnails=thumbnails)
+        self._looker = make_looker()
         self._threads = ThreadPoolExecutor(max(1, num_workers))
         self._idle: SimpleQueue[_Process] = SimpleQueue()
-        self._processes = [_Process(pixel, limits, frozenset(known)) for _ in range(num_workers)]
+        self._processes = [_Process(make_looker, limits) for _ in range(num_workers)]
         for process in self._processes:
             self._idle.put(process)
-        self._see, self._claimed = seeing(pixel), set(known)
 
     def __enter__(self) -> Workers:
         return self
@@ -145,13 +185,13 @@ class Workers:
         try:
             return read_within(image)
         except REFUSALS as error:
-            return Look("", None, _reason(error))
+            return Look("", error=_reason(error))
 
     def _look(self, content: Content) -> Look:
         if isinstance(content, Look):
             return content
         if isinstance(content, Input):
-            return look_at(partial(read_within, content), self._see, self._claimed)
+            return self._looker.look(partial(read_within, content))
         process = self._idle.get()
         try:
             return process.look(content)
@@ -162,8 +202,8 @@ class Workers:
 class _Process:
     """A process that looks at one image after the other. It is started when it is needed."""
 
-    def __init__(self, pixel: PixelSpec, limits: Limits, known: frozenset[str]) -> None:
-        self._arguments = (pixel, limits, known)
+    def __init__(self, make_looker: Callable[[], Looker], limits: Limits) -> None:
+        self._arguments = (make_looker, limits)
         self._seconds = limits.seconds
         self._lock = threading.Lock()  # held by who starts or ends the process
         self._is_over = False
@@ -181,10 +221,10 @@ class _Process:
                 return look
         except (EOFError, OSError):
             with self._lock:
-                return Look("", None, f"what decodes it {self._end()}")
+                return Look("", error=f"what decodes it {self._end()}")
         with self._lock:
             self._end()
-        return Look("", None, f"took longer than {self._seconds:g} s")
+        return Look("", error=f"took longer than {self._seconds:g} s")
 
     def stop(self) -> None:
         """End the process, whatever it does, and start no other."""
@@ -255,13 +295,13 @@ def _no_interrupts() -> Iterator[None]:
 # In the process
 
 
-def _serve(connection: Connection, pixel: PixelSpec, limits: Limits, known: frozenset[str]) -> None:
+def _serve(connection: Connection, make_looker: Callable[[], Looker], limits: Limits) -> None:
     """Look at the images that come through the connection, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     allow_pixels(limits.megapixels)
     Image.init()  # now, and not in the time of the first image
-    see, claimed = seeing(pixel), set(known)
+    looker = make_looker()
     _limit_memory(limits.bytes)
     connection.send(STARTED)
     while True:
@@ -269,7 +309,7 @@ def _serve(connection: Connection, pixel: PixelSpec, limits: Limits, known: froz
             image = connection.recv()
         except EOFError:
             return
-        connection.send(look_at(partial(read_image, image), see, claimed))
+        connection.send(looker.look(partial(read_image, image)))
 
 
 def _end_with_parent() -> None:

@@ -29,7 +29,14 @@ from gapl.files.cache import cache_dir
 from gapl.int8 import Int8Weight, int8_weights
 from gapl.lora import BASE, LORA_A, LORA_B, is_lora
 from gapl.names import INT8
-from gapl.verdict import FRAMES_WARNING, SEEN_TRANSPARENT, small_image_warning, transparency_warning
+from gapl.verdict import (
+    FRAMES_WARNING,
+    PLAIN_LEVELS,
+    PLAIN_WARNING,
+    SEEN_TRANSPARENT,
+    small_image_warning,
+    transparency_warning,
+)
 from gapl.views import eval_view
 from gapl.wheel import read_int8
 from models.detector import TowerHead, build_detector
@@ -171,10 +178,12 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
         "threshold": judge.rule.threshold,
         "notices": list(judge.notices),
         "seen_transparent": SEEN_TRANSPARENT,
+        "plain_levels": PLAIN_LEVELS,
         "image_warnings": {
             "small": small_image_warning(pixel, "{width}", "{height}"),
             "transparent": transparency_warning(pixel, "{share}"),
             "several_frames": FRAMES_WARNING,
+            "plain": PLAIN_WARNING,
         },
     }
 

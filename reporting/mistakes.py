@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import base64
-import io
 from pathlib import Path
 
 import pandas as pd
 
 from evaluation.tables.scores import ScoreTable
-from gapl.decode import UnreadableImage, decode_image, to_rgb
+from gapl.thumbnail import LONG_SIDE_PX, make_thumbnail
 from reporting.blocks import Block, Gallery, Section, Thumbnail, Words, shorten
 
 SHOWN = 12  # of each kind of mistake
-LONG_SIDE_PX = 160
-JPEG_QUALITY = 80
 MAX_FILE_BYTES = 64 << 20
 
 
@@ -50,13 +47,9 @@ def thumbnail(path: Path, *, long_side_px: int = LONG_SIDE_PX) -> tuple[bytes, t
     try:
         if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
             return None
-        image = to_rgb(decode_image(path.read_bytes()))
-    except (OSError, ValueError, UnreadableImage):
+        return make_thumbnail(path.read_bytes(), long_side_px=long_side_px)
+    except (OSError, ValueError):
         return None
-    image.thumbnail((long_side_px, long_side_px))
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=JPEG_QUALITY)
-    return encoded.getvalue(), image.size
 
 
 def _thumbnail(row: pd.Series, *, thumbnails: bool) -> Thumbnail:

@@ -36,13 +36,18 @@ train() { # options of train.py
     fi
 }
 
-find_data() { # options of the script
+find_runs() { # options of the script
     case " $*" in *" --out"*) echo "error: name the folder of the results in GAPL_RUNS, not --out" >&2; exit 2 ;; esac
-    runs=${GAPL_RUNS:-runs}
+    demo=
+    [ -n "${GAPL_DATA_ROOT:-}" ] || [[ " $*" == *" --data"* ]] || demo=/demo
+    runs=${GAPL_RUNS:-runs$demo}
+}
+
+find_data() { # options of the script
+    find_runs "$@"
     defaults=()
     demo_backbone=()
-    if [ -z "${GAPL_DATA_ROOT:-}" ] && [[ " $*" != *" --data"* ]]; then
-        runs=${GAPL_RUNS:-runs/demo}
+    if [ -n "$demo" ]; then
         export GAPL_DATA_ROOT=$runs/demo_corpus
         defaults=(--preset demo)
         demo_backbone=(--backbone clip-vit-b16-int8)

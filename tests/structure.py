@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 40  # of a function
 MAX_ARGUMENTS = 7  # of a function
-REQUIRED = ("numpy", "PIL", "onnx", "onnxruntime", "safetensors")  # what gapl/ may import
-EXTRAS = ("pyarrow", "fsspec", "av")  # what it may import where a user asks for it
+REQUIRED = ("numpy", "PIL", "onnx", "onnxruntime", "safetensors", "tqdm")  # what gapl/ may import
+EXTRAS = ("pyarrow", "fsspec", "av", "ray")  # what it may import where a user asks for it
 
 # Who may import whom: each of these may import the ones named, and itself.
 _IMAGES = {"data", "prototype_dataset", "gapl"}

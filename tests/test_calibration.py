@@ -16,7 +16,8 @@ from gapl.calibration import Calibration, score_of
 from gapl.decode import SEVERAL_FRAMES
 from gapl.pixels import PixelSpec
 from gapl.schema import build_spec
-from gapl.verdict import DecisionRule, Judge, decision_rule, image_warnings
+from gapl.verdict import PLAIN_WARNING, DecisionRule, Judge, decision_rule, image_warnings, pixel_warnings
+from gapl.views import eval_view
 
 FOUND = Calibration(
     method="platt",
@@ -126,6 +127,17 @@ def test_warnings_about_an_image() -> None:
     frames = Image.new("RGB", (40, 40))
     frames.info[SEVERAL_FRAMES] = True
     assert image_warnings(frames, pixel) == ("has several frames: only the first was judged",)
+
+
+@pytest.mark.parametrize(
+    ("colour", "noise", "is_plain"), [("white", 0, True), ("grey", 3, True), ("grey", 9, False)]
+)
+def test_a_picture_of_one_colour_is_told(colour: str, noise: int, is_plain: bool) -> None:
+    pixel = PixelSpec(size_px=32, small_image="resize", views=("centre", "whole"))
+    levels = np.array(Image.new("RGB", (90, 70), colour), dtype=np.int64)
+    levels -= np.random.default_rng(0).integers(0, noise, levels.shape) if noise else 0
+    pixels = eval_view(pixel)(Image.fromarray(levels.astype(np.uint8)))
+    assert pixel_warnings(pixels, pixel) == ((PLAIN_WARNING,) if is_plain else ())
 
 
 def test_score_is_the_sigmoid_without_a_calibration() -> None:

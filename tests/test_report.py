@@ -287,8 +287,8 @@ def test_text_fits_and_has_blanks_for_what_is_not_defined(table: pd.DataFrame) -
     assert heading[:2] == ["benchmark", "subset"]
     assert "at_0.5" not in heading  # the model's threshold is 0.5
     assert {"bal_acc", "oracle", "auroc_95%", "unread"} <= set(heading)
-    assert lines[10].split() == ["Gone", "-", "not", "found"]
-    assert lines[12].startswith("[1] of Two, One; fakes only")
+    assert lines[11].startswith("[1] of Two, One; fakes only")
+    assert lines[-1] == "not found: Gone"
     assert "nan" not in to_text(table).lower()
     assert "0.750" in lines[1]
     assert max(map(len, lines)) <= WIDTH

@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +22,19 @@ from PIL import Image
 from pyarrow import parquet
 
 import inference
-from gapl import results
+from gapl import judging
+from gapl import table as tables
 from gapl.cli import printable
-from gapl.results import COLUMNS, Result, Table
+from gapl.files.checksum import sha256_of
+from gapl.results import COLUMNS, Method, Result
+from gapl.table import Table
 from gapl.verdict import Verdict
 
 if TYPE_CHECKING:
     from tests.conftest import Finished, MakeImage, RunCli, TinyRun
 
 PROJECT = Path(__file__).resolve().parent.parent
-ASKED = {"model": "m", "views": "full"}
+METHOD = Method("m", "1" * 64, "full", "")
 EXPECTED = "expected an image or a folder of images"
 Judge = Callable[..., "Finished"]
 
@@ -64,6 +69,7 @@ def schema() -> Any:
 def test_all_forms_say_the_same(judge: Judge, folder: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in judge(folder, "--json").out.splitlines()]
     assert [Path(row["path"]).name for row in rows] == ["a.png", "b.png", "broken.png", "copy.png"]
+    assert [row["duplicate_of"] for row in rows] == ["", "", "", str(folder / "a.png")]
     jsonschema.Draft202012Validator(schema()).validate(rows)
     assert json.loads(judge(folder, "--format", "json").out) == rows
     shown = list(csv.DictReader(io.StringIO(judge(folder, "--format", "csv").out)))
@@ -76,16 +82,16 @@ def test_all_forms_say_the_same(judge: Judge, folder: Path, tmp_path: Path) -> N
     table = parquet.read_table(tmp_path / "out.parquet").to_pylist()
     for row, text, typed in zip(rows, shown, table, strict=True):
         assert list(text) == list(typed) == list(COLUMNS)
-        for name in ("schema", "path", "sha256", "score", "logit", "label", "error", "model"):
+        for name in set(COLUMNS) - {"warnings"}:
             assert text[name] == str(row.get(name, ""))
-            assert typed[name] == row.get(name)
+            assert typed[name] == (row.get(name) or None)
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_schema_refuses_what_is_no_result() -> None:
-    row = Result("a.png", "0" * 64, Verdict(0.5, 0.0, "real", 0.6, 0.3, ("mind",))).row(model="m")
+    row = Result("a.png", "0" * 64, Verdict(0.5, 0.0, "real", 0.6, 0.3, ("mind",))).row(METHOD)
     validator = jsonschema.Draft202012Validator(schema())
-    validator.validate([row, Result("b", "", None, "gone").row(model="m")])
+    validator.validate([row, Result("b", "", None, "gone").row(METHOD)])
     for wrong in (row | {"label": "maybe"}, row | {"score": 2}, row | {"error": "x"}, {"path": "a"}):
         assert not validator.is_valid([wrong])
 
@@ -103,6 +109,56 @@ def test_the_same_content_is_judged_once(judge: Judge, folder: Path, monkeypatch
     assert sum(judged) == 2
     assert rows[0]["score"] == rows[3]["score"]
     assert rows[0]["sha256"] == rows[3]["sha256"]
+
+
+def test_rows_say_how_they_were_made(judge: Judge, folder: Path, tiny_run: TinyRun) -> None:
+    (row,) = map(json.loads, judge(folder / "a.png", "--json").out.splitlines())
+    made = Method(str(tiny_run.stage2), sha256_of(tiny_run.stage2), "full", "")
+    assert {name: row[name] for name in asdict(made)} == asdict(made)
+
+
+def test_duplicates_are_marked(judge: Judge, folder: Path, tmp_path: Path) -> None:
+    assert "Duplicate of: " + str(folder / "a.png") in judge(folder).out
+    out = tmp_path / "t.jsonl"
+    judge(folder / "copy.png", "--out", out)  # of a folder that has only this one
+    judge(folder, "--out", out)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["duplicate_of"] for row in rows] == ["", "", "", str(folder / "a.png")]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The end of a run
+
+
+def test_the_summary_counts_all(
+    judge: Judge, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(*arguments: object) -> list[str]:
+        caplog.clear()
+        judge(*arguments)
+        return [record.message for record in caplog.records if record.name == "gapl.tally"]
+
+    (folder / "notes.txt").touch()
+    (folder / "cut.png").write_bytes((folder / "b.png").read_bytes()[:300])
+    judged, unreadable, left_out, time_taken = told(folder, "--out", tmp_path / "t.csv")
+    assert re.fullmatch(r"3 images judged: \d fake, \d real, \d unsure; 1 of them are duplicates", judged)
+    reasons = "1 x damaged image, 1 x not an image, or of a format that is not read"
+    assert unreadable == f"2 could not be read: {reasons}"
+    assert left_out == "left out: 1 x no image (.txt)"
+    assert re.fullmatch(r"\d+\.\d s, \d+\.\d images/s", time_taken)
+    assert told(folder, "--out", tmp_path / "t.csv")[-1].endswith(" s, 0.0 images/s, without the 3 judged before")
+    assert told(folder / "a.png") == []
+
+
+@pytest.mark.parametrize("total", [1, 2])
+def test_progress_is_for_terminals_and_several_images(total: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_terminal in (True, False):
+        screen = io.StringIO()
+        monkeypatch.setattr(screen, "isatty", lambda shown=is_terminal: shown)
+        monkeypatch.setattr(sys, "stderr", screen)
+        found = [Result(str(i), "", None) for i in range(total)]
+        assert list(judging._with_progress(iter(found), total=total)) == found
+        assert ("2/2 [" in screen.getvalue()) == (is_terminal and total > 1)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -186,6 +242,7 @@ def test_a_closed_stderr_ends_nothing(tiny_run: TinyRun, make_image: MakeImage, 
 def test_exit_codes(judge: Judge, folder: Path) -> None:
     assert judge(folder / "a.png").code == 0
     assert judge(folder).code == 1
+    assert judge(folder / "broken.png").out.splitlines()[1:] == []  # the error says it, once
     broken = judge(folder / "broken.png", "--json")
     assert broken.only_error().endswith("broken.png: not an image, or of a format that is not read")
     assert "error" in json.loads(broken.out)
@@ -230,11 +287,12 @@ def test_options_that_do_not_go_together(judge: Judge, folder: Path, tmp_path: P
 
 
 def row_of(name: str, score: float = 0.25) -> dict[str, Any]:
-    return Result(name, name * 64, Verdict(score, -1.0, "real", 0.6, 0.3, ("mind",))).row(model="m")
+    return Result(name, name * 64, Verdict(score, -1.0, "real", 0.6, 0.3, ("mind",))).row(METHOD)
 
 
-def table_at(path: Path, *, overwrite: bool = False, **asked: object) -> Table:
-    return Table(path, format="jsonl", asked=ASKED | asked, overwrite=overwrite)
+def table_at(path: Path, *, overwrite: bool = False, images: str = "ab", **asked: str) -> Table:
+    method = replace(METHOD, **asked)
+    return Table(path, format="jsonl", method=method, images=images, overwrite=overwrite)
 
 
 def test_a_stopped_table_goes_on(tmp_path: Path) -> None:
@@ -257,7 +315,7 @@ def test_a_table_is_neither_replaced_nor_mixed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"t.jsonl.part is of another detector or options; --overwrite"):
         table_at(path, views="fast")
     table_at(path, views="fast", overwrite=True).finish()
-    with pytest.raises(ValueError, match=r"t.jsonl is there already; --overwrite replaces it"):
+    with pytest.raises(ValueError, match=r"t.jsonl is there already, and no table of .*; --overwrite replaces it"):
         table_at(path)
 
 
@@ -288,8 +346,36 @@ def test_a_run_that_was_stopped_before_its_first_result_is_continued(tmp_path: P
     assert json.loads((tmp_path / "t.jsonl").read_text()) == row_of("a")
 
 
+@pytest.mark.parametrize("format", ["jsonl", "json", "csv", "parquet"])
+def test_a_finished_table_is_brought_up_to_date(
+    format: str, judge: Judge, folder: Path, tmp_path: Path, make_image: MakeImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / f"t.{format}"
+    first = judge(folder, "--out", out, "--fail-on", "unsure")
+    content = out.read_bytes()
+    judged: list[int] = []
+    original = inference.Detector.judge
+
+    def counting(self: inference.Detector, seen: list[Any]) -> list[Verdict]:
+        judged.append(len(seen))
+        return original(self, seen)
+
+    monkeypatch.setattr(inference.Detector, "judge", counting)
+    again = judge(folder, "--out", out, "--fail-on", "unsure")
+    assert (again.code, sum(judged)) == (first.code, 0)
+    assert out.read_bytes() == content
+    make_image(folder / "new.png", seed=9)
+    make_image(folder / "b.png", seed=10)
+    judge(folder, "--out", out)
+    assert sum(judged) == 2
+    (folder / "a.png").unlink()
+    lost = judge(folder, "--out", out).only_error()
+    assert f"with {folder / 'a.png'}, which is not named now; --overwrite replaces it" in lost
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_a_table_holds_what_its_last_run_found(tmp_path: Path) -> None:
-    refused = Result("a", "a" * 64, None, "too many pixels").row(model="m")
+    refused = Result("a", "a" * 64, None, "too many pixels").row(METHOD)
     for found in (row_of("a"), row_of("b"), refused):
         table_at(tmp_path / "t.jsonl").add(found)  # and stopped
     table = table_at(tmp_path / "t.jsonl")
@@ -316,7 +402,7 @@ def test_a_full_disk_is_told_by_the_file_and_nothing_is_lost(
 
     table = table_at(tmp_path / "t.jsonl")
     table.add(row_of("a"))
-    monkeypatch.setitem(results._WRITERS, "jsonl", full)
+    monkeypatch.setitem(tables._WRITERS, "jsonl", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*t.jsonl'"):
         table.finish()
     del table
@@ -336,8 +422,8 @@ def test_a_journal_is_of_the_content_of_a_detector(
 ) -> None:
     out = tmp_path / "t.csv"
     # Of the folder of a run, whose detector may be another one by now
-    asked = {"model": str(tiny_run.stage2), "sha256": "", "operating_point": None, "views": "full"}
-    (tmp_path / "t.csv.part").write_text(json.dumps({"asked": asked}) + "\n")
+    method = Method(str(tiny_run.stage2), "", "full", "")
+    (tmp_path / "t.csv.part").write_text(json.dumps({"asked": asdict(method)}) + "\n")
     assert "t.csv.part is of another detector" in judge(folder, "--out", out).only_error()
 
 

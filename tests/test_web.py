@@ -401,6 +401,14 @@ def animated(format: str, *, count: int = 2) -> bytes:
     return encode(first, format, save_all=True, append_images=others)
 
 
+def dotted(side: int) -> Image.Image:
+    """Return white with a grey square in the middle."""
+    image = Image.new("RGB", (900, 700), "white")
+    image.paste((120, 120, 120), (450, 350, 450 + side, 350 + side))
+    return image
+
+
+WARNS = ("transparent", "gif", "png", "webp", "avif", "plain", "nearly plain")
 WARNED = {
     "transparent": lambda: encode(noise("RGBA"), "PNG"),
     "opaque": lambda: encode(noise("RGB"), "PNG"),
@@ -411,6 +419,9 @@ WARNED = {
     "webp of one frame": lambda: animated("WEBP", count=1),
     "avif": lambda: animated("AVIF"),
     "avif of one frame": lambda: encode(noise("RGB"), "AVIF"),
+    "plain": lambda: encode(Image.new("RGB", (90, 70), "white"), "PNG"),
+    "nearly plain": lambda: encode(dotted(5), "PNG"),
+    "not plain": lambda: encode(dotted(40), "PNG"),
 }
 
 
@@ -420,7 +431,7 @@ def test_warnings_are_those_of_the_detector(name: str, page: Any, detector_file:
     expected = inference.Detector.load(detector_file, device="cpu", allow_tiny=True)(tmp_path / "image")
     shown = judge(page, str(tmp_path / "image"))
     assert (shown.label, shown.warnings, shown.error) == (expected.label, expected.warnings, "")
-    assert len(expected.warnings) == 1 + (name in ("transparent", "gif", "png", "webp", "avif"))
+    assert len(expected.warnings) == 1 + (name in WARNS)
 
 
 def test_nothing_leaves_the_page(page: Any, make_image: MakeImage, tmp_path: Path) -> None:

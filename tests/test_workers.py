@@ -117,7 +117,7 @@ def test_what_breaks_a_process_costs_one_row(images: list[Path]) -> None:
     asked = [each for pair in zip(images, map(Odd, expected), strict=False) for each in pair]
     with Workers(2, pixel=SPEC, limits=LIMITS) as workers:
         found = list(workers.look(inputs(*asked, *images), ahead=3))
-    assert found[1:8:2] == [Look("", None, error) for error in expected.values()]
+    assert found[1:8:2] == [Look("", error=error) for error in expected.values()]
     assert [look.error for look in (*found[0:8:2], *found[8:])] == [""] * 10
     contents = {look.sha256 for look in found if look.seen}
     assert len(contents) == len(images)
@@ -137,7 +137,7 @@ def test_known_contents_are_not_decoded(images: list[Path]) -> None:
     with Workers(0, pixel=SPEC, limits=LIMITS) as workers:
         known = [workers.submit(file_input(images[0])).result().sha256]
     with Workers(1, pixel=SPEC, limits=LIMITS, known=known) as workers:
-        assert list(workers.look(inputs(images[0]), ahead=1)) == [Look(known[0], None)]
+        assert list(workers.look(inputs(images[0]), ahead=1)) == [Look(known[0])]
 
 
 @pytest.mark.parametrize("how", ["kill -9", "Ctrl-C"])

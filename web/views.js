@@ -19,6 +19,21 @@ export function* crops(image, pixel) {
   }
 }
 
+// Return the standard deviation of the levels of each channel, over the pixels of all these images.
+export function deviations(images) {
+  const count = images.reduce((sum, { width, height }) => sum + width * height, 0);
+  return [0, 1, 2].map((c) => {
+    let [sum, squares] = [0, 0];
+    for (const { rgb } of images) {
+      for (let i = c; i < rgb.length; i += 3) {
+        sum += rgb[i];
+        squares += rgb[i] * rgb[i];
+      }
+    }
+    return Math.sqrt(Math.max(0, squares / count - (sum / count) ** 2));
+  });
+}
+
 // Return the pixels as the tower takes them: a Float32Array of shape (3, height, width).
 export function normalise({ width, height, rgb }, { mean, std }) {
   const area = width * height;

@@ -3,7 +3,7 @@
 import "./files.js"; // CACHE, a name for this version of the files, and LARGE, the bytes of the large ones by path
 import * as ort from "./onnxruntime/ort.wasm.bundle.min.mjs";
 import { decode } from "./decode.js";
-import { crops, normalise, roundEven } from "./views.js";
+import { crops, deviations, normalise, roundEven } from "./views.js";
 
 const MAX_THREADS = 8;
 
@@ -97,16 +97,18 @@ async function judge(number, file) {
   const started = performance.now();
   const { pixel } = detector;
   const seen = [];
+  const squares = [];
   for (const { name, image: square } of crops(image, pixel)) {
     if (number !== wanted) return;
     self.postMessage({ type: "progress", number, done: seen.length, total: detector.num_views, view: name });
+    squares.push(square);
     const shape = [1, 3, pixel.size_px, pixel.size_px];
     seen.push(await view.run({ pixels_1CHW: new ort.Tensor("float32", normalise(square, pixel), shape) }));
   }
   const logit = await logitOf(seen, detector, verdict);
   if (!Number.isFinite(logit)) throw new Error("the detector's score is not a number");
   const seconds = (performance.now() - started) / 1000;
-  const warnings = [...detector.notices, ...imageWarnings(image, detector)];
+  const warnings = [...detector.notices, ...imageWarnings(image, squares, detector)];
   self.postMessage({ type: "verdict", number, ...decide(logit, detector), logit, warnings, seconds });
 }
 
@@ -135,8 +137,8 @@ function decide(logit, { scale, offset, real_below: realBelow, threshold }) {
   return { score, label, likelier, confidence, realBelow, threshold };
 }
 
-function imageWarnings({ width, height, transparency, severalFrames }, detector) {
-  const { pixel, seen_transparent: seenTransparent, image_warnings: texts } = detector;
+function imageWarnings({ width, height, transparency, severalFrames }, squares, detector) {
+  const { pixel, seen_transparent: seenTransparent, plain_levels: plainLevels, image_warnings: texts } = detector;
   const found = [];
   if (Math.min(width, height) < pixel.size_px) {
     found.push(texts.small.replace("{width}", width).replace("{height}", height));
@@ -145,5 +147,6 @@ function imageWarnings({ width, height, transparency, severalFrames }, detector)
     found.push(texts.transparent.replace("{share}", `${roundEven(100 * transparency)}%`));
   }
   if (severalFrames) found.push(texts.several_frames);
+  if (Math.max(...deviations(squares)) < plainLevels) found.push(texts.plain);
   return found;
 }

@@ -6,7 +6,6 @@ of a worker that died to another one; what has come back is on disk and is not s
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 from tqdm import tqdm
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from evaluation.scoring.folder import JobFolder
 from evaluation.scoring.job import Job
 from evaluation.scoring.score import ScoredModel, load_batches, score_batch
+from gapl.cluster import connected
 from models.weights.hub import find_model
 
 
@@ -52,19 +52,9 @@ def score_on_ray(
 
     Raises ValueError when Ray is not installed, the cluster fails, or a detector gives no number.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise ValueError('--ray needs the package ray: pip install "ray[data]"')
-    import ray
-
-    if not folder.missing():
-        return
-    ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
-    try:
-        _score_missing(folder, num_actors=num_actors, device=device, allow_tiny=allow_tiny)
-    except ray.exceptions.RayError as error:
-        raise ValueError(f"the Ray cluster gave up: {str(error).strip().splitlines()[-1]}") from error
-    finally:
-        ray.shutdown()
+    if folder.missing():
+        with connected(address):
+            _score_missing(folder, num_actors=num_actors, device=device, allow_tiny=allow_tiny)
 
 
 def _score_missing(folder: JobFolder, *, num_actors: int, device: str, allow_tiny: bool) -> None:

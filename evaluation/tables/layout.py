@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from evaluation.tables.rows import NO_SUBSET
+
 MAX_NAME = 24  # characters of a name on a terminal
 MAX_NOTE = 18  # characters of a note in its row; longer ones are below the table
 WIDTH = 140  # characters of a line of these notes
@@ -39,9 +41,11 @@ _LATEX |= {char: f"\\{char}" for char in "%_&#${}"}
 def to_text(table: pd.DataFrame) -> str:
     """Return the table for a terminal: fractions with three digits, blank where a figure is not defined.
 
-    bal_acc is at the model's threshold; at_0.5 and oracle are balanced accuracies too. Long notes are below it.
+    bal_acc is at the model's threshold; at_0.5 and oracle are balanced accuracies too. Below it are long
+    notes, and benchmarks without scores, by reason.
     """
-    shown = _shown(table)
+    is_absent = table["subset"] == NO_SUBSET
+    shown = _shown(table[~is_absent])
     notes: dict[str, int] = {}
     columns: list[list[str]] = []
     if "note" in shown:
@@ -55,7 +59,11 @@ def to_text(table: pd.DataFrame) -> str:
         columns.append([cell.ljust(width) if _is_text(name) else cell.rjust(width) for cell in cells])
     lines = [" ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
     below = [fill(f"[{number}] {note}", WIDTH, subsequent_indent="    ") for note, number in notes.items()]
-    return "\n".join([*lines, *below])
+    absent = [
+        fill(f"{note}: {', '.join(names.unique())}", WIDTH, subsequent_indent="    ")
+        for note, names in table[is_absent].groupby("note", sort=False)["benchmark"]
+    ]
+    return "\n".join([*lines, *below, *absent])
 
 
 def to_markdown(table: pd.DataFrame) -> str:

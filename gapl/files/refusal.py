@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MAX_REASON = 200  # characters: an untrusted file may contain names and numbers of any length
@@ -24,3 +26,12 @@ def refusal(path: Path, error: ValueError, *, what: str) -> ValueError:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its class when it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an OSError of the block: that of a full disk does not say which."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error

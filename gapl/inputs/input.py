@@ -109,6 +109,10 @@ class _File:
         self._read: Callable[[Any], bytes] | None = None
         self._reading = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[_File], tuple[Open]]:
+        """Be pickled as a file that is not open."""
+        return _File, (self._open,)
+
     def read(self, key: Any, *, is_last: bool) -> bytes:
         """Return the encoded image of a key. Raises UnreadableImage or OSError."""
         with _unless_busy(self._reading):

@@ -1,0 +1,136 @@
+"""Judge images on a Ray cluster; what is found is what one process finds.
+
+Every machine of the cluster must see the images and the detector file under the same paths. Ray gives the images
+of a worker that died to another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gapl.batches import judge_files
+from gapl.detector import Detector
+from gapl.inputs.input import Input
+from gapl.results import Result
+from gapl.verdict import Verdict
+from gapl.workers import Limits, Workers
+
+MIN_BATCH = 16  # images that a worker is given at a time
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where images are judged.
+
+    load           loads the detector, in each worker
+    num_workers    each with a detector of its own
+    num_processes  that decode for each of them
+    num_gpus       of each worker
+    address        of the cluster; None starts one here
+    """
+
+    load: Callable[[], Detector]
+    num_workers: int
+    num_processes: int = 1
+    num_gpus: int = 0
+    address: str | None = None
+
+    def judge(
+        self, images: list[Input], *, batch_size: int, limits: Limits, known: dict[str, Verdict]
+    ) -> Generator[Result]:
+        """Yield what is found of each image, in their order. The same content gets one verdict.
+
+        known   verdicts by the SHA-256 of files, which those that are found are added to
+
+        Raises ValueError when Ray is not installed, the cluster gives up, or a detector gives no number.
+        """
+        size = max(batch_size, MIN_BATCH)
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        with connected(self.address):
+            for results in self._deal(batches, batch_size, limits, known):
+                for result in results:
+                    if result.verdict is None:
+                        yield result
+                    else:  # two workers may have judged the same content
+                        yield replace(result, verdict=known.setdefault(result.sha256, result.verdict))
+
+    def _deal(self, batches: list[list[Input]], *arguments: Any) -> Iterator[list[Result]]:
+        """Yield the results of each batch, in their order."""
+        import ray
+
+        ray.data.DataContext.get_current().execution_options.preserve_order = True
+        items = [{"images": ray.cloudpickle.dumps(batch)} for batch in batches]
+        judged = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            _Judge,
+            fn_constructor_args=(self.load, self.num_processes, *arguments),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=self.num_workers),
+            num_gpus=self.num_gpus,
+        )
+        for row in judged.iter_rows():
+            if row["error"]:
+                raise ValueError(row["error"])
+            yield ray.cloudpickle.loads(row["results"])
+
+
+def chosen_cluster(args: argparse.Namespace, load: Callable[[], Detector]) -> Cluster | None:
+    """Return the cluster that a command line asks for. Raises ValueError for options that exclude each other."""
+    if not args.ray:
+        if args.ray_address:
+            raise ValueError("--ray-address needs --ray N")
+        return None
+    if args.gallery or args.sort_into:
+        raise ValueError("--ray makes a table; make --gallery and --sort-into without it, by the same --out")
+    num_processes = 1 if args.workers is None else args.workers
+    return Cluster(load, args.ray, num_processes, address=args.ray_address)
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Be connected to the cluster at an address, or to one that is started here, in the block.
+
+    Raises ValueError when Ray is not installed, or gives up.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError('--ray needs the package ray: pip install "ray[data]"')
+    import ray
+
+    ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise ValueError(f"the Ray cluster gave up: {str(error).strip().splitlines()[-1]}") from error
+    finally:
+        ray.shutdown()
+
+
+class _Judge:
+    """A worker, which loads the detector once and then judges the batches that it is given."""
+
+    def __init__(
+        self,
+        load: Callable[[], Detector],
+        num_processes: int,
+        batch_size: int,
+        limits: Limits,
+        known: dict[str, Verdict],
+    ) -> None:
+        self._detector, self._batch_size, self._known = load(), batch_size, dict(known)
+        self._workers = Workers(num_processes, pixel=self._detector.pixel, limits=limits, known=known)
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, list[Any]]:
+        """Return the results of a batch, or the error of a detector that gives no number."""
+        from ray import cloudpickle
+
+        (encoded,) = rows["images"]
+        images, size = cloudpickle.loads(encoded), self._batch_size
+        judged = judge_files(self._detector, images, self._workers, batch_size=size, known=self._known)
+        try:
+            return {"results": [cloudpickle.dumps(list(judged))], "error": [""]}
+        except ValueError as error:  # Ray would wrap it in a traceback
+            return {"results": [b""], "error": [str(error)]}

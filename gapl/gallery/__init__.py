@@ -1,0 +1,1 @@
+"""A page that shows the judged images: what goes into it, and how it looks."""

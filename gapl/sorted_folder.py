@@ -1,0 +1,125 @@
+"""A folder into which images are sorted by their verdicts: fake/, real/, unsure/ and unreadable/."""
+
+from __future__ import annotations
+
+import filecmp
+import itertools
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from gapl.cli import printable
+from gapl.files.refusal import naming
+from gapl.inputs.input import Input
+from gapl.options import HARD, SYMBOLIC
+from gapl.results import UNREADABLE, Result
+
+log = logging.getLogger(__name__)
+
+
+class SortedFolder:
+    """Copies images, or links to them. It never changes an image, nor a file that is in the folder already."""
+
+    def __init__(self, folder: Path, *, link: str | None = None) -> None:
+        """Make the folder.
+
+        link   "hard" or "symbolic": no copies of what is a file
+
+        Raises OSError when it cannot be made.
+        """
+        self.path, self._link = folder, link
+        self._counts: Counter[str] = Counter()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._scratch = TemporaryDirectory(dir=folder, prefix=".scratch-")
+        self._kept: dict[str, Path] = {}  # images that are no files of their own
+
+    def holds(self, path: str) -> bool:
+        """Tell whether a path is below the folder: an earlier run may have put it there."""
+        return Path(path).absolute().is_relative_to(self.path.absolute())
+
+    def keeping(self, image: Input) -> Input:
+        """Return an image that leaves its bytes here when it is read, unless it is a file of its own."""
+        return image if image.file else replace(image, read=partial(self._read, image))
+
+    def _read(self, image: Input) -> bytes:
+        encoded = image.read()
+        kept = Path(self._scratch.name, str(len(self._kept)))
+        try:
+            kept.write_bytes(encoded)
+        except OSError as error:  # which says nothing of the image
+            raise ValueError(f"{kept}: {error.strerror}") from error
+        self._kept[image.name] = kept
+        return encoded
+
+    def add(self, result: Result) -> None:
+        """Put the image below the folder of its label, under its name, or name-2 where another file has that.
+
+        An image that cannot be opened is left out. Raises OSError when nothing can be written there.
+        """
+        kept = self._kept.get(result.path)
+        image = kept or Path(result.path)
+        if not _can_be_read(image):
+            self._counts["could not be opened"] += 1
+            return
+        below = self.path / (result.verdict.label if result.verdict else UNREADABLE)
+        for target in _names(below / Path(result.path).name):
+            if not os.path.lexists(target):
+                self._put(image, target, link=None if kept else self._link)
+                self._counts["added"] += 1
+                break
+            if _is_same(image, target):
+                self._counts["there already"] += 1
+                break
+        if kept:
+            kept.unlink()
+
+    def _put(self, image: Path, target: Path, *, link: str | None) -> None:
+        with naming(target):
+            target.parent.mkdir(exist_ok=True)
+            if link == SYMBOLIC:
+                target.symlink_to(image.absolute())
+            elif link == HARD:
+                target.hardlink_to(image.resolve())
+            else:
+                scratch = Path(self._scratch.name, "copy")
+                shutil.copyfile(image, scratch)
+                times = image.stat()
+                os.utime(scratch, ns=(times.st_atime_ns, times.st_mtime_ns))
+                target.open("xb").close()  # fails where another run was faster
+                scratch.replace(target)
+
+    def finish(self) -> None:
+        """Remove what was kept, and log what was done."""
+        self._scratch.cleanup()
+        parts = ", ".join(f"{count} {what}" for what, count in sorted(self._counts.items()))
+        log.info("%s: sorted, %s", printable(self.path), parts)
+
+
+def _can_be_read(image: Path) -> bool:
+    try:
+        if not image.is_file():  # opening a pipe would wait for ever
+            return False
+        image.open("rb").close()
+    except OSError:
+        return False
+    return True
+
+
+def _names(target: Path) -> Iterator[Path]:
+    """Yield a.jpg, a-2.jpg, a-3.jpg and so on."""
+    yield target
+    for number in itertools.count(2):
+        yield target.with_name(f"{target.stem}-{number}{target.suffix}")
+
+
+def _is_same(image: Path, target: Path) -> bool:
+    """Tell whether a file is the image, a link to it or a copy."""
+    if not target.is_file():  # a folder, or a broken link
+        return False
+    return image.samefile(target) or filecmp.cmp(image, target, shallow=False)

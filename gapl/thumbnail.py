@@ -1,0 +1,31 @@
+"""An image in a small size, to be looked at by people."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from gapl.decode import decode_image, to_rgb
+
+LONG_SIDE_PX = 160
+JPEG_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small JPEG of an image as viewers show it, and the (width, height) of that in pixels."""
+
+    jpeg: bytes
+    size: tuple[int, int]
+
+
+def make_thumbnail(encoded: bytes, *, long_side_px: int = LONG_SIDE_PX) -> Thumbnail:
+    """Return the thumbnail of an encoded image.
+
+    Raises UnreadableImage, one line.
+    """
+    image = to_rgb(decode_image(encoded))
+    image.thumbnail((long_side_px, long_side_px))
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    return Thumbnail(jpeg.getvalue(), image.size)
