@@ -207,7 +207,7 @@ _UNPACK: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz
 
 
 class _Unpacked(io.RawIOBase):
-    """The unpacked bytes of a tar, which is read forwards. It refuses bombs, and more than a few bytes at a time."""
+    """The unpacked bytes of a tar, which is read forwards. It refuses bombs, and to read much at a time."""
 
     def __init__(self, packed: IO[bytes], limits: Limits) -> None:
         start = packed.read(8)

@@ -106,8 +106,8 @@ def scan_images(paths: Sequence[Path | str], ways: Ways = Ways()) -> Scan:
     paths   the text "@FILE" stands for the paths in the lines of a file, "-" for those on stdin, and a pattern
             such as "photos/*.jpg" for what it matches
 
-    Raises ValueError when there is no image at all, and when the only path is missing or cannot be used. Of several
-    paths, such a one is an image that cannot be read.
+    Raises ValueError when there is no image at all, and when the only path is missing or cannot be used. Of
+    several paths, such a one is an image that cannot be read.
     """
     scan = Scan()
     listed = [path for each in paths for path in _named_by(each)]

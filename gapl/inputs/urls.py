@@ -140,16 +140,16 @@ def _read(answer: http.client.HTTPResponse, policy: UrlPolicy) -> bytes:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to an address that was checked, for a host whose certificate it must show."""
+    """A connection to one of the addresses that were checked, for a host whose certificate it must show."""
 
-    def __init__(self, host: str, port: int, *, address: Address, is_tls: bool, deadline: float) -> None:
+    def __init__(self, host: str, port: int, *, addresses: list[Address], is_tls: bool, deadline: float) -> None:
         self.default_port = _PORTS["https" if is_tls else "http"]
         super().__init__(host, port, timeout=max(0.001, deadline - time.monotonic()))
-        self._address, self._is_tls, self._deadline = address, is_tls, deadline
+        self._addresses, self._is_tls, self._deadline = addresses, is_tls, deadline
 
     def connect(self) -> None:
-        """Connect to the address, and with TLS to the host."""
-        sock = socket.create_connection((str(self._address), self.port), self.timeout)
+        """Connect to the first address that answers, and with TLS to the host."""
+        sock = self._dial()
         if self._is_tls:
             context = ssl.create_default_context()
             sock = context.wrap_socket(sock, server_hostname=self.host, do_handshake_on_connect=False)
@@ -158,6 +158,19 @@ class _Connection(http.client.HTTPConnection):
             raise TimeoutError
         if isinstance(sock, ssl.SSLSocket):
             sock.do_handshake()
+
+    def _dial(self) -> socket.socket:
+        *others, last = self._addresses
+        for number, address in enumerate(others):
+            with suppress(OSError):  # such as where the machine has no IPv6; the last one tells
+                return self._dial_one(address, share=len(self._addresses) - number)
+        return self._dial_one(last, share=1)
+
+    def _dial_one(self, address: Address, *, share: int) -> socket.socket:
+        seconds = max(0.001, (self._deadline - time.monotonic()) / share)
+        sock = socket.create_connection((str(address), self.port), seconds)
+        sock.settimeout(self.timeout)
+        return sock
 
     def abort(self) -> None:
         """End the connection, whatever waits for it."""
@@ -177,12 +190,12 @@ def _connect(parts: SplitResult, policy: UrlPolicy, deadline: float) -> _Connect
         raise UnreadableImage("a URL without a host")
     port = parts.port or _PORTS[parts.scheme]
     host = parts.hostname.encode("idna").decode() if not parts.hostname.isascii() else parts.hostname
-    address = _resolve(host, port, policy)
-    return _Connection(host, port, address=address, is_tls=is_tls, deadline=deadline)
+    addresses = _resolve(host, port, policy)
+    return _Connection(host, port, addresses=addresses, is_tls=is_tls, deadline=deadline)
 
 
-def _resolve(host: str, port: int, policy: UrlPolicy) -> Address:
-    """Return the first address of a host. Raises UnreadableImage when any of its addresses may not be asked."""
+def _resolve(host: str, port: int, policy: UrlPolicy) -> list[Address]:
+    """Return the addresses of a host. Raises UnreadableImage when any of its addresses may not be asked."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -190,4 +203,4 @@ def _resolve(host: str, port: int, policy: UrlPolicy) -> Address:
     addresses = [ipaddress.ip_address(str(sockaddr[0])) for *_, sockaddr in found]
     if refused := [each for each in addresses if not policy.allows(each)]:
         raise UnreadableImage(f"{host} is {refused[0]}, which is no address of the public internet")
-    return addresses[0]
+    return addresses

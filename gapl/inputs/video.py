@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +73,7 @@ def _read_frame(container: Any, stream: Any, time: float) -> bytes:
 
     if stream.width * stream.height > most_pixels():
         raise UnreadableImage(too_many_pixels())
-    wanted = (stream.start_time or 0) + round(time / stream.time_base)
+    wanted = (stream.start_time or 0) + math.floor(Fraction(round(time * 100), 100) / stream.time_base)
     try:
         container.seek(wanted, stream=stream)
         frame = None
