@@ -104,7 +104,7 @@ def _leave_out_sorted(scan: Scan, folder: SortedFolder) -> None:
     if not others:
         raise ValueError(f"{folder.path}: all images are inside; name another folder to sort them into")
     if num_sorted := len(scan.images) - len(others):
-        scan.left_out[f"in {folder.path}, where images are sorted into"] = num_sorted
+        scan.left_out[f"already in {folder.path}"] = num_sorted
         scan.images = others
 
 
