@@ -61,24 +61,18 @@ def write_results(
     takers: list[Taker] = [each for each in (folder, gallery) if each]
     known = table.verdicts() if table else {}
     tally = Tally(frozenset(known))
-
-    def judged() -> Iterator[Result]:
-        keep = [each.keep for each in takers]
-        found = judge_files(detector, scan.images, batch_size=batch_size, known=known, keep=keep)
-        for result in _with_progress(mark_duplicates(found), total=len(scan.images)):
-            tally.add(result)
-            for each in takers:
-                each.add(result)
-            yield result
-
+    keep = [each.keep for each in takers]
+    found = judge_files(detector, scan.images, batch_size=batch_size, known=known, keep=keep)
+    marked = _with_progress(mark_duplicates(found), total=len(scan.images))
+    results = _passing_on(marked, [tally.add, *(each.add for each in takers)])
     if table:
-        for result in judged():
+        for result in results:
             table.add(result.row(method))
         table.finish()
     else:
         format = chosen_format(args)
         says_error = format != TEXT or len(scan.images) > 1  # of a single image, the error of the command says it
-        _STREAMS[format]((each for each in judged() if each.verdict or says_error), method)
+        _STREAMS[format]((each for each in results if each.verdict or says_error), method)
     for each in takers:
         each.finish()
     tally.tell(scan)
@@ -114,6 +108,14 @@ def _with_progress(results: Iterator[Result], *, total: int) -> Iterable[Result]
 
     bar: Iterable[Result] = tqdm(results, total=total, unit="image", disable=None if total > 1 else True)
     return bar
+
+
+def _passing_on(results: Iterable[Result], adders: Sequence[Callable[[Result], None]]) -> Iterator[Result]:
+    """Yield the results, after others have taken each of them."""
+    for result in results:
+        for add in adders:
+            add(result)
+        yield result
 
 
 # ---------------------------------------------------------------------------------------------------------
