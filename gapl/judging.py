@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Protocol
 
@@ -56,43 +56,37 @@ def write_results(
     """
     allow_pixels(args.max_megapixels)
     method = _method(args, detector, model)
-    folder = SortedFolder(args.sort_into, link=args.link) if args.sort_into else None
-    if folder:
-        _leave_out_sorted(scan, folder)
-        scan.images = [folder.keeping(image) for image in scan.images]
+    folder = _open_folder(args, scan)
     table = _open_table(args, scan, method)
     gallery = Gallery(args.gallery, method=method, overwrite=args.overwrite) if args.gallery else None
     takers: list[Taker] = [each for each in (folder, gallery) if each]
     known = table.verdicts() if table else {}
     tally = Tally(frozenset(known))
-    show = gallery.show if gallery else None
     if cluster:
         judged = cluster.judge(scan.images, batch_size=batch_size, limits=limits_of(args), known=known)
     else:
+        show = gallery.show if gallery else None
         judged = _judge(detector, scan.images, args, batch_size=batch_size, known=known, show=show)
     with closing(judged):  # at once, should it be interrupted
-        results = _told(judged, [tally, *takers], total=len(scan.images))
+        marked = _with_progress(mark_duplicates(judged), total=len(scan.images))
+        results = _passing_on(marked, [tally.add, *(each.add for each in takers)])
         if table:
-            for result in results:
-                table.add(result.row(method))
-            table.finish()
+            _fill(table, results, method)
         else:
-            _write_all(results, args, method, is_alone=len(scan.images) == 1)
+            _print(results, args, method, is_alone=len(scan.images) == 1)
     for each in takers:
         each.finish()
     tally.tell(scan)
     return tally.exit_code(scan, fail_on=args.fail_on)
 
 
-def _told(judged: Iterator[Result], takers: Sequence[Tally | Taker], *, total: int) -> Iterator[Result]:
-    """Tell takers of results on their way."""
-    for result in _with_progress(mark_duplicates(judged), total=total):
-        for each in takers:
-            each.add(result)
-        yield result
+def _fill(table: Table, results: Iterable[Result], method: Method) -> None:
+    for result in results:
+        table.add(result.row(method))
+    table.finish()
 
 
-def _write_all(results: Iterator[Result], args: argparse.Namespace, method: Method, *, is_alone: bool) -> None:
+def _print(results: Iterable[Result], args: argparse.Namespace, method: Method, *, is_alone: bool) -> None:
     format = chosen_format(args)
     says_error = format != TEXT or not is_alone  # of a single image, the error of the command says it
     _STREAMS[format]((each for each in results if each.verdict or says_error), method)
@@ -111,14 +105,21 @@ def _open_table(args: argparse.Namespace, scan: Scan, method: Method) -> Table |
     return Table(args.out, format=format, method=method, images=images, overwrite=args.overwrite)
 
 
-def _leave_out_sorted(scan: Scan, folder: SortedFolder) -> None:
-    """Leave out images that an earlier run sorted. Raises ValueError when there are no others."""
+def _open_folder(args: argparse.Namespace, scan: Scan) -> SortedFolder | None:
+    """Return the folder to sort into. Images that an earlier run sorted are left out.
+
+    Raises ValueError when there are no others.
+    """
+    if not args.sort_into:
+        return None
+    folder = SortedFolder(args.sort_into, link=args.link)
     others = [image for image in scan.images if not folder.holds(image.name)]
     if not others:
         raise ValueError(f"{folder.path}: all images are inside; name another folder to sort them into")
     if num_sorted := len(scan.images) - len(others):
-        scan.left_out[f"in {folder.path}, where images are sorted into"] = num_sorted
-        scan.images = others
+        scan.left_out[f"already in {folder.path}"] = num_sorted
+    scan.images = [folder.keeping(image) for image in others]
+    return folder
 
 
 def _with_progress(results: Iterator[Result], *, total: int) -> Iterable[Result]:
@@ -127,6 +128,14 @@ def _with_progress(results: Iterator[Result], *, total: int) -> Iterable[Result]
 
     bar: Iterable[Result] = tqdm(results, total=total, unit="image", disable=None if total > 1 else True)
     return bar
+
+
+def _passing_on(results: Iterable[Result], adders: Sequence[Callable[[Result], None]]) -> Iterator[Result]:
+    """Yield the results, after others have taken each of them."""
+    for result in results:
+        for add in adders:
+            add(result)
+        yield result
 
 
 # ---------------------------------------------------------------------------------------------------------

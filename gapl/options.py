@@ -51,6 +51,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--format", choices=FORMATS, help="of the results (default: text, or that of the suffix of --out)"
     )
     parser.add_argument("--json", action="store_true", help="the same as --format jsonl: an object for each image")
+    _add_outputs(parser)
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    """Add the options for what is made of the results."""
     parser.add_argument(
         "--out",
         type=Path,
@@ -63,10 +68,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
     )
-    _add_outputs(parser)
-
-
-def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gallery",
         type=Path,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gapl.decode import decode_image, to_rgb
 
@@ -11,8 +11,7 @@ LONG_SIDE_PX = 160
 JPEG_QUALITY = 80
 
 
-@dataclass(frozen=True)
-class Thumbnail:
+class Thumbnail(NamedTuple):
     """A small JPEG of an image as viewers show it, and the (width, height) of that in pixels."""
 
     jpeg: bytes

@@ -35,10 +35,13 @@ def test_list_shows_what_is_there_and_what_is_not(run_cli: RunCli, tree: Path) -
     assert "Chameleon" in done.out
 
 
-def test_verify_names_what_is_broken_and_doubled(run_cli: RunCli, tree: Path, tmp_path: Path) -> None:
+def test_verify_names_what_is_broken_and_doubled(
+    run_cli: RunCli, tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     options = ("--data-root", tree, "--benchmarks", "WildRF", "--num-workers", 0)
     done = run_cli(benchmarks.main, "verify", *options, "--out", tmp_path / "problems.csv")
-    assert done.code == 0, done.err
+    assert done.code == 1, done.err
+    assert "1 images cannot be decoded" in caplog.text
     assert "reddit/0_real/5.jpg" in done.out
     assert "twitter/0_real/copy.png" in done.out
     written = pd.read_csv(tmp_path / "problems.csv")

@@ -83,6 +83,13 @@ def test_val_bench_scores_published_layouts(tiny_run: TinyRun, tmp_path: Path) -
     )
 
 
+def test_val_bench_looks_for_the_detector_first(tmp_path: Path) -> None:
+    refused = run_script("val_bench.sh", GAPL_RUNS=tmp_path / "runs", PYTHON="false")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"error: {tmp_path}/runs/stage2/detector.safetensors: no such file; train")
+    assert not (tmp_path / "runs").exists()
+
+
 @needs_environment
 def test_results_are_named_by_the_variable_alone(tmp_path: Path) -> None:
     refused = run_script("stage1.sh", "--backbone", "tiny", "--out", tmp_path)
