@@ -50,8 +50,6 @@ def write_results(
     model    what results call the detector
     cluster  judges the images instead of this process
 
-    A progress bar is on stderr, if that is a terminal.
-
     Raises ValueError when none of the images can be read, and as `Table` and `Gallery` do.
     """
     allow_pixels(args.max_megapixels)

@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,10 +49,12 @@ def test_a_killed_worker_costs_time_only(
     assert alone.code == 1, alone.err
     out = tmp_path / "ray.csv"
     command = [sys.executable, PROJECT / "inference.py", *given, "--ray", 2, "--batch-size", 4, "--out", out]
-    running = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True, env=os.environ)
+    environment = os.environ | {"RAY_worker_niceness": "0"}
+    running = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, env=environment)
     journal = Path(f"{out}.part")
-    while running.poll() is None and (not journal.exists() or len(journal.read_bytes().splitlines()) < 3):
-        pass
+    while not journal.exists() or len(journal.read_bytes().splitlines()) < 2:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
     workers = [each for each in psutil.Process(running.pid).children(recursive=True) if _is_worker(each)]
     assert workers
     workers[0].kill()
