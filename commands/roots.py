@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data import words
+from gapl import columns
 from gapl.folders import counted
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def add_root(parser: argparse.ArgumentParser) -> None:
 
 def add_manifest_columns(parser: argparse.ArgumentParser) -> None:
     """Add --columns, of manifests."""
-    words.add_columns(parser, help="names of a manifest's columns, such as filename=picture label=kind")
+    columns.add_columns(parser, help="names of a manifest's columns, such as filename=picture label=kind")
 
 
 def find(args: argparse.Namespace, *, columns: Mapping[str, str] | None = None) -> list[Benchmark | Absent]:

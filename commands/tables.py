@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data import words
+from gapl import columns
 from gapl.files.checksum import sha256_of
 from gapl.files.refusal import check_is_file
 from gapl.names import FULL
@@ -23,7 +23,7 @@ def add_tables(parser: argparse.ArgumentParser, *, help: str = "parquet or CSV")
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
     """Add --columns, of tables of scores."""
-    words.add_columns(parser, help="names of another tool's columns, such as score=prob label=target")
+    columns.add_columns(parser, help="names of another tool's columns, such as score=prob label=target")
 
 
 def require_tables(paths: Sequence[Path]) -> None:

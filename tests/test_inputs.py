@@ -23,7 +23,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import inference
 from gapl.decode import UnreadableImage, decode_image
 from gapl.inputs import archives
 from gapl.inputs.archives import Limits, list_archive
@@ -32,20 +31,12 @@ from gapl.inputs.kinds import TAR, ZIP, kind_of
 from gapl.inputs.scan import Scan, Ways, scan_images
 
 if TYPE_CHECKING:
-    from tests.conftest import Finished, MakeImage, RunCli, TinyRun
+    from tests.conftest import Finished, MakeImage
 
 PROJECT = Path(__file__).resolve().parent.parent
 TARS = {"tar": "w", "tar.gz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}
 SMALL = Limits(members=3, member_bytes=2000, ratio=5, free_bytes=1000)
 Judge = Callable[..., "Finished"]
-
-
-@pytest.fixture
-def judge(run_cli: RunCli, tiny_run: TinyRun) -> Judge:
-    def run(*arguments: object) -> Finished:
-        return run_cli(inference.main, "--model_path", tiny_run.stage2, "--allow-tiny", *arguments)
-
-    return run
 
 
 @pytest.fixture
