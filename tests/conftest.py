@@ -189,6 +189,17 @@ def tiny_run(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory, run_cli:
 
 
 @pytest.fixture
+def judge(run_cli: RunCli, tiny_run: TinyRun) -> RunCli:
+    """`judge(*arguments)` runs inference.py with the detector of `tiny_run`."""
+    import inference
+
+    def run(*arguments: object) -> Finished:
+        return run_cli(inference.main, "--model_path", tiny_run.stage2, "--allow-tiny", *arguments)
+
+    return run
+
+
+@pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks for a network fails the test."""
 

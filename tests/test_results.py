@@ -31,20 +31,12 @@ from gapl.table import Table
 from gapl.verdict import Verdict
 
 if TYPE_CHECKING:
-    from tests.conftest import Finished, MakeImage, RunCli, TinyRun
+    from tests.conftest import Finished, MakeImage, TinyRun
 
 PROJECT = Path(__file__).resolve().parent.parent
 METHOD = Method("m", "1" * 64, "full", "")
 EXPECTED = "expected an image or a folder of images"
 Judge = Callable[..., "Finished"]
-
-
-@pytest.fixture
-def judge(run_cli: RunCli, tiny_run: TinyRun) -> Judge:
-    def run(*arguments: object) -> Finished:
-        return run_cli(inference.main, "--model_path", tiny_run.stage2, "--allow-tiny", *arguments)
-
-    return run
 
 
 @pytest.fixture

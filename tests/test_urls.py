@@ -163,7 +163,7 @@ def test_addresses_that_are_public(address: str) -> None:
 def test_each_redirect_is_checked(site: Site) -> None:
     host, port = "127.0.0.1", site.url.rpartition(":")[2]
     first_only = replace(ANY, allows=lambda address: address != ipaddress.ip_address("127.0.0.2"))
-    assert "127.0.0.2, which is no" in refusal(f"{site.url}/to/http://127.0.0.2:{port}/a.png", first_only)
+    assert "127.0.0.2 is no address of" in refusal(f"{site.url}/to/http://127.0.0.2:{port}/a.png", first_only)
     assert site.asked == [f"/to/http://127.0.0.2:{port}/a.png"]
     assert "a URL of file" in refusal(f"http://{host}:{port}/to/file:///etc/passwd")
     assert refusal(f"{site.url}/loop") == "more than 5 redirects"
@@ -187,7 +187,9 @@ def test_the_address_that_was_checked_is_asked(site: Site, monkeypatch: pytest.M
     assert fetch(f"http://images.test:{port}/a.png", policy) == IMAGE
     assert resolved == ["images.test"]
     assert site.hosts == [f"images.test:{port}"]
-    assert "127.0.0.9, which is no" in refusal(f"http://images.test:{port}/a.png", policy)
+    assert "images.test is 127.0.0.9, which is no address of" in refusal(
+        f"http://images.test:{port}/a.png", policy
+    )
 
 
 def test_what_servers_say_is_one_line(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

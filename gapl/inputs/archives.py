@@ -101,11 +101,16 @@ def _refusing(path: Path, kind: str) -> Iterator[None]:
 
 def _numbered(names: list[str]) -> list[str]:
     """Return names of which none stands twice: a later one of the same name gets a number."""
-    seen: Counter[str] = Counter()
+    listed, taken = set(names), set()
+    times: Counter[str] = Counter()
     unique = []
     for name in names:
-        seen[name] += 1
-        unique.append(f"{name} ({seen[name]})" if seen[name] > 1 else name)
+        other = name
+        while other in taken or (other != name and other in listed):
+            times[name] += 1
+            other = f"{name} ({times[name] + 1})"
+        taken.add(other)
+        unique.append(other)
     return unique
 
 

@@ -13,7 +13,7 @@ SUFFIXES = {
     TAR: (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz"),
     PARQUET: (".parquet",),
     LIST: (".csv", ".tsv"),
-    VIDEO: (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".3gp", ".ogv"),
+    VIDEO: (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp", ".ogv"),
 }
 WORDS = {ZIP: "archive", TAR: "archive", PARQUET: "table", VIDEO: "video"}  # what a folder leaves out, and says so
 _STARTS = {

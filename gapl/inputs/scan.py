@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gapl.folders import NO_FILE, counted, walk
+from gapl.folders import NO_FILE, NO_IMAGE, counted, walk
 from gapl.inputs.input import Input, file_input, refused_input
 from gapl.inputs.kinds import LIST, PARQUET, TAR, VIDEO, WORDS, ZIP, kind_of, kind_of_name
 from gapl.options import FRAMES, named_paths
@@ -150,9 +150,7 @@ def _matches(path: str) -> list[str]:
     found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - names as they are written
     if "**" in path:  # it matches folders, and all that is in them
         found = [each for each in found if not Path(each).is_dir()]
-    if not found:
-        raise ValueError(f"{path}: no file matches")
-    return found
+    return found or [path]
 
 
 def _is_special(path: str) -> bool:
@@ -176,7 +174,8 @@ def _look(name: str, ways: Ways, *, is_alone: bool) -> Scan:
         if path.exists():
             raise ValueError(f"{path}: {NO_FILE}; expected an image or a folder of images")
         if is_alone:
-            raise ValueError(f"{path} does not exist; expected an image or a folder of images")
+            what = "matches no file" if set(name) & {"*", "?"} else "does not exist"
+            raise ValueError(f"{path} {what}; expected an image or a folder of images")
         return Scan([file_input(path)])  # a row that says so
     scan = Scan()
     scan.images = _look_in_file(path, ways, scan)
@@ -198,7 +197,9 @@ def _look_in_folder(path: Path, ways: Ways) -> Scan:
 
     def note(name: str, why: str | OSError) -> None:
         word = WORDS.get(kind_of_name(name))
-        scan.note(name, f"{word} ({Path(name).suffix.lower()}; read if it is named)" if word else why)
+        if word and isinstance(why, str) and why.startswith(NO_IMAGE):
+            why = f"{word} ({Path(name).suffix.lower()}; read if it is named)"
+        scan.note(name, why)
 
     for _, _, images in walk(path, note=note, follow_links=ways.follow_links):
         scan.images += map(file_input, map(Path, images))

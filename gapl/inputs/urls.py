@@ -202,5 +202,6 @@ def _resolve(host: str, port: int, policy: UrlPolicy) -> list[Address]:
         raise UnreadableImage(f"{host} is not found: {error.strerror or first_line(error)}") from error
     addresses = [ipaddress.ip_address(str(sockaddr[0])) for *_, sockaddr in found]
     if refused := [each for each in addresses if not policy.allows(each)]:
-        raise UnreadableImage(f"{host} is {refused[0]}, which is no address of the public internet")
+        named = host if host == str(refused[0]) else f"{host} is {refused[0]}, which"
+        raise UnreadableImage(f"{named} is no address of the public internet")
     return addresses
