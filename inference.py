@@ -139,6 +139,7 @@ def main() -> int:
         allow_tiny=args.allow_tiny,
     )
     cluster = chosen_cluster(args, load)
+    find_model(args.model_path)  # what is not there is refused before torch is imported
     interrupts.end_at_once()
     _import_loader()
     interrupts.raise_again()
