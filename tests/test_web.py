@@ -401,11 +401,10 @@ def animated(format: str, *, count: int = 2) -> bytes:
     return encode(first, format, save_all=True, append_images=others)
 
 
-def dotted(side: int) -> Image.Image:
-    """Return white with a grey square in the middle."""
-    image = Image.new("RGB", (900, 700), "white")
-    image.paste((120, 120, 120), (450, 350, 450 + side, 350 + side))
-    return image
+def near_white(levels: int) -> Image.Image:
+    """Return an image whose levels are noise from white downwards."""
+    noise = np.random.default_rng(0).integers(0, levels, (70, 90, 3))
+    return Image.fromarray((255 - noise).astype(np.uint8))
 
 
 WARNS = ("transparent", "gif", "png", "webp", "avif", "plain", "nearly plain")
@@ -420,8 +419,8 @@ WARNED = {
     "avif": lambda: animated("AVIF"),
     "avif of one frame": lambda: encode(noise("RGB"), "AVIF"),
     "plain": lambda: encode(Image.new("RGB", (90, 70), "white"), "PNG"),
-    "nearly plain": lambda: encode(dotted(5), "PNG"),
-    "not plain": lambda: encode(dotted(40), "PNG"),
+    "nearly plain": lambda: encode(near_white(5), "PNG"),
+    "not plain": lambda: encode(near_white(15), "PNG"),
 }
 
 
