@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import inference
 from gapl import cli
 from gapl.detector import seeing
 from gapl.inputs.input import Input, file_input, refused_input
+from gapl.options import chosen_workers
 from gapl.pixels import PixelSpec
 from gapl.workers import Limits, Look, Workers
 
@@ -169,6 +171,14 @@ def test_verdicts_are_those_of_one_process(
     assert done[0].out == done[1].out
     rows = [json.loads(line) for line in done[0].out.splitlines()]
     assert rows[0]["logit"] == rows[4]["logit"]
+
+
+def test_how_many_processes_there_are() -> None:
+    """A single image starts none, unless they are asked for."""
+    asked = {None: (0, 0, 2, 2), 0: (0, 0, 0, 0), 1: (1, 1, 1, 1), 4: (1, 4, 4, 4)}
+    for workers, expected in asked.items():
+        args = Namespace(workers=workers)
+        assert tuple(chosen_workers(args, number) for number in (1, 15, 16, 2000)) == expected
 
 
 def test_wrong_limits_are_refused(run_cli: RunCli) -> None:
