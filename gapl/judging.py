@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gapl.cli import printable
@@ -18,6 +19,7 @@ from gapl.detector import Detector, Seen, read_image
 from gapl.files.checksum import sha256_of
 from gapl.folders import Scan, counted
 from gapl.options import CSV, JSON, JSONL, TEXT, chosen_format
+from gapl.origin import read_origin
 from gapl.results import COLUMNS, Result, Table, csv_line, csv_row
 from gapl.verdict import Verdict
 
@@ -52,7 +54,9 @@ def write_results(
     allow_pixels(args.max_megapixels)
     table, tally = _open_table(args, detector, model), _Tally()
     known = table.verdicts() if table else {}
-    results = tally.count(watch(judge_files(detector, scan.images, batch_size=batch_size, known=known)))
+    results = tally.count(
+        watch(judge_files(detector, scan.images, batch_size=batch_size, known=known, explain=args.explain))
+    )
     if table:
         for result in results:
             table.add(result.row(model=model))
@@ -117,33 +121,38 @@ class _Tally:
 
 
 def judge_files(
-    detector: Detector, paths: list[Path], *, batch_size: int, known: dict[str, Verdict]
+    detector: Detector, paths: list[Path], *, batch_size: int, known: dict[str, Verdict], explain: bool = False
 ) -> Iterator[Result]:
     """Yield what is found of each file, in their order. The same content is judged once.
 
     While a batch is judged, the next one is read. Of images only what the detector looks at is kept in memory.
 
-    known   verdicts by the SHA-256 of files, which those that are found are added to
+    known    verdicts by the SHA-256 of files, which those that are found are added to
+    explain  also read what each file says about its origin
     """
     batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
     claimed = set(known)
+    see = partial(_see_batch, detector, claimed=claimed, explain=explain)
     with ThreadPoolExecutor(1) as reader:
-        reading = reader.submit(_see_batch, detector, batches[0], claimed)
+        reading = reader.submit(see, batches[0])
         for following in [*batches[1:], []]:
             results, seen = reading.result()
-            reading = reader.submit(_see_batch, detector, following, claimed)
+            reading = reader.submit(see, following)
             known |= zip(seen, detector.judge(list(seen.values())), strict=True)
             yield from (each if each.error else replace(each, verdict=known[each.sha256]) for each in results)
 
 
-def _see_batch(detector: Detector, paths: list[Path], claimed: set[str]) -> tuple[list[Result], dict[str, Seen]]:
+def _see_batch(
+    detector: Detector, paths: list[Path], *, claimed: set[str], explain: bool
+) -> tuple[list[Result], dict[str, Seen]]:
     """Return results without verdicts, and what the detector looks at of the contents that none has claimed."""
     results, seen = [], {}
     for path in paths:
-        sha256, error = "", ""
+        sha256, error, origin = "", "", None
         try:
             encoded = read_image(path)
             sha256 = hashlib.sha256(encoded).hexdigest()
+            origin = tuple(read_origin(encoded)) if explain else None
             if sha256 not in claimed:
                 seen[sha256] = detector.see(encoded)
                 claimed.add(sha256)
@@ -153,7 +162,7 @@ def _see_batch(detector: Detector, paths: list[Path], claimed: set[str]) -> tupl
             error = refused.strerror or str(refused)
         except MemoryError:
             error = "not enough memory to judge it"
-        results.append(Result(str(path), sha256, None, error))
+        results.append(Result(str(path), sha256, None, error, origin))
     return results, seen
 
 

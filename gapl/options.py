@@ -49,6 +49,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace --out, or what was begun of it")
     parser.add_argument(
+        "--explain", action="store_true", help="also tell what each file says about its own origin, as evidence"
+    )
+    parser.add_argument(
         "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
     )
 

@@ -7,7 +7,7 @@ import importlib.util
 import io
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from gapl.cli import printable
 from gapl.files.atomic import replacing
 from gapl.options import CSV, JSON, JSONL, PARQUET
+from gapl.origin import Finding, describe
 from gapl.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ COLUMNS = {  # of a table, and their types in parquet
     "real_below": "float64",
     "warnings": "string",
     "error": "string",
+    "explanation": "string",
     "model": "string",
 }
 
@@ -42,24 +44,41 @@ class Result:
 
     sha256   of the file; empty when it cannot be read
     verdict  None: `error` says why
+    origin   what the file says about its origin; None: nobody asked
     """
 
     path: str
     sha256: str
     verdict: Verdict | None
     error: str = ""
+    origin: tuple[Finding, ...] | None = None
 
     def row(self, *, model: str) -> dict[str, Any]:
         """Return the result as an object of JSON."""
         verdict = self.verdict
-        found = asdict(verdict) | {"warnings": list(verdict.warnings)} if verdict else {"error": self.error}
+        found: dict[str, Any] = {"error": self.error}
+        if verdict:
+            found = asdict(verdict) | {"warnings": list(verdict.warnings)}
+        if self.origin is not None:
+            found["explanation"] = explanation(self.origin)
         return {"schema": SCHEMA, "path": self.path, "sha256": self.sha256, **found, "model": model}
 
     def text(self) -> str:
         """Return the lines for a reader."""
+        origin = [] if self.origin is None else origin_lines(self.origin)
         if self.verdict is None:
-            return f"[ERROR] Image: {printable(self.path)}\n  -> {printable(self.error)}"
-        return verdict_text(self.path, self.verdict)
+            return "\n".join([f"[ERROR] Image: {printable(self.path)}\n  -> {printable(self.error)}", *origin])
+        return "\n".join([verdict_text(self.path, self.verdict), *origin])
+
+
+def explanation(origin: Sequence[Finding]) -> dict[str, Any]:
+    """Return the object `explanation` of a row."""
+    return {"origin": [asdict(each) for each in origin], "origin_in_words": describe(origin)}
+
+
+def origin_lines(origin: Sequence[Finding]) -> list[str]:
+    """Return the lines for a reader about what a file says of its origin."""
+    return [f"  -> Origin: {describe(origin)}", *(f"     - {each.line()}" for each in origin)]
 
 
 def verdict_text(path: Path | str, verdict: Verdict) -> str:
@@ -182,8 +201,13 @@ def _verdict(row: Mapping[str, Any]) -> Verdict:
 
 
 def csv_row(row: Mapping[str, Any]) -> list[object]:
-    """Return the values of COLUMNS, empty where a result has none; warnings are joined by semicolons."""
+    """Return the values of COLUMNS, empty where a result has none.
+
+    Warnings are joined by semicolons, and the explanation is a text of JSON.
+    """
     flat = {**row, "warnings": "; ".join(row.get("warnings", ()))}
+    if "explanation" in row:
+        flat["explanation"] = json.dumps(row["explanation"])
     # Paths of bytes that are not UTF-8 cannot be written as text.
     return [_encodable(value) if isinstance(value := flat.get(name, ""), str) else value for name in COLUMNS]
 

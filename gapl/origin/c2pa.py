@@ -1,7 +1,7 @@
 """C2PA manifests, also called Content Credentials: what they say, and the state of their signatures.
 
-The package c2pa-python reads them, where it is installed. Nothing is fetched: no manifest that is kept elsewhere, no
-list of revoked certificates.
+The package c2pa-python reads them, where it is installed. Nothing is fetched: no manifest that is kept elsewhere,
+and no list of revoked certificates.
 """
 
 from __future__ import annotations
@@ -81,13 +81,7 @@ def _statements(manifests: Mapping[str, Manifest], active: str) -> Iterator[tupl
     """Yield what each action says, and the action. An image in which a generated one was placed is edited."""
     own = _ancestry(manifests, active)
     for label, manifest in manifests.items():
-        actions = [
-            action
-            for assertion in manifest.get("assertions", ())
-            if assertion["label"].startswith("c2pa.actions")
-            for action in assertion["data"].get("actions", ())
-        ]
-        for action in actions:
+        for action in _actions(manifest):
             says = of_source_type(str(action.get("digitalSourceType") or ""))
             if says == GENERATED and (label not in own or action.get("action") != "c2pa.created"):
                 says = EDITED
@@ -95,8 +89,20 @@ def _statements(manifests: Mapping[str, Manifest], active: str) -> Iterator[tupl
                 yield says, action
 
 
+def _actions(manifest: Manifest) -> list[Manifest]:
+    return [
+        action
+        for assertion in manifest.get("assertions", ())
+        if assertion["label"].removeprefix("c2pa.").startswith("actions")
+        for action in assertion["data"].get("actions", ())
+    ]
+
+
 def _ancestry(manifests: Mapping[str, Manifest], active: str) -> list[str]:
-    """Return the labels of the active manifest and of those of what the image was made from."""
+    """Return the labels of the active manifest and of those of what the image was made from.
+
+    A manifest that did nothing with its only ingredient, as OpenAI's are, was made from that.
+    """
     labels: list[str] = []
     waiting = [active]
     while waiting:
@@ -104,17 +110,18 @@ def _ancestry(manifests: Mapping[str, Manifest], active: str) -> list[str]:
         if label in manifests and label not in labels:
             labels.append(label)
             ingredients = manifests[label].get("ingredients", ())
+            wraps = len(ingredients) == 1 and not _actions(manifests[label])
             waiting += [
                 each["active_manifest"]
                 for each in ingredients
-                if each.get("relationship") == "parentOf" and "active_manifest" in each
+                if (wraps or each.get("relationship") == "parentOf") and "active_manifest" in each
             ]
     return labels
 
 
 def _claim_generator(manifest: Manifest) -> str:
-    infos = manifest.get("claim_generator_info") or [manifest.get("claim_generator")]
-    return _name(infos[0])
+    infos = manifest.get("claim_generator_info") or [{"name": manifest.get("claim_generator")}]
+    return str(infos[0].get("name") or "")
 
 
 def _name(agent: object) -> str:

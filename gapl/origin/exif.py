@@ -1,7 +1,7 @@
 """EXIF: the camera, the software, and texts that generators leave in its fields.
 
-Only the few fields below are read. Reading all, as libraries do, lets a small file claim gigabytes: thousands of fields
-may share the same bytes.
+Only the few fields below are read. Reading all, as libraries do, lets a small file claim gigabytes: thousands of
+fields may share the same bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 from PIL.ExifTags import Base
 
 from gapl.origin.finding import CAMERA, EXIF, Finding, found
-from gapl.origin.names import of_program
+from gapl.origin.names import of_credit, of_program
 from gapl.origin.texts import read_text
 
 MAX_FIELDS = 1000  # of a directory that are looked at
@@ -64,7 +64,7 @@ def read_exif(exif: bytes) -> list[Finding]:
     make, model = (texts.get(tag, "") for tag in (Base.Make, Base.Model))
     if (make or model) and not _prefix(make) and not _prefix(model):
         name = model if model.lower().startswith(make.lower()) else f"{make} {model}".strip()
-        findings.append(found(EXIF, "Make, Model", CAMERA, name=name))
+        findings.append(found(EXIF, "Make, Model", of_credit(name) or CAMERA, name=name))
     return findings
 
 

@@ -33,6 +33,12 @@ _OF_SIGNATURE = {
     NOT_READ: "its signature was not read",
 }
 
+_IN_WORDS = {
+    GENERATED: "that a generator made it",
+    EDITED: "that a generator edited it",
+    CAMERA: "that a camera took it",
+}
+
 MAX_TEXT = 240  # characters
 MAX_NAME = 80
 
@@ -86,29 +92,23 @@ def shown(text: str, limit: int) -> str:
 
 def describe(findings: Sequence[Finding]) -> str:
     """Return one sentence on what a file says about its origin, and what that is worth."""
-    parts = [part for says in (GENERATED, EDITED, CAMERA) if (part := _part(findings, says))]
+    if not findings:
+        return NO_RECORD
+    told = {says: [each for each in findings if each.says == says] for says in _IN_WORDS}
+    parts = [_part(says, own) for says, own in told.items() if own]
     if not parts:
-        if not findings:
-            return NO_RECORD
         names = _names([each for each in findings if each.says == SOFTWARE])
-        program = f"; it names the software that made or saved it ({names})" if names else ""
+        program = f", and names the software that made or saved it ({names})" if names else ""
         return f"the file does not say whether a generator made it{program}"
-    worth = "which is no proof: anyone can write, copy or remove it"
-    if any(each.signature == TRUSTED for each in findings):
-        worth = "signed by a trusted signer"
+    vouched = all(any(each.signature == TRUSTED for each in own) for own in told.values() if own)
+    worth = "and a trusted signer says so" if vouched else "which is no proof: anyone can write, copy or remove it"
     return f"the file says {' and '.join(parts)}, {worth}"
 
 
-def _part(findings: Sequence[Finding], says: str) -> str:
-    """Return what the findings with this word say, with the names that they give."""
-    own = [each for each in findings if each.says == says]
-    if not own:
-        return ""
-    verb = {GENERATED: "that a generator made it", EDITED: "that a generator edited it"}
+def _part(says: str, own: Sequence[Finding]) -> str:
     names = _names(own)
-    said = verb.get(says, "that a camera took it") + (f" ({names})" if names else "")
-    broken = all(each.signature == BROKEN for each in own)
-    return f"{said} under a broken signature" if broken else said
+    said = _IN_WORDS[says] + (f" ({names})" if names else "")
+    return f"{said} under a broken signature" if all(each.signature == BROKEN for each in own) else said
 
 
 def _names(findings: Sequence[Finding]) -> str:

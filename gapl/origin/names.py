@@ -6,8 +6,8 @@ import re
 
 from gapl.origin.finding import CAMERA, EDITED, GENERATED, SOFTWARE, UNCLEAR
 
-# The last part of an IPTC address, https://cv.iptc.org/newscodes/digitalsourcetype, in lower case. What is not here
-# is unclear.
+# The last part of an IPTC address, https://cv.iptc.org/newscodes/digitalsourcetype, in lower case. What is not
+# here is unclear.
 _SOURCE_TYPES = {
     "trainedalgorithmicmedia": GENERATED,
     "trainedalgorithmicdata": GENERATED,
@@ -29,9 +29,9 @@ _SOURCE_TYPES = {
 # Names that programs which generate images put where a program's name belongs. Common words, such as "imagen" and
 # "flux", are not among them.
 _GENERATORS = re.compile(
-    r"midjourney|dall[-·. ]?e\b|chatgpt|openai|gpt-image|gpt-4o|firefly|stable[ -]?diffusion|comfyui|invokeai"
-    r"|novelai|automatic1111|fooocus|swarmui|dreamstudio|ideogram|leonardo\.ai|black forest labs|google ai\b"
-    r"|image creator|mflux|draw ?things|recraft|nightcafe|playground ai|runwayml|hunyuan|seedream|\bgrok\b",
+    r"midjourney|dall[-·. ]?e\b|chatgpt|openai|gpt-image|gpt-4o|firefly|stab(?:le|ility)[ _.-]?(?:ai|diffusion)"
+    r"|comfyui|invokeai|novelai|automatic1111|fooocus|swarmui|dreamstudio|ideogram|leonardo\.ai|black forest labs"
+    r"|google ai\b|image creator|mflux|draw ?things|recraft|nightcafe|playground ai|runwayml|hunyuan|seedream|\bgrok\b",
     re.IGNORECASE,
 )
 _MADE = re.compile(r"\b(?:made|created|generated) (?:with|by|using) [^.;]{0,40}\bAI\b|\bAI[- ]generated\b", re.I)

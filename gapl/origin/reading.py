@@ -5,7 +5,7 @@ from __future__ import annotations
 from gapl.origin.c2pa import read_c2pa
 from gapl.origin.container import metadata_of
 from gapl.origin.exif import read_exif
-from gapl.origin.finding import Finding
+from gapl.origin.finding import UNCLEAR, Finding
 from gapl.origin.iptc import read_iptc
 from gapl.origin.texts import read_text
 from gapl.origin.xmp import read_xmp
@@ -14,7 +14,9 @@ MAX_FINDINGS = 20
 
 
 def read_origin(encoded: bytes, *, trusted: str = "") -> list[Finding]:
-    """Return what the bytes of an image file say about its origin, each thing once; none for no image.
+    """Return what the bytes of an image file say about its origin; an empty list where they say nothing.
+
+    What is unclear is left out where another finding of the same kind is not.
 
     trusted  certificates in PEM: signatures of C2PA manifests that go back to one of these are trusted
 
@@ -30,4 +32,6 @@ def read_origin(encoded: bytes, *, trusted: str = "") -> list[Finding]:
         *(finding for each in metadata.texts if (finding := read_text(*each))),
         *read_exif(metadata.exif),
     ]
-    return list(dict.fromkeys(findings))[:MAX_FINDINGS]
+    clear = {each.kind for each in findings if each.says != UNCLEAR}
+    told = [each for each in findings if each.says != UNCLEAR or each.kind not in clear]
+    return list(dict.fromkeys(told))[:MAX_FINDINGS]
