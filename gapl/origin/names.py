@@ -31,7 +31,8 @@ _SOURCE_TYPES = {
 _GENERATORS = re.compile(
     r"midjourney|dall[-·. ]?e\b|chatgpt|openai|gpt-image|gpt-4o|firefly|stab(?:le|ility)[ _.-]?(?:ai|diffusion)"
     r"|comfyui|invokeai|novelai|automatic1111|fooocus|swarmui|dreamstudio|ideogram|leonardo\.ai|black forest labs"
-    r"|google ai\b|image creator|mflux|draw ?things|recraft|nightcafe|playground ai|runwayml|hunyuan|seedream|\bgrok\b",
+    r"|google ai\b|image creator|mflux|draw ?things|recraft|nightcafe|playground ai|runwayml|hunyuan|seedream"
+    r"|\bgrok\b",
     re.IGNORECASE,
 )
 _MADE = re.compile(r"\b(?:made|created|generated) (?:with|by|using) [^.;]{0,40}\bAI\b|\bAI[- ]generated\b", re.I)
