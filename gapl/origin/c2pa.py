@@ -90,12 +90,12 @@ def _statements(manifests: Mapping[str, Manifest], active: str) -> Iterator[tupl
 
 
 def _actions(manifest: Manifest) -> list[Manifest]:
-    return [
-        action
-        for assertion in manifest.get("assertions", ())
-        if assertion["label"].removeprefix("c2pa.").startswith("actions")
-        for action in assertion["data"].get("actions", ())
-    ]
+    actions: list[Manifest] = []
+    for assertion in manifest.get("assertions", ()):
+        if assertion["label"].removeprefix("c2pa.").startswith("actions"):
+            data = assertion["data"]
+            actions += data if isinstance(data, list) else data.get("actions", ())  # older ones are a list
+    return actions
 
 
 def _ancestry(manifests: Mapping[str, Manifest], active: str) -> list[str]:
