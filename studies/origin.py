@@ -4,7 +4,7 @@
 
 DIR holds pictures as their owners published them, each named by its SHA-256; those that data/open_corpus does not
 list are left out. origin.csv has a row for each generator, one for photographs and one for non-photographs. It is
-printed, with the signers of C2PA manifests, what disagrees with the label, and the CPU time per file: docs/origin.md.
+printed, with the signers of C2PA manifests, what disagrees with the label, and the CPU time per file.
 """
 
 from __future__ import annotations
