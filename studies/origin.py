@@ -116,10 +116,13 @@ def tell_signatures(reads: list[Read]) -> None:
 
 
 def tell_disagreements(reads: list[Read]) -> None:
-    """Print what says another thing than the label: a generator of real pictures, a camera of fakes."""
-    for label, wrong in ((Label.REAL, (GENERATED, EDITED)), (Label.FAKE, (CAMERA,))):
-        odd = [each for each in reads if each.picture.label == label and each.says(*wrong)]
-        print(f"\n{len(odd)} {label.word} pictures whose file says otherwise:")
+    """Print how many files say what the label says, and which say otherwise."""
+    generator, camera = (GENERATED, EDITED), (CAMERA,)
+    for label, right, wrong in ((Label.REAL, camera, generator), (Label.FAKE, generator, camera)):
+        own = [each for each in reads if each.picture.label == label]
+        odd = [each for each in own if each.says(*wrong)]
+        said = sum(each.says(*right) for each in own)
+        print(f"\nof {len(own)} {label.word} pictures, {said} say so, and {len(odd)} say otherwise:")
         for each in odd:
             print(f"  {each.picture.sha256[:12]} {each.picture.source}")
             print(*(f"    {finding.line()}" for finding in each.findings if finding.says in wrong), sep="\n")

@@ -22,7 +22,10 @@ from PIL.ExifTags import Base
 from PIL.PngImagePlugin import PngInfo
 
 import inference
+from data.open_corpus.listing import Origin, Picture
+from gapl.labels import Label
 from gapl.origin import Finding, describe, read_origin
+from studies import origin
 
 if TYPE_CHECKING:
     from tests.conftest import Finished, MakeImage, RunCli, TinyRun
@@ -498,6 +501,38 @@ def test_no_damage_is_an_error(authority: Authority) -> None:
             assert all(each.line().isprintable() for each in findings)
     assert read_origin(b"") == read_origin(b"no image") == read_origin(bytes(1000)) == []
     assert describe([]).startswith("the file has no record of its origin, which means nothing")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The study
+
+
+def test_the_study_counts_what_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    contents = {
+        "camera": saved("JPEG", exif=exif(Make="NIKON")),
+        "none": saved("JPEG"),
+        "generator": png("parameters", A1111),
+    }
+    reads = []
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        source = "screenshot_a" if name == "generator" else "portrait_a"
+        picture = Picture("train", Label.REAL, source, source, Origin("a/b", "1" * 40), "a.png", name)
+        reads.append(origin.read(tmp_path, picture))
+    table = origin.by_group(reads).set_index("group")
+    assert list(table.index) == ["photographs", "non-photographs"]
+    assert table.loc["photographs", ["files", "exif", "camera", "generator", "none"]].tolist() == [
+        2,
+        0.5,
+        0.5,
+        0,
+        0.5,
+    ]
+    assert table.loc["non-photographs", ["files", "png_text", "generator"]].tolist() == [1, 1, 1]
+    origin.tell_disagreements(reads)
+    assert (
+        "of 3 real pictures, 1 say so, and 1 say otherwise:\n  generator screenshot_a\n" in capsys.readouterr().out
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------
