@@ -14,9 +14,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
@@ -26,7 +25,9 @@ from gapl import cli
 from gapl.labels import Label
 from gapl.origin import Finding, read_origin
 from gapl.origin.finding import C2PA, CAMERA, EDITED, EXIF, GENERATED, IPTC, PNG_TEXT, XMP
-from studies.groups import NO_PHOTOGRAPHS, style_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KINDS = (C2PA, IPTC, XMP, PNG_TEXT, EXIF)
 
@@ -42,6 +43,8 @@ class Read:
     @property
     def group(self) -> str:
         """Return the row of the table that the picture belongs to."""
+        from studies.groups import NO_PHOTOGRAPHS, style_of
+
         if self.picture.label == Label.FAKE:
             return self.picture.generator
         return "non-photographs" if style_of(self.picture.source) in NO_PHOTOGRAPHS else "photographs"
@@ -88,6 +91,8 @@ def by_group(reads: list[Read]) -> pd.DataFrame:
     camera     says that a camera took it
     none       no record at all
     """
+    import pandas as pd
+
     rows = [
         {
             "group": each.group,
@@ -130,6 +135,8 @@ def tell_disagreements(reads: list[Read]) -> None:
 
 def tell_times(reads: list[Read]) -> None:
     """Print the CPU time per file, with and without a C2PA manifest."""
+    import numpy as np
+
     manifest = np.array([any(each.signature for each in one.findings) for one in reads])
     milliseconds = np.array([each.seconds for each in reads]) * 1000
     for name, some in (("with C2PA", manifest), ("without", ~manifest)):
