@@ -39,4 +39,5 @@ def judge_files(
         for image, look in batch:
             if show and look.thumbnail:
                 show(look.sha256, look.thumbnail)
-            yield Result(image.name, look.sha256, None if look.error else known[look.sha256], look.error)
+            verdict = None if look.error else known[look.sha256]
+            yield Result(image.name, look.sha256, verdict, look.error, origin=look.origin)

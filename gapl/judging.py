@@ -150,8 +150,14 @@ def _judge(
     show: Show | None,
 ) -> Generator[Result]:
     """Yield the results as they come. Closing it ends the processes that decode."""
-    number, shown = chosen_workers(args, len(images)), show is not None
-    with Workers(number, pixel=detector.pixel, limits=limits_of(args), known=known, thumbnails=shown) as workers:
+    with Workers(
+        chosen_workers(args, len(images)),
+        pixel=detector.pixel,
+        limits=limits_of(args),
+        known=known,
+        thumbnails=show is not None,
+        explain=args.explain,
+    ) as workers:
         yield from judge_files(detector, images, workers, batch_size=batch_size, known=known, show=show)
 
 

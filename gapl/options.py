@@ -66,6 +66,9 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace --out, or what was begun of it, and --gallery"
     )
     parser.add_argument(
+        "--explain", action="store_true", help="also tell what each file says about its own origin, as evidence"
+    )
+    parser.add_argument(
         "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
     )
     parser.add_argument(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gapl.cli import printable
+from gapl.origin import Finding, describe
 from gapl.verdict import Verdict
 
 SCHEMA = "gapl-result-1"  # docs/result.schema.json; docs/verdicts.md says when the number changes
@@ -31,6 +33,7 @@ COLUMNS = {  # of a table, and their types in parquet; new ones come last
     "views": "string",
     "operating_point": "string",
     "duplicate_of": "string",
+    "explanation": "string",
 }
 
 
@@ -57,6 +60,7 @@ class Result:
     sha256        of the file; empty when it cannot be read
     verdict       None: `error` says why
     duplicate_of  the path of an image before it that has the same content, if there is one
+    origin        what the file says about its origin; None: nobody asked
     """
 
     path: str
@@ -64,20 +68,34 @@ class Result:
     verdict: Verdict | None
     error: str = ""
     duplicate_of: str = ""
+    origin: tuple[Finding, ...] | None = None
 
     def row(self, method: Method) -> dict[str, Any]:
         """Return the result as an object of JSON."""
         verdict = self.verdict
         found = asdict(verdict) | {"warnings": list(verdict.warnings)} if verdict else {"error": self.error}
         image = {"schema": SCHEMA, "path": self.path, "sha256": self.sha256}
-        return image | found | asdict(method) | {"duplicate_of": self.duplicate_of}
+        explained = {} if self.origin is None else {"explanation": _explanation(self.origin)}
+        return image | found | asdict(method) | {"duplicate_of": self.duplicate_of} | explained
 
     def text(self) -> str:
         """Return the lines for a reader."""
         if self.verdict is None:
-            return f"[ERROR] Image: {printable(self.path)}\n  -> {printable(self.error)}"
-        lines = verdict_text(self.path, self.verdict)
-        return f"{lines}\n  -> Duplicate of: {printable(self.duplicate_of)}" if self.duplicate_of else lines
+            lines = [f"[ERROR] Image: {printable(self.path)}", f"  -> {printable(self.error)}"]
+        else:
+            lines = [verdict_text(self.path, self.verdict)]
+        if self.duplicate_of:
+            lines.append(f"  -> Duplicate of: {printable(self.duplicate_of)}")
+        return "\n".join(lines + ([] if self.origin is None else _origin_lines(self.origin)))
+
+
+def _explanation(origin: Sequence[Finding]) -> dict[str, Any]:
+    """Return the object `explanation` of a row."""
+    return {"origin": [asdict(each) for each in origin], "origin_in_words": describe(origin)}
+
+
+def _origin_lines(origin: Sequence[Finding]) -> list[str]:
+    return [f"  -> Origin: {describe(origin)}", *(f"     - {each.line()}" for each in origin)]
 
 
 def verdict_text(path: Path | str, verdict: Verdict) -> str:
@@ -102,8 +120,10 @@ def mark_duplicates(results: Iterable[Result]) -> Iterator[Result]:
 
 
 def csv_row(row: Mapping[str, Any]) -> list[object]:
-    """Return the values of COLUMNS, empty where a result has none; warnings are joined."""
+    """Return the values of COLUMNS, empty where a result has none; warnings are joined, explanations JSON."""
     flat = {**row, "warnings": WARNINGS_JOINED.join(row.get("warnings", ()))}
+    if "explanation" in row:
+        flat["explanation"] = json.dumps(row["explanation"])
     return [encodable(value) if isinstance(value := flat.get(name, ""), str) else value for name in COLUMNS]
 
 

@@ -30,6 +30,7 @@ from PIL import Image
 from gapl.decode import UnreadableImage, allow_pixels
 from gapl.detector import Seen, read_image, seeing
 from gapl.inputs.input import Input, read_within
+from gapl.origin import Finding, read_origin
 from gapl.pixels import PixelSpec
 from gapl.thumbnail import Thumbnail, make_thumbnail
 
@@ -49,28 +50,32 @@ class Look:
     sha256     of its encoded bytes; empty when they could not be read
     seen       None where there is an error, and where the content was seen before
     thumbnail  None there, too, and where none was asked for
+    origin     what the file says about its origin; None: nobody asked, or it could not be read
     """
 
     sha256: str
     seen: Seen | None = None
     thumbnail: Thumbnail | None = None
     error: str = ""
+    origin: tuple[Finding, ...] | None = None
 
 
 class Looker:
     """Looks at images in this process, at each content once."""
 
-    def __init__(self, pixel: PixelSpec, *, known: Iterable[str], thumbnails: bool) -> None:
+    def __init__(self, pixel: PixelSpec, *, known: Iterable[str], thumbnails: bool, explain: bool) -> None:
+        self._explain = explain
         self._see, self._seen = seeing(pixel), set(known)
         self._thumbnails = thumbnails
         self._shown: set[str] = set()
 
     def look(self, read: Callable[[], bytes]) -> Look:
         """Look at the image whose encoded bytes can be read so."""
-        sha256, seen, thumbnail = "", None, None
+        sha256, seen, thumbnail, origin = "", None, None, None
         try:
             encoded = read()
             sha256 = hashlib.sha256(encoded).hexdigest()
+            origin = tuple(read_origin(encoded)) if self._explain else None
             if self._thumbnails and sha256 not in self._shown:
                 thumbnail = _small(encoded)
                 self._shown.add(sha256)
@@ -78,8 +83,8 @@ class Looker:
                 seen = self._see(encoded)
                 self._seen.add(sha256)
         except REFUSALS as error:
-            return Look(sha256, None, error=_reason(error))
-        return Look(sha256, seen, thumbnail)
+            return Look(sha256, error=_reason(error), origin=origin)
+        return Look(sha256, seen, thumbnail, origin=origin)
 
 
 def _small(encoded: bytes) -> Thumbnail | None:
@@ -130,13 +135,15 @@ class Workers:
         limits: Limits,
         known: Iterable[str] = (),
         thumbnails: bool = False,
+        explain: bool = False,
     ) -> None:
         """Take what a detector looks at, and which contents need not be seen again.
 
         known       their SHA-256
         thumbnails  whether they are made of all contents
+        explain     whether what each file says about its origin is read
         """
-        make_looker = partial(Looker, pixel, known=frozenset(known), thumbnails=thumbnails)
+        make_looker = partial(Looker, pixel, known=frozenset(known), thumbnails=thumbnails, explain=explain)
         self._looker = make_looker()
         self._threads = ThreadPoolExecutor(max(1, num_workers))
         self._idle: SimpleQueue[_Process] = SimpleQueue()

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 40  # of a function
 MAX_ARGUMENTS = 7  # of a function
 REQUIRED = ("numpy", "PIL", "onnx", "onnxruntime", "safetensors", "tqdm")  # what gapl/ may import
-EXTRAS = ("pyarrow", "fsspec", "av", "ray")  # what it may import where a user asks for it
+EXTRAS = ("pyarrow", "fsspec", "av", "ray", "c2pa")  # what it may import where a user asks for it
 
 # Who may import whom: each of these may import the ones named, and itself.
 _IMAGES = {"data", "prototype_dataset", "gapl"}
