@@ -10,7 +10,7 @@ import argparse
 import importlib.util
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gapl.batches import judge_files
@@ -18,7 +18,7 @@ from gapl.detector import Detector
 from gapl.inputs.input import Input
 from gapl.results import Result
 from gapl.verdict import Verdict
-from gapl.workers import Beside, Limits, Workers
+from gapl.workers import Limits, Workers
 
 MIN_BATCH = 16  # images that a worker is given at a time
 
@@ -30,17 +30,17 @@ class Cluster:
     load           loads the detector, in each worker
     num_workers    each with a detector of its own
     num_processes  that decode for each of them
-    beside         what is made of an image beside its verdict
     num_gpus       of each worker
     address        of the cluster; None starts one here
+    explain        also read what each file says about its origin
     """
 
     load: Callable[[], Detector]
     num_workers: int
     num_processes: int = 1
-    beside: Beside = field(default_factory=Beside)
     num_gpus: int = 0
     address: str | None = None
+    explain: bool = False
 
     def judge(
         self, images: list[Input], *, batch_size: int, limits: Limits, known: dict[str, Verdict]
@@ -69,7 +69,7 @@ class Cluster:
         items = [{"images": ray.cloudpickle.dumps(batch)} for batch in batches]
         judged = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _Judge,
-            fn_constructor_args=(self.load, self.num_processes, self.beside, *arguments),
+            fn_constructor_args=(self.load, self.num_processes, self.explain, *arguments),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=self.num_workers),
             num_gpus=self.num_gpus,
@@ -89,7 +89,7 @@ def chosen_cluster(args: argparse.Namespace, load: Callable[[], Detector]) -> Cl
     if args.gallery or args.sort_into:
         raise ValueError("--ray makes a table; make --gallery and --sort-into without it, by the same --out")
     num_processes = 1 if args.workers is None else args.workers
-    return Cluster(load, args.ray, num_processes, Beside(origin=args.explain), address=args.ray_address)
+    return Cluster(load, args.ray, num_processes, address=args.ray_address, explain=args.explain)
 
 
 @contextmanager
@@ -118,14 +118,15 @@ class _Judge:
         self,
         load: Callable[[], Detector],
         num_processes: int,
-        beside: Beside,
+        explain: bool,
         batch_size: int,
         limits: Limits,
         known: dict[str, Verdict],
     ) -> None:
         self._detector, self._batch_size, self._known = load(), batch_size, dict(known)
-        pixel = self._detector.pixel
-        self._workers = Workers(num_processes, pixel=pixel, limits=limits, known=known, beside=beside)
+        self._workers = Workers(
+            num_processes, pixel=self._detector.pixel, limits=limits, known=known, explain=explain
+        )
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[Any]]:
         """Return the results of a batch, or the error of a detector that gives no number."""

@@ -23,7 +23,7 @@ from gapl.sorted_folder import SortedFolder
 from gapl.table import Table
 from gapl.tally import Tally
 from gapl.verdict import Verdict
-from gapl.workers import Beside, Workers, limits_of
+from gapl.workers import Workers, limits_of
 
 
 class Taker(Protocol):
@@ -150,8 +150,14 @@ def _judge(
     show: Show | None,
 ) -> Generator[Result]:
     """Yield the results as they come. Closing it ends the processes that decode."""
-    number, beside = chosen_workers(args, len(images)), Beside(thumbnails=show is not None, origin=args.explain)
-    with Workers(number, pixel=detector.pixel, limits=limits_of(args), known=known, beside=beside) as workers:
+    with Workers(
+        chosen_workers(args, len(images)),
+        pixel=detector.pixel,
+        limits=limits_of(args),
+        known=known,
+        thumbnails=show is not None,
+        explain=args.explain,
+    ) as workers:
         yield from judge_files(detector, images, workers, batch_size=batch_size, known=known, show=show)
 
 

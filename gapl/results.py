@@ -73,32 +73,28 @@ class Result:
     def row(self, method: Method) -> dict[str, Any]:
         """Return the result as an object of JSON."""
         verdict = self.verdict
-        found: dict[str, Any] = {"error": self.error}
-        if verdict:
-            found = asdict(verdict) | {"warnings": list(verdict.warnings)}
+        found = asdict(verdict) | {"warnings": list(verdict.warnings)} if verdict else {"error": self.error}
         image = {"schema": SCHEMA, "path": self.path, "sha256": self.sha256}
-        row = image | found | asdict(method) | {"duplicate_of": self.duplicate_of}
-        return row if self.origin is None else row | {"explanation": explanation(self.origin)}
+        explained = {} if self.origin is None else {"explanation": _explanation(self.origin)}
+        return image | found | asdict(method) | {"duplicate_of": self.duplicate_of} | explained
 
     def text(self) -> str:
         """Return the lines for a reader."""
-        origin = [] if self.origin is None else origin_lines(self.origin)
         if self.verdict is None:
             lines = [f"[ERROR] Image: {printable(self.path)}", f"  -> {printable(self.error)}"]
         else:
             lines = [verdict_text(self.path, self.verdict)]
         if self.duplicate_of:
             lines.append(f"  -> Duplicate of: {printable(self.duplicate_of)}")
-        return "\n".join([*lines, *origin])
+        return "\n".join(lines + ([] if self.origin is None else _origin_lines(self.origin)))
 
 
-def explanation(origin: Sequence[Finding]) -> dict[str, Any]:
+def _explanation(origin: Sequence[Finding]) -> dict[str, Any]:
     """Return the object `explanation` of a row."""
     return {"origin": [asdict(each) for each in origin], "origin_in_words": describe(origin)}
 
 
-def origin_lines(origin: Sequence[Finding]) -> list[str]:
-    """Return the lines for a reader about what a file says of its origin."""
+def _origin_lines(origin: Sequence[Finding]) -> list[str]:
     return [f"  -> Origin: {describe(origin)}", *(f"     - {each.line()}" for each in origin)]
 
 
@@ -124,7 +120,7 @@ def mark_duplicates(results: Iterable[Result]) -> Iterator[Result]:
 
 
 def csv_row(row: Mapping[str, Any]) -> list[object]:
-    """Return the values of COLUMNS, empty where a result has none. Warnings are joined, an explanation is JSON."""
+    """Return the values of COLUMNS, empty where a result has none; warnings are joined, explanations JSON."""
     flat = {**row, "warnings": WARNINGS_JOINED.join(row.get("warnings", ()))}
     if "explanation" in row:
         flat["explanation"] = json.dumps(row["explanation"])

@@ -200,8 +200,11 @@ def _of_cells(cells: Mapping[str, Any]) -> Row:
     for name, kind in COLUMNS.items():
         value = cells[name]
         row[name] = value or "" if kind == "string" else float(value) if value not in ("", None) else None
-    if not row["error"]:
-        del row["error"]
+    for name in ("error", "explanation"):
+        if not row[name]:
+            del row[name]
+    if "explanation" in row:
+        row["explanation"] = json.loads(row["explanation"])
     return row | {"warnings": row["warnings"].split(WARNINGS_JOINED) if row["warnings"] else []}
 
 

@@ -50,7 +50,7 @@ class Look:
     sha256     of its encoded bytes; empty when they could not be read
     seen       None where there is an error, and where the content was seen before
     thumbnail  None there, too, and where none was asked for
-    origin     what the file says about its origin; None where nobody asked
+    origin     what the file says about its origin; None: nobody asked, or it could not be read
     """
 
     sha256: str
@@ -60,20 +60,13 @@ class Look:
     origin: tuple[Finding, ...] | None = None
 
 
-@dataclass(frozen=True)
-class Beside:
-    """What is made of an image beside its verdict."""
-
-    thumbnails: bool = False
-    origin: bool = False
-
-
 class Looker:
     """Looks at images in this process, at each content once."""
 
-    def __init__(self, pixel: PixelSpec, *, known: Iterable[str], beside: Beside) -> None:
+    def __init__(self, pixel: PixelSpec, *, known: Iterable[str], thumbnails: bool, explain: bool) -> None:
+        self._explain = explain
         self._see, self._seen = seeing(pixel), set(known)
-        self._beside = beside
+        self._thumbnails = thumbnails
         self._shown: set[str] = set()
 
     def look(self, read: Callable[[], bytes]) -> Look:
@@ -82,16 +75,15 @@ class Looker:
         try:
             encoded = read()
             sha256 = hashlib.sha256(encoded).hexdigest()
-            if self._beside.origin:
-                origin = tuple(read_origin(encoded))
-            if self._beside.thumbnails and sha256 not in self._shown:
+            origin = tuple(read_origin(encoded)) if self._explain else None
+            if self._thumbnails and sha256 not in self._shown:
                 thumbnail = _small(encoded)
                 self._shown.add(sha256)
             if sha256 not in self._seen:
                 seen = self._see(encoded)
                 self._seen.add(sha256)
         except REFUSALS as error:
-            return Look(sha256, None, error=_reason(error), origin=origin)
+            return Look(sha256, error=_reason(error), origin=origin)
         return Look(sha256, seen, thumbnail, origin=origin)
 
 
@@ -142,14 +134,16 @@ class Workers:
         pixel: PixelSpec,
         limits: Limits,
         known: Iterable[str] = (),
-        beside: Beside = Beside(),
+        thumbnails: bool = False,
+        explain: bool = False,
     ) -> None:
         """Take what a detector looks at, and which contents need not be seen again.
 
-        known   their SHA-256
-        beside  what is made of all contents, whether they were seen or not
+        known       their SHA-256
+        thumbnails  whether they are made of all contents
+        explain     whether what each file says about its origin is read
         """
-        make_looker = partial(Looker, pixel, known=frozenset(known), beside=beside)
+        make_looker = partial(Looker, pixel, known=frozenset(known), thumbnails=thumbnails, explain=explain)
         self._looker = make_looker()
         self._threads = ThreadPoolExecutor(max(1, num_workers))
         self._idle: SimpleQueue[_Process] = SimpleQueue()

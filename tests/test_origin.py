@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import io
 import json
@@ -565,3 +566,10 @@ def test_explain_is_beside_the_verdict(
     text = judge(tmp_path / "in/a.png", "--explain").out
     assert f"\n  -> Origin: {describe([finding])}\n     - png_text, tEXt parameters: {GENERATED}" in text
     assert "Origin" not in judge(tmp_path / "in/a.png").out
+    for format in ("csv", "json"):
+        table = tmp_path / f"out.{format}"
+        for _ in range(2):  # the second run brings the table up to date, with verdicts that it has
+            assert judge(tmp_path / "in", "--out", table, "--explain", "--workers", 1).code == 1
+        kept = list(csv.DictReader(table.open())) if format == "csv" else json.loads(table.read_text())
+        shown = [json.loads(row["explanation"]) if format == "csv" else row["explanation"] for row in kept]
+        assert shown == explanations

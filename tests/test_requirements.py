@@ -14,7 +14,7 @@ from structure import EXTRAS, LAYERS, ROOT, import_graph, imports, reach, read_m
 MODULES = {module.name: module for module in read_modules(ROOT)}
 COMMANDS = [name for name in MODULES if name.startswith("commands")]
 TOOLS = ("tests", "studies", "timing")  # they may use requirements-test.txt
-OPTIONAL = {"ray", "pillow-heif", "av", "c2pa-python"}  # of --ray, of data.collect, of videos and of --explain
+OPTIONAL = {"ray", "pillow-heif", "av", "c2pa-python"}  # of --ray, data.collect, videos, --explain
 NOT_IMPORTED = {"scikit-image", "onnxscript"}  # its photographs are used; torch imports it
 FILES = [ROOT / "requirements.txt", ROOT / "requirements-test.txt", *(ROOT / "requirements").glob("*.txt")]
 
