@@ -43,16 +43,17 @@ class _AnyViews(nn.Module):
     def forward(self, pixels_BVCHW: Tensor) -> tuple[Tensor, ...]:
         detector = self.detector
         if not detector.whole_layers:
-            return _tensors(detector(pixels_BVCHW))
+            return tensors_of(detector(pixels_BVCHW))
         whole_BD = detector.feature(pixels_BVCHW[:, -1:])
         crops_BVCHW = pixels_BVCHW[:, :-1]
         crops_ND = detector.tower(crops_BVCHW.flatten(0, 1), detector.feature_layers)
         num_crops = torch.clamp(torch.scalar_tensor(crops_BVCHW.shape[1]), min=1)
         crops_BD = crops_ND.unflatten(0, crops_BVCHW.shape[:2]).sum(dim=1) / num_crops
-        return _tensors(detector.head(torch.cat([crops_BD, whole_BD[:, detector.crop_width :]], dim=-1)))
+        return tensors_of(detector.head(torch.cat([crops_BD, whole_BD[:, detector.crop_width :]], dim=-1)))
 
 
-def _tensors(output: Output) -> tuple[Tensor, ...]:
+def tensors_of(output: Output) -> tuple[Tensor, ...]:
+    """Return what an exported detector gives, in the order of OUTPUTS."""
     return tuple(each for each in output if each is not None)
 
 

@@ -95,7 +95,13 @@ def _read_openvino(path: Path) -> tuple[DetectorInfo, Run]:
     return read_openvino(path)
 
 
-READERS = {".onnx": _read_onnx, ".xml": _read_openvino}  # by the suffix of the file
+def _read_program(path: Path) -> tuple[DetectorInfo, Run]:
+    from models.program_file import read_program
+
+    return read_program(path)
+
+
+READERS = {".onnx": _read_onnx, ".xml": _read_openvino, ".pt2": _read_program}  # by the suffix of the file
 
 
 def sha256_of_detector(path: Path) -> str:
