@@ -10,6 +10,7 @@ Shape suffixes: B batch, V views, C channels, H, W pixels, D width of a feature.
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,8 @@ from models.detector import Output, TowerHead, build_detector
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # of P(fake), between a graph in fp32 and torch
 PIXELS = "pixels_BVCHW"
@@ -100,6 +103,7 @@ def graph_of(
     Raises ValueError when a package is missing that torch needs for this.
     """
     assert isinstance(module.detector, nn.Module)
+    log.info("Torch makes a graph of the detector")
     shapes = {name: tuple(tensor.shape) for name, tensor in module.detector.state_dict().items()}
     zeros = {name: torch.zeros(shape) for name, shape in shapes.items()}
     examples = {"inputs": list(inputs.values()), "tensors": zeros}

@@ -10,6 +10,7 @@ Shape suffixes: B batch, V views, C channels, H, W pixels.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -25,6 +26,8 @@ from models.parity import Parity, Reference, require
 
 if TYPE_CHECKING:
     from models.weights.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
 
 
 def save_openvino(
@@ -57,7 +60,7 @@ def save_openvino(
         for key, value in metadata.items():
             model.set_rt_info(value, [SECTION, key])
         openvino.save_model(model, written, compress_to_fp16=precision in ("fp16", "bf16"))
-        _, run = read_openvino(written)
+        _, _, run = read_openvino(written)
         found = reference.compare(lambda pixels_BVCHW: run(pixels_BVCHW)["logit_B"].astype(np.float64))
         require(path, found, limits)
         files = [path.with_suffix(".bin"), path]
@@ -78,6 +81,7 @@ def _converted(checkpoint: Checkpoint, onnx_file: Path) -> Any:
 
 def _quantised(model: Any, calibration: Sequence[np.ndarray]) -> Any:
     nncf = import_optional("nncf")
+    log.info("nncf quantises it, fitted to %d images", len(calibration))
     batches = [pixels_VCHW[None] for pixels_VCHW in calibration]
     return nncf.quantize(
         model, nncf.Dataset(batches), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(batches)

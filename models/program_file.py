@@ -11,6 +11,7 @@ Shape suffixes: B batch, V views, C channels, H, W pixels, D width of a feature,
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -36,8 +37,10 @@ from models.precision import autocast, dtype_of
 if TYPE_CHECKING:
     from models.weights.checkpoint import Checkpoint
 
+log = logging.getLogger(__name__)
+
 METADATA = ("format", "header", "precision")
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # pixels_BVCHW -> the outputs, by name
 
 
 class _Program(nn.Module):
@@ -85,7 +88,7 @@ def save_program(
     metadata = metadata_of(checkpoint, precision=precision)
     with replacing(path) as scratch:
         scratch.write_bytes(_exported(checkpoint.detector, metadata, precision=precision))
-        _, run = read_program(scratch)
+        _, _, run = read_program(scratch)
         found = reference.compare(lambda pixels_BVCHW: run(pixels_BVCHW)["logit_B"].astype(np.float64))
         require(path, found, limits)
     write_about(
@@ -96,6 +99,7 @@ def save_program(
 
 def _exported(detector: TowerHead, metadata: Mapping[str, str], *, precision: str) -> memoryview:
     """Return the content of NAME.pt2 for a detector without LoRA."""
+    log.info("Torch makes a program of the detector")
     size_px = detector.tower.spec.image_size
     sizes = {0: torch.export.Dim("B", min=1, max=4096), 1: torch.export.Dim("V", min=1, max=64)}
     example = torch.zeros(2, 3, 3, size_px, size_px)
@@ -107,8 +111,8 @@ def _exported(detector: TowerHead, metadata: Mapping[str, str], *, precision: st
     return content.getbuffer()
 
 
-def read_program(path: Path) -> tuple[DetectorInfo, Run]:
-    """Return what a file says of its detector, and what runs it: pixels_BVCHW -> the outputs, by name.
+def read_program(path: Path) -> tuple[DetectorInfo, str, Run]:
+    """Return what a file says of its detector, its precision, and what runs it.
 
     Raises ValueError, one line, when it is no file of export.py.
     """
@@ -131,4 +135,4 @@ def read_program(path: Path) -> tuple[DetectorInfo, Run]:
             outputs = program(torch.from_numpy(pixels_BVCHW))
         return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
 
-    return info, run
+    return info, found["precision"], run

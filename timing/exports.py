@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ import export
 from gapl import cli
 from gapl.names import FAST, FULL
 from models.weights.hub import find_model
+from timing.engines import median_seconds
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -95,14 +95,8 @@ def _time(engines: dict[str, Run], pixels_NCHW: np.ndarray) -> None:
     print(f"\n| batch | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
     for size in BATCHES:
         batch = np.ascontiguousarray(pixels_NCHW[:size])
-        seconds: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(NUM_ROUNDS):
-            for name, run in engines.items():
-                start = time.process_time()
-                run(batch)
-                seconds[name].append(time.process_time() - start)
-        medians = {name: float(np.median(each)) for name, each in seconds.items()}
-        ratios = [f"{medians['torch'] / medians[name]:.2f}" for name in names]
+        medians = median_seconds({name: partial(run, batch) for name, run in engines.items()}, rounds=NUM_ROUNDS)
+        ratios = [f"{medians['torch'][1] / medians[name][1]:.2f}" for name in names]
         print(f"| {size} | {' | '.join(ratios)} |")
 
 
