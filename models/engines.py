@@ -10,12 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gapl.model_path import EXPORTED
 from models.precision import resolve_precision
 
 AUTO, TORCH, ONNXRUNTIME, OPENVINO = "auto", "torch", "onnxruntime", "openvino"
 ENGINES = (AUTO, TORCH, ONNXRUNTIME, OPENVINO)
-ENGINE_OF = dict(zip(EXPORTED, (ONNXRUNTIME, OPENVINO, TORCH), strict=True))  # by the suffix of an exported file
+ENGINE_OF = {".onnx": ONNXRUNTIME, ".xml": OPENVINO, ".pt2": TORCH}  # by the suffix of a file of export.py
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ def test_openvino_gives_the_same(
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert about["files"].keys() == {path.name, path.with_suffix(".bin").name}
     found, expected = (load_detector(each, allow_tiny=True) for each in (path, exported))
-    assert vars(found) | {"detector": None} == vars(expected) | {"detector": None}
+    assert vars(found) | {"detector": None} == vars(expected) | {"detector": None, "precision": precision}
     pixels = torch.randn(3, 7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for views in (pixels, pixels[:, -1:]):
         outputs = [run_detector(each.detector, views, device="cpu") for each in (found, expected)]
@@ -239,7 +239,7 @@ def test_a_program_of_torch_gives_the_same(
     assert about["precision"] == precision
     assert about["files"] == {path.name: sha256_of(path)}
     found, expected = (load_detector(each, allow_tiny=True) for each in (path, exported))
-    assert vars(found) | {"detector": None} == vars(expected) | {"detector": None}
+    assert vars(found) | {"detector": None} == vars(expected) | {"detector": None, "precision": precision}
     source = load_checkpoint(detector_file, allow_tiny=True).detector
     pixels = torch.randn(3, 7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for views in (pixels, pixels[:, -1:]):  # one view alone is the whole image

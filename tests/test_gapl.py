@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from gapl.info import FORMAT
 from gapl.names import INT8, TINY
 from gapl.version import version
 from gapl.weights import GRAPH
-from models import tensorfile
+from models import precision, tensorfile
 from models.detector import build_detector
 from models.export import save_graph, with_weights
 from models.run import run_detector
@@ -99,6 +100,32 @@ def test_verdicts_are_those_with_torch(detector_file: Path, images: list[Path], 
     for one, other in zip(found, expected, strict=True):
         assert one.logit == pytest.approx(other.logit, abs=1e-4)
         assert (one.label, one.warnings, one.threshold) == (other.label, other.warnings, other.threshold)
+
+
+def test_inference_says_by_what_it_judges(
+    detector_file: Path,
+    images: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    run_cli: RunCli,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(precision, "_bf16_is_fast", lambda device: True)
+    given = ("--model_path", detector_file, images[0], "--device", "cpu", "--allow-tiny", "--json")
+    scores = {}
+    for options, told in (
+        ((), "onnxruntime in fp32"),
+        (("--engine", "torch"), "torch in fp32"),
+        (("--precision", "auto"), "torch in bf16"),
+        (("--engine", "onnxruntime", "--precision", "auto"), "onnxruntime in fp32"),
+    ):
+        with caplog.at_level(logging.INFO):
+            done = run_cli(inference.main, *given, *options)
+        assert done.code == 0, done.err
+        scores[" ".join(options)] = json.loads(done.out)["score"]
+        assert caplog.messages[-1] == f"Judging by {told} on the cpu"
+    exact = scores["--engine torch"]
+    assert scores[""] == scores["--engine onnxruntime --precision auto"] == pytest.approx(exact, abs=1e-5)
+    assert 0 < abs(scores["--precision auto"] - exact) < 0.02
 
 
 def test_auto_looks_again_where_the_whole_leaves_it_open(detector_file: Path, images: list[Path]) -> None:
