@@ -41,7 +41,7 @@ from gapl.judging import write_results
 from gapl.names import FULL, MODEL_HELP
 from gapl.options import TEXT, add_options, chosen_format
 from gapl.verdict import Verdict
-from models.device import DEVICES, pick_device
+from models.device import DEVICES
 from models.engines import AUTO, ENGINE_OF, ENGINES, ONNXRUNTIME, Way, check_engine, choose_way
 from models.precision import PRECISIONS
 from models.weights.hub import find_model
@@ -77,7 +77,7 @@ class Detector(gapl.detector.Detector):
 
         path             default: the detector that ships
         device           auto, cpu or cuda
-        engine           torch, onnxruntime, openvino, or auto: that of a file of export.py, else the fastest
+        engine           torch, onnxruntime, openvino, or auto: that of a file of export.py, else torch
         precision        fp32, bf16, fp16, or auto: bf16 where the device is fast in it, else fp32
         operating_point  such as "fpr1": this threshold of the detector's calibration decides alone, and nothing is
                          "unsure"
@@ -89,12 +89,12 @@ class Detector(gapl.detector.Detector):
         not run that.
         """
         file = shipped_file() if path is None else find_model(str(path))
-        check_engine(file, engine=engine, precision=precision)
+        check_engine(file, engine=engine, precision=precision, device=device)
         _import_torch()
         from models.exported import Exported, load_detector
         from models.run import engine_of
 
-        way = choose_way(file, engine=engine, precision=precision, device=pick_device(device))
+        way = choose_way(file, engine=engine, precision=precision, device=device)
         if way.engine == ONNXRUNTIME and file.suffix not in ENGINE_OF:
             detector = super().load(file, operating_point=operating_point, views=views)
         else:
@@ -154,7 +154,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model_path", "--model-path", required=True, help=MODEL_HELP)
     add_options(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto")
-    text = "what runs the detector (default: auto, the fastest that gives the verdicts of torch in this precision)"
+    text = "what runs the detector (default: auto, that of a file of export.py, and torch for others)"
     parser.add_argument("--engine", choices=ENGINES, default=AUTO, help=text)
     text = "that the tower computes in (default: fp32; auto: bf16 where it is fast, which changes scores a little)"
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help=text)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,9 +22,6 @@ from gapl.lora import BASE, LORA_A, LORA_B, is_lora, merge_lora, name_base
 from gapl.model_path import as_repository, in_run
 from gapl.names import INT8
 from gapl.schema import shown
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 GRAPH = Path(__file__).parent / "graph.onnx"
 ONNX_FORMAT = "gapl-onnx-1"
@@ -64,21 +60,6 @@ def read_engine(path: Path) -> tuple[DetectorInfo, Engine]:
     return info, Engine(graph, _select(path, state, wanted))
 
 
-def has_graph(info: DetectorInfo) -> bool:
-    """Return whether read_engine runs the detector of a file of this project: the graph and a tower are here."""
-    _, metadata = _graph()
-    tower_is_here = info.form != "adapter" or info.config.backbone == INT8
-    return tower_is_here and strict_json(metadata["forward_pass"]) == info.config.forward_pass()
-
-
-def _graph() -> tuple[ModelProto, dict[str, str]]:
-    """Return the forward pass of the detector that ships, without weights, and its metadata."""
-    import onnx
-
-    model = onnx.load_from_string(GRAPH.read_bytes())
-    return model, {entry.key: entry.value for entry in model.metadata_props}
-
-
 def _read_onnx(path: Path) -> tuple[DetectorInfo, Engine]:
     engine = Engine(str(path))
     metadata = engine.metadata
@@ -95,11 +76,13 @@ def _read_graph(path: Path, config: DetectorConfig) -> tuple[bytes, dict[str, tu
     """
     import onnx
 
-    model, metadata = _graph()
+    content = GRAPH.read_bytes()
+    model = onnx.load_from_string(content)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
     if strict_json(metadata["forward_pass"]) != config.forward_pass():
         raise ValueError(f"{path}: its detector is built otherwise than the one that ships; {OTHERWISE}")
     external = onnx.TensorProto.EXTERNAL
-    return GRAPH.read_bytes(), {
+    return content, {
         each.name: tuple(each.dims) for each in model.graph.initializer if each.data_location == external
     }
 

@@ -6,35 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from models import engines, precision
+from models import precision
 from models.engines import Way, check_engine, choose_way
 
 DETECTOR = Path("detector.safetensors")
 
 
-def test_auto_takes_the_fastest_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs_without_torch, bf16_is_fast = True, True
-    monkeypatch.setattr(engines, "_without_torch", lambda file: runs_without_torch)
+def test_auto_takes_what_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    bf16_is_fast = True
     monkeypatch.setattr(precision, "_bf16_is_fast", lambda device: bf16_is_fast)
 
-    def way(engine: str, precision: str, device: str = "cpu", file: Path = DETECTOR) -> Way:
-        return choose_way(file, engine=engine, precision=precision, device=device)
+    def way(engine: str, precision: str, file: Path = DETECTOR) -> Way:
+        return choose_way(file, engine=engine, precision=precision, device="cpu")
 
-    assert way("auto", "fp32") == Way("onnxruntime", "fp32", "cpu")
-    assert way("auto", "fp32", "cuda") == Way("torch", "fp32", "cuda")
+    assert way("auto", "fp32") == Way("torch", "fp32", "cpu")
     assert way("auto", "auto") == way("torch", "auto") == way("torch", "bf16") == Way("torch", "bf16", "cpu")
     assert way("onnxruntime", "auto") == Way("onnxruntime", "fp32", "cpu")
     bf16_is_fast = False
-    assert way("auto", "auto") == Way("onnxruntime", "fp32", "cpu")
-    assert way("auto", "bf16") == Way("torch", "bf16", "cpu")
-    runs_without_torch = False
     assert way("auto", "auto") == Way("torch", "fp32", "cpu")
+    assert way("auto", "bf16") == Way("torch", "bf16", "cpu")
     for name, engine in (("a.onnx", "onnxruntime"), ("a.xml", "openvino"), ("a.pt2", "torch")):
-        assert way("auto", "auto", "cuda", Path(name)) == Way(engine, "fp32", "cpu")
+        assert way("auto", "auto", Path(name)) == way(engine, "fp32", Path(name)) == Way(engine, "fp32", "cpu")
     with pytest.raises(ValueError, match="--precision fp16 needs a GPU"):
         way("auto", "fp16")
-    with pytest.raises(ValueError, match="--engine onnxruntime runs on the CPU"):
-        way("onnxruntime", "fp32", "cuda")
 
 
 @pytest.mark.parametrize(
@@ -65,4 +59,9 @@ def test_auto_takes_the_fastest_that_is_asked_for(monkeypatch: pytest.MonkeyPatc
 )
 def test_what_does_not_fit_is_refused(name: str, engine: str, precision: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_engine(Path(name), engine=engine, precision=precision)
+        check_engine(Path(name), engine=engine, precision=precision, device="cpu")
+
+
+def test_onnxruntime_has_no_gpu() -> None:
+    with pytest.raises(ValueError, match="--engine onnxruntime runs on the CPU; leave out --device cuda"):
+        check_engine(DETECTOR, engine="onnxruntime", precision="fp32", device="cuda")

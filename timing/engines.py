@@ -91,7 +91,7 @@ def load(args: argparse.Namespace) -> Checkpoint:
 
 def make_ways(checkpoint: Checkpoint, args: argparse.Namespace, scratch: Path) -> dict[str, Run]:
     """Return each way by its name; print which are missing, and why."""
-    from gapl.weights import has_graph, read_engine
+    from gapl.weights import read_engine
     from models.casting import cast_frozen_linears
     from models.exported import READERS
     from models.precision import dtype_of
@@ -103,10 +103,11 @@ def make_ways(checkpoint: Checkpoint, args: argparse.Namespace, scratch: Path) -
         BASE: partial(_by_torch, checkpoint.detector, "fp32"),
         "torch bf16": partial(_by_torch, short, "bf16"),
     }
-    if args.model_path and has_graph(checkpoint):
-        ways["gapl"] = partial(_by_onnxruntime, read_engine(find_model(args.model_path))[1])
-    else:
-        print("not measured: gapl, which does not run this detector")
+    if args.model_path:
+        try:
+            ways["gapl"] = partial(_by_onnxruntime, read_engine(find_model(args.model_path))[1])
+        except ValueError as error:
+            print(f"not measured: gapl ({error})")
     ways |= exported_ways(checkpoint, scratch)
     for path in args.exported:
         _, _, run = READERS[path.suffix](path)
