@@ -104,7 +104,8 @@ def _exported(detector: TowerHead, metadata: Mapping[str, str], *, precision: st
     sizes = {0: torch.export.Dim("B", min=1, max=4096), 1: torch.export.Dim("V", min=1, max=64)}
     example = torch.zeros(2, 3, 3, size_px, size_px)
     content = io.BytesIO()  # torch.export.save takes no file whose name has another suffix
-    with frozen_linears_in(detector.tower, dtype_of(precision)), torch.no_grad():
+    with frozen_linears_in(detector.tower, dtype_of(precision)), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights that are parts of larger tensors; each is stored whole
         module = _Program(detector, precision=precision).eval()
         program = torch.export.export(module, (example,), dynamic_shapes=(sizes,))
         torch.export.save(program, content, extra_files=dict(metadata))

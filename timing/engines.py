@@ -55,7 +55,8 @@ def main() -> None:
         checkpoint = load(args)
         ways = make_ways(checkpoint, args, Path(scratch))
         ways |= products(checkpoint.config.tower)
-        turns = {size: take_turns(ways, size, args) for size in args.batch_sizes}
+        side = checkpoint.config.tower.image_size
+        turns = {size: take_turns(ways, (size, 3, side, side), args.rounds) for size in args.batch_sizes}
     report(turns, images_flop(checkpoint))
 
 
@@ -82,7 +83,8 @@ def load(args: argparse.Namespace) -> Checkpoint:
         return load_checkpoint(file, views=FAST if read_info(file).config.whole_layers else FULL)
     spec = TOWERS[args.tower]
     config = DetectorConfig(2, "", spec, released_pixels(spec.image_size))
-    return Checkpoint(config=config, detector=build_detector(config, VisionTower(spec)).eval())
+    detector = build_detector(config, VisionTower(spec)).eval()
+    return Checkpoint(config=config, detector=detector, backbone_fingerprint="")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -194,11 +196,10 @@ def _by_file(run: Run, pixels_BCHW: np.ndarray) -> None:
 # Time
 
 
-def take_turns(ways: Mapping[str, Run], size: int, args: argparse.Namespace) -> dict[str, tuple[float, float]]:
-    """Return the median seconds of each way for a batch: by the clock, and of the processor."""
-    side = 224
-    batch = np.random.default_rng(0).standard_normal((size, 3, side, side)).astype(np.float32)
-    return median_seconds({name: partial(run, batch) for name, run in ways.items()}, rounds=args.rounds)
+def take_turns(ways: Mapping[str, Run], shape: tuple[int, ...], rounds: int) -> dict[str, tuple[float, float]]:
+    """Return the median seconds of each way for a batch of random pixels of a shape, as median_seconds does."""
+    batch = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    return median_seconds({name: partial(run, batch) for name, run in ways.items()}, rounds=rounds)
 
 
 def median_seconds(ways: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, tuple[float, float]]:
