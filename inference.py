@@ -31,6 +31,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import gapl.detector
 from gapl import cli
@@ -72,7 +73,7 @@ class Detector(gapl.detector.Detector):
         operating_point: str | None = None,
         views: str = FULL,
         allow_tiny: bool = False,
-    ) -> Detector:
+    ) -> Self:
         """Load a detector file, ours or the authors', one of export.py, or `owner/name[@revision]` on the hub.
 
         path             default: the detector that ships
