@@ -33,10 +33,13 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 import gapl.detector
 from gapl import cli
 from gapl.cluster import chosen_cluster
 from gapl.detector import ImageInput, shipped_file
+from gapl.info import DetectorInfo
 from gapl.inputs.scan import scan_arguments
 from gapl.judging import write_results
 from gapl.names import FULL, MODEL_HELP
@@ -92,21 +95,29 @@ class Detector(gapl.detector.Detector):
         file = shipped_file() if path is None else find_model(str(path))
         check_engine(file, engine=engine, precision=precision, device=device)
         _import_torch()
-        from models.exported import Exported, load_detector
-        from models.run import engine_of
-
         way = choose_way(file, engine=engine, precision=precision, device=device)
         if way.engine == ONNXRUNTIME and file.suffix not in ENGINE_OF:
             detector = super().load(file, operating_point=operating_point, views=views)
         else:
-            checkpoint = load_detector(file, views=views, allow_tiny=allow_tiny)
-            run = engine_of(checkpoint.detector, device=way.device, precision=way.precision)
-            detector = cls(run, checkpoint, operating_point=operating_point, file=file)
-            if isinstance(checkpoint, Exported):
-                way = replace(way, precision=checkpoint.precision)
+            run, info, way = _engine(file, way, views=views, allow_tiny=allow_tiny)
+            detector = cls(run, info, operating_point=operating_point, file=file)
         log.info("Judging by %s", way)
         detector.way = way
         return detector
+
+
+def _engine(
+    file: Path, way: Way, *, views: str, allow_tiny: bool
+) -> tuple[Callable[[np.ndarray], np.ndarray], DetectorInfo, Way]:
+    """Return what runs the detector of a file, what the file says, and the way with the file's own precision."""
+    from models.exported import Exported, load_detector
+    from models.run import engine_of
+
+    checkpoint = load_detector(file, views=views, allow_tiny=allow_tiny)
+    run = engine_of(checkpoint.detector, device=way.device, precision=way.precision)
+    if isinstance(checkpoint, Exported):
+        way = replace(way, precision=checkpoint.precision)
+    return run, checkpoint, way
 
 
 def _import_torch() -> None:

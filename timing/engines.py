@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from models.weights.checkpoint import Checkpoint
 
 NUM_THREADS = 2
+NUM_PROTOTYPES = 64
 TOWERS = {"vit-b16": VIT_B16, "vit-l14": VIT_L14}
 RELEASE, BASE = "the release's way", "torch fp32"
 ONNX_PRECISIONS = ("fp32", "fp16", "int8")
@@ -82,7 +83,7 @@ def load(args: argparse.Namespace) -> Checkpoint:
         file = find_model(args.model_path)
         return load_checkpoint(file, views=FAST if read_info(file).config.whole_layers else FULL)
     spec = TOWERS[args.tower]
-    config = DetectorConfig(2, "", spec, released_pixels(spec.image_size))
+    config = DetectorConfig(2, "", spec, released_pixels(spec.image_size), num_prototypes=NUM_PROTOTYPES)
     detector = build_detector(config, VisionTower(spec)).eval()
     return Checkpoint(config=config, detector=detector, backbone_fingerprint="")
 

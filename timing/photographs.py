@@ -139,8 +139,7 @@ def decoded(detector: Detector, encoded: bytes, scale: int) -> Seen:
     with Image.open(io.BytesIO(encoded)) as image:
         if scale > 1:
             least_px = 256  # the short side that the whole image is resized to
-            size = tuple(max(least_px, side // scale) for side in image.size)
-            image.draft("RGB", size)
+            image.draft("RGB", (max(least_px, image.width // scale), max(least_px, image.height // scale)))
         return detector.see(image)
 
 
