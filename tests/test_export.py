@@ -245,7 +245,7 @@ def test_a_program_of_torch_gives_the_same(
     for views in (pixels, pixels[:, -1:]):  # one view alone is the whole image
         ours = run_detector(found.detector, views, device="cpu")
         same = run_detector(source, views, device="cpu", precision=precision)
-        assert ours.logit_B.tolist() == pytest.approx(same.logit_B.tolist(), abs=1e-6)
+        assert ours.logit_B.tolist() == pytest.approx(same.logit_B.tolist(), abs=1e-5)
         assert ours.attention_BP is not None
         assert ours.attention_BP.sum(dim=1) == pytest.approx(1, abs=1e-5)
 
