@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from gapl import cli
 from gapl.decode import UnreadableImage, decode_image
 from gapl.inputs.scan import scan_images
-from gapl.names import EXPORT_PRECISIONS, MODEL_HELP
+from gapl.names import EXPORT_PRECISIONS, MODEL_HELP, PROGRAM_PRECISIONS
 from models.weights.hub import find_model
 
 if TYPE_CHECKING:
@@ -118,6 +118,19 @@ def _openvino(file: Path, args: argparse.Namespace) -> None:
     _tell(out, found)
 
 
+def _program(file: Path, args: argparse.Namespace) -> None:
+    if args.precision not in PROGRAM_PRECISIONS:
+        raise ValueError(f"--format torch-export takes --precision {' or '.join(PROGRAM_PRECISIONS)}")
+    from models.program_file import save_program
+    from models.weights.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(file, allow_tiny=args.allow_tiny)
+    reference, limits = _reference(checkpoint, args)
+    out = args.out / f"{_stem(file, args.precision)}.pt2"
+    found = save_program(out, checkpoint, precision=args.precision, reference=reference, limits=limits)
+    _tell(out, found)
+
+
 def _web(file: Path, args: argparse.Namespace) -> None:
     if args.precision != "fp32" or args.calibration is not None:
         raise ValueError("--format web has a precision of its own; leave out --precision and --calibration")
@@ -133,6 +146,7 @@ def _web(file: Path, args: argparse.Namespace) -> None:
 FORMATS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "onnx": _onnx,
     "openvino": _openvino,
+    "torch-export": _program,
     "web": _web,
     "graph": _graph,
 }

@@ -26,11 +26,12 @@ if __name__ == "__main__":
 
 import argparse
 import gc
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
 
@@ -38,46 +39,31 @@ import gapl.detector
 from gapl import cli
 from gapl.cluster import chosen_cluster
 from gapl.detector import ImageInput, shipped_file
+from gapl.info import DetectorInfo
 from gapl.inputs.scan import scan_arguments
 from gapl.judging import write_results
 from gapl.names import FULL, MODEL_HELP
 from gapl.options import TEXT, add_options, chosen_format
 from gapl.verdict import Verdict
-from models.device import DEVICES, pick_device
+from models.device import DEVICES
+from models.engines import AUTO, ENGINE_OF, ENGINES, ONNXRUNTIME, Way, check_engine, choose_way
+from models.precision import PRECISIONS
 from models.weights.hub import find_model
-
-if TYPE_CHECKING:
-    from models.exported import Exported
-    from models.weights.checkpoint import Checkpoint
 
 __all__ = ["Detector", "ImageInput", "Verdict"]
 
+log = logging.getLogger(__name__)
+
 
 class Detector(gapl.detector.Detector):
-    """A loaded detector that torch runs, or the engine of an exported file. Call it with one image or with a list.
+    """A loaded detector. Call it with one image or with a list.
+
+    way   how it is run: the engine, its precision and the device
 
     torch is imported when a detector is loaded, not before: a wrong option or path is reported at once.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint | Exported,
-        *,
-        device: str = "cpu",
-        operating_point: str | None = None,
-        file: Path | None = None,
-    ) -> None:
-        import torch
-
-        from models.run import run_detector
-
-        model = checkpoint.detector.to(device)
-
-        def engine(pixels: np.ndarray) -> np.ndarray:
-            logit_B: np.ndarray = run_detector(model, torch.from_numpy(pixels), device=device).logit_B.numpy()
-            return logit_B
-
-        super().__init__(engine, checkpoint, operating_point=operating_point, file=file)
+    way: Way
 
     @classmethod
     def load(
@@ -85,39 +71,64 @@ class Detector(gapl.detector.Detector):
         path: str | Path | None = None,
         *,
         device: str = "auto",
+        engine: str = AUTO,
+        precision: str = "fp32",
         operating_point: str | None = None,
         views: str = FULL,
         allow_tiny: bool = False,
-    ) -> Detector:
+    ) -> Self:
         """Load a detector file, ours or the authors', one of export.py, or `owner/name[@revision]` on the hub.
 
         path             default: the detector that ships
         device           auto, cpu or cuda
+        engine           torch, onnxruntime, openvino, or auto: that of a file of export.py, else torch
+        precision        fp32, bf16, fp16, or auto: bf16 where the device is fast in it, else fp32
         operating_point  such as "fpr1": this threshold of the detector's calibration decides alone, and nothing is
                          "unsure"
         views            "full"; "fast": the whole image alone, one pass through the tower instead of several; or
                          "auto": that first, and all where it is not clear, see docs/verdicts.md
         allow_tiny       accept the random test tower
 
-        Raises ValueError, one line, when there is no such detector, device or operating point.
+        Raises ValueError, one line, when there is no such detector, device or operating point, or the engine does
+        not run that.
         """
         file = shipped_file() if path is None else find_model(str(path))
-        load_detector = _import_loader()
-        checked = pick_device(device)  # before the weights are read: there may be no such device
-        checkpoint = load_detector(file, views=views, allow_tiny=allow_tiny)
-        return cls(checkpoint, device=checked, operating_point=operating_point, file=file)
+        check_engine(file, engine=engine, precision=precision, device=device)
+        _import_torch()
+        way = choose_way(file, engine=engine, precision=precision, device=device)
+        if way.engine == ONNXRUNTIME and file.suffix not in ENGINE_OF:
+            detector = super().load(file, operating_point=operating_point, views=views)
+        else:
+            run, info, way = _engine(file, way, views=views, allow_tiny=allow_tiny)
+            detector = cls(run, info, operating_point=operating_point, file=file)
+        log.info("Judging by %s", way)
+        detector.way = way
+        return detector
 
 
-def _import_loader() -> Callable[..., Checkpoint | Exported]:
-    """Import load_detector, and torch with it, without garbage collection: no import makes any to collect."""
+def _engine(
+    file: Path, way: Way, *, views: str, allow_tiny: bool
+) -> tuple[Callable[[np.ndarray], np.ndarray], DetectorInfo, Way]:
+    """Return what runs the detector of a file, what the file says, and the way with the file's own precision."""
+    from models.exported import Exported, load_detector
+    from models.run import engine_of
+
+    checkpoint = load_detector(file, views=views, allow_tiny=allow_tiny)
+    run = engine_of(checkpoint.detector, device=way.device, precision=way.precision)
+    if isinstance(checkpoint, Exported):
+        way = replace(way, precision=checkpoint.precision)
+    return run, checkpoint, way
+
+
+def _import_torch() -> None:
+    """Import what loads detectors, and torch, without garbage collection: no import makes any to collect."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        from models.exported import load_detector
+        import models.exported  # noqa: F401
     finally:
         if collecting:
             gc.enable()
-    return load_detector
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -134,6 +145,8 @@ def main() -> int:
         Detector.load,
         args.model_path,
         device=args.device,
+        engine=args.engine,
+        precision=args.precision,
         operating_point=args.operating_point,
         views=args.views,
         allow_tiny=args.allow_tiny,
@@ -153,6 +166,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model_path", "--model-path", required=True, help=MODEL_HELP)
     add_options(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto")
+    text = "what runs the detector (default: auto, that of a file of export.py, and torch for others)"
+    parser.add_argument("--engine", choices=ENGINES, default=AUTO, help=text)
+    text = "that the tower computes in (default: fp32; auto: bf16 where it is fast, which changes scores a little)"
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help=text)
     parser.add_argument("--batch-size", type=int, default=16, help="images per forward pass, for a folder")
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
     args = parser.parse_args()

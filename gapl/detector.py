@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import BinaryIO, Self, overload
 
 import numpy as np
 from PIL import Image
@@ -65,7 +65,7 @@ class Detector:
     @classmethod
     def load(
         cls, path: str | Path | None = None, *, operating_point: str | None = None, views: str = FULL
-    ) -> Detector:
+    ) -> Self:
         """Load the detector that ships, or a file: one that is built like it, or an ONNX file of export.py.
 
         path             of the file, or of the run's folder that holds it

@@ -9,7 +9,7 @@ from gapl.names import DETECTOR_NAME
 
 WORDS = r"\w+(?:[.-]\w+)*"  # the hub has no `a--b`, `..` or `.hidden`
 REPOSITORY = re.compile(rf"(?P<repository>{WORDS}/{WORDS})(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
-EXPORTED = (".onnx", ".xml")  # files of export.py
+EXPORTED = (".onnx", ".xml", ".pt2")  # files of export.py
 FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".bin", ".ckpt", *EXPORTED)
 
 

@@ -29,6 +29,7 @@ DETECTOR_FILE = "a detector, made by train.py or released by the authors"  # wha
 BANK_FILE = "a prototype bank, made by prototype/dream_prototype.py or released by the authors"  # likewise
 
 EXPORT_PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # of files of export.py
+PROGRAM_PRECISIONS = ("fp32", "bf16")  # of those of --format torch-export
 
 # How much of an image a detector with several views looks at
 FULL, FAST, AUTO = "full", "fast", "auto"

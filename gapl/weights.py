@@ -25,6 +25,7 @@ from gapl.schema import shown
 
 GRAPH = Path(__file__).parent / "graph.onnx"
 ONNX_FORMAT = "gapl-onnx-1"
+OTHERS = {".xml": "a file of OpenVINO", ".pt2": "a program of torch.export"}  # files of export.py, by suffix
 EXPECTED = "a detector file of this project (.safetensors), a run's folder, or an ONNX file of export.py"
 OTHERWISE = "inference.py can use it, and export.py can make an ONNX file of it"
 
@@ -43,8 +44,8 @@ def read_engine(path: Path) -> tuple[DetectorInfo, Engine]:
     try:
         if path.suffix == ".onnx":
             return _read_onnx(path)
-        if path.suffix == ".xml":
-            raise ValueError("a file of OpenVINO, which inference.py reads")
+        if path.suffix in OTHERS:
+            raise ValueError(f"{OTHERS[path.suffix]}, which inference.py reads")
         header, state = tensorfile.read(path, format=FORMAT)
         info, _ = info_of(header)
     except ValueError as error:

@@ -10,6 +10,7 @@ Shape suffixes: B batch, V views, C channels, H, W pixels, D width of a feature.
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ from models.detector import Output, TowerHead, build_detector
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+log = logging.getLogger(__name__)
+
 TOLERANCE = 1e-4  # of P(fake), between a graph in fp32 and torch
 PIXELS = "pixels_BVCHW"
 OUTPUTS = ("logit_B", "embedding_BE", "attention_BP")  # named as the fields of Output
@@ -43,16 +46,17 @@ class _AnyViews(nn.Module):
     def forward(self, pixels_BVCHW: Tensor) -> tuple[Tensor, ...]:
         detector = self.detector
         if not detector.whole_layers:
-            return _tensors(detector(pixels_BVCHW))
+            return tensors_of(detector(pixels_BVCHW))
         whole_BD = detector.feature(pixels_BVCHW[:, -1:])
         crops_BVCHW = pixels_BVCHW[:, :-1]
         crops_ND = detector.tower(crops_BVCHW.flatten(0, 1), detector.feature_layers)
         num_crops = torch.clamp(torch.scalar_tensor(crops_BVCHW.shape[1]), min=1)
         crops_BD = crops_ND.unflatten(0, crops_BVCHW.shape[:2]).sum(dim=1) / num_crops
-        return _tensors(detector.head(torch.cat([crops_BD, whole_BD[:, detector.crop_width :]], dim=-1)))
+        return tensors_of(detector.head(torch.cat([crops_BD, whole_BD[:, detector.crop_width :]], dim=-1)))
 
 
-def _tensors(output: Output) -> tuple[Tensor, ...]:
+def tensors_of(output: Output) -> tuple[Tensor, ...]:
+    """Return what an exported detector gives, in the order of OUTPUTS."""
     return tuple(each for each in output if each is not None)
 
 
@@ -99,6 +103,7 @@ def graph_of(
     Raises ValueError when a package is missing that torch needs for this.
     """
     assert isinstance(module.detector, nn.Module)
+    log.info("Torch makes a graph of the detector")
     shapes = {name: tuple(tensor.shape) for name, tensor in module.detector.state_dict().items()}
     zeros = {name: torch.zeros(shape) for name, shape in shapes.items()}
     examples = {"inputs": list(inputs.values()), "tensors": zeros}

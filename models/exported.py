@@ -59,8 +59,12 @@ class ExportedDetector(nn.Module):
 
 @dataclass(kw_only=True)
 class Exported(DetectorInfo):
-    """A detector of a file of export.py, and all that the file says of it."""
+    """A detector of a file of export.py, and all that the file says of it.
 
+    precision  of gapl.names.EXPORT_PRECISIONS
+    """
+
+    precision: str
     detector: ExportedDetector
 
 
@@ -72,30 +76,37 @@ def load_detector(path: Path, *, views: str = FULL, allow_tiny: bool = False) ->
     if path.suffix not in READERS:
         return load_checkpoint(path, views=views, allow_tiny=allow_tiny)
     check_choice("views", views, *VIEWS)
-    info, run = READERS[path.suffix](path)
+    info, precision, run = READERS[path.suffix](path)
     if not allow_tiny:
         refuse_tiny(path, info)
     info, cascade = look(path, info, views)
-    return Exported(**vars(info), detector=ExportedDetector(run, cascade=cascade))
+    return Exported(**vars(info), precision=precision, detector=ExportedDetector(run, cascade=cascade))
 
 
-def _read_onnx(path: Path) -> tuple[DetectorInfo, Run]:
+def _read_onnx(path: Path) -> tuple[DetectorInfo, str, Run]:
     from gapl.weights import read_engine
 
     info, engine = read_engine(path)
     names: Sequence[str] = engine.outputs
     if "embedding_BE" not in names:
         raise ValueError(f"{path}: an ONNX file without embeddings; write it anew: python export.py")
-    return info, lambda pixels_BVCHW: engine.run(pixels_BVCHW, outputs=names)
+    return info, engine.metadata["precision"], lambda pixels_BVCHW: engine.run(pixels_BVCHW, outputs=names)
 
 
-def _read_openvino(path: Path) -> tuple[DetectorInfo, Run]:
+def _read_openvino(path: Path) -> tuple[DetectorInfo, str, Run]:
     from models.openvino_engine import read_openvino
 
     return read_openvino(path)
 
 
-READERS = {".onnx": _read_onnx, ".xml": _read_openvino}  # by the suffix of the file
+def _read_program(path: Path) -> tuple[DetectorInfo, str, Run]:
+    from models.program_file import read_program
+
+    return read_program(path)
+
+
+# What reads a file of export.py, by its suffix: what it says of its detector, its precision, and what runs it.
+READERS = {".onnx": _read_onnx, ".xml": _read_openvino, ".pt2": _read_program}
 
 
 def sha256_of_detector(path: Path) -> str:

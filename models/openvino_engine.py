@@ -21,8 +21,11 @@ SECTION = "gapl"  # of a file's runtime information
 INSTALL = "pip install -r requirements/export.txt"
 
 
-def read_openvino(path: Path) -> tuple[DetectorInfo, Callable[[np.ndarray], dict[str, np.ndarray]]]:
-    """Return what a file says of its detector, and what runs it: pixels_BVCHW -> the outputs, by name.
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # pixels_BVCHW -> the outputs, by name
+
+
+def read_openvino(path: Path) -> tuple[DetectorInfo, str, Run]:
+    """Return what a file says of its detector, its precision, and what runs it.
 
     Raises ValueError, one line, when it is none of export.py, or OpenVINO is not installed.
     """
@@ -38,14 +41,19 @@ def read_openvino(path: Path) -> tuple[DetectorInfo, Callable[[np.ndarray], dict
     if metadata["format"] != ONNX_FORMAT:
         raise ValueError(f"{path}: its format is {metadata['format']!r}; expected {ONNX_FORMAT!r}")
     info, _ = info_of(strict_json(metadata["header"]))
-    hint = "bf16" if metadata["precision"] == "bf16" else "f32"
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    return info, metadata["precision"], compiled(model, precision=metadata["precision"])
+
+
+def compiled(model: Any, *, precision: str) -> Run:
+    """Return what runs a model of OpenVINO on the CPU; `precision` bf16 computes in it where the processor can."""
+    hint = "bf16" if precision == "bf16" else "f32"
+    ready = import_optional("openvino").Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
 
     def run(pixels_BVCHW: np.ndarray) -> dict[str, np.ndarray]:
-        found = compiled({PIXELS: pixels_BVCHW})
+        found = ready({PIXELS: pixels_BVCHW})
         return {output.get_any_name(): np.array(value) for output, value in found.items()}
 
-    return info, run
+    return run
 
 
 def import_optional(name: str) -> Any:

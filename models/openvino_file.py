@@ -10,6 +10,7 @@ Shape suffixes: B batch, V views, C channels, H, W pixels.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -25,6 +26,8 @@ from models.parity import Parity, Reference, require
 
 if TYPE_CHECKING:
     from models.weights.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
 
 
 def save_openvino(
@@ -53,11 +56,11 @@ def save_openvino(
         written = Path(scratch) / path.name
         model = _converted(checkpoint, written.with_suffix(".onnx"))
         if precision == "int8":
-            model = _quantised(model, calibration)
+            model = quantised(model, calibration)
         for key, value in metadata.items():
             model.set_rt_info(value, [SECTION, key])
         openvino.save_model(model, written, compress_to_fp16=precision in ("fp16", "bf16"))
-        _, run = read_openvino(written)
+        _, _, run = read_openvino(written)
         found = reference.compare(lambda pixels_BVCHW: run(pixels_BVCHW)["logit_B"].astype(np.float64))
         require(path, found, limits)
         files = [path.with_suffix(".bin"), path]
@@ -76,9 +79,15 @@ def _converted(checkpoint: Checkpoint, onnx_file: Path) -> Any:
     return import_optional("openvino").convert_model(onnx_file)
 
 
-def _quantised(model: Any, calibration: Sequence[np.ndarray]) -> Any:
+def quantised(model: Any, calibration: Sequence[np.ndarray], *, kept: Sequence[str] = ()) -> Any:
+    """Return a model of OpenVINO in int8, all but the operations `kept`, fitted to pixels_VCHW of images."""
     nncf = import_optional("nncf")
+    log.info("nncf quantises it, fitted to %d images", len(calibration))
     batches = [pixels_VCHW[None] for pixels_VCHW in calibration]
     return nncf.quantize(
-        model, nncf.Dataset(batches), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(batches)
+        model,
+        nncf.Dataset(batches),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(batches),
+        ignored_scope=nncf.IgnoredScope(names=list(kept)),
     )

@@ -5,6 +5,7 @@ Shape suffixes: N images, V views, C channels, H, W pixels.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from models.run import run_detector
 
 if TYPE_CHECKING:
     from models.weights.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
 
 NUM_NOISY = 64  # images, where a user brings none
 
@@ -87,6 +90,7 @@ class Reference:
             logit_1: np.ndarray = run_detector(checkpoint.detector, tensor, device="cpu").logit_B.numpy()
             return logit_1
 
+        log.info("Torch judges %d images, by %s views", len(self.pixels), " and by ".join(infos))
         self._looks = {
             name: _Look(info, first, self._logits(of_torch, first)) for name, (info, first) in infos.items()
         }
@@ -97,6 +101,7 @@ class Reference:
 
     def compare(self, engine: Callable[[np.ndarray], np.ndarray]) -> dict[str, Parity]:
         """Return for "full", and "fast" where there is such a look, how near an engine comes."""
+        log.info("What was exported judges the same images")
         return {name: self._compare(look, engine) for name, look in self._looks.items()}
 
     def _compare(self, look: _Look, engine: Callable[[np.ndarray], np.ndarray]) -> Parity:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from models.detector import Output
-from models.precision import autocast
+from models.casting import cast_frozen_linears
+from models.detector import Output, TowerHead
+from models.precision import autocast, dtype_of
 
 
 def run_detector(
@@ -31,3 +33,25 @@ def run_detector(
     if not logit_B.isfinite().all():
         raise ValueError("the detector's score is not a number: its weights are those of no working detector")
     return output._replace(logit_B=logit_B)
+
+
+def place_detector(detector: nn.Module, *, device: str, precision: str) -> None:
+    """Move a detector to a device, with the tower's frozen weights in the type of the precision, in place."""
+    detector.requires_grad_(False).to(device)
+    if precision != "fp32":
+        assert isinstance(detector, TowerHead)
+        cast_frozen_linears(detector.tower, dtype_of(precision))
+
+
+def engine_of(
+    detector: nn.Module, *, device: str = "cpu", precision: str = "fp32"
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Place a detector, and return what gapl.Detector calls an engine: pixels_BCHW or pixels_BVCHW -> logit_B."""
+    place_detector(detector, device=device, precision=precision)
+
+    def engine(pixels: np.ndarray) -> np.ndarray:
+        output = run_detector(detector, torch.from_numpy(pixels), device=device, precision=precision)
+        logit_B: np.ndarray = output.logit_B.numpy()
+        return logit_B
+
+    return engine

@@ -2,7 +2,7 @@
 # Install the test tools, then run ruff, mypy and pytest; and, unless there are options for pytest, the tests of the
 # package as it is installed, in .venv-slim, which has no torch.
 # Tests of the HTML report need Chromium, and some of the detector that ships the vision tower in GAPL_CACHE: they are
-# skipped without it. Where CI is set, both are installed.
+# skipped without it, and those of OpenVINO without requirements/export.txt. Where CI is set, all are installed.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 install requirements-test.txt
@@ -11,6 +11,7 @@ if [ -n "${CI:-}" ] && ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] &&
     (apt-get update -qq && apt-get install -y -qq chromium >/dev/null) || echo "Chromium was not installed; its tests are skipped"
 fi
 if [ -n "${CI:-}" ]; then
+    install requirements/export.txt
     "$python" -m gapl assets || echo "The vision tower was not downloaded; its tests are skipped"
 fi
 "$python" -m ruff check .

@@ -24,6 +24,7 @@ import train
 from gapl.decode import UnreadableImage
 from inference import Detector, Verdict
 from models.device import pick_device
+from models.run import engine_of
 from models.weights.checkpoint import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -215,10 +216,10 @@ def test_python_interface_tells_what_it_cannot_read(tiny_run: TinyRun, mixed_fol
 def test_threshold_of_the_file_decides(tiny_run: TinyRun, tiny_root: Path) -> None:
     checkpoint = load_checkpoint(tiny_run.stage2, allow_tiny=True)
     path = tiny_root / "train/alpha/1_fake/0.png"
-    score = Detector(checkpoint)(path).score
+    score = Detector(engine_of(checkpoint.detector), checkpoint)(path).score
     for threshold, label in ((score, "fake"), (score + 1e-6, "real")):
         checkpoint.threshold = threshold
-        verdict = Detector(checkpoint)(path)
+        verdict = Detector(engine_of(checkpoint.detector), checkpoint)(path)
         assert (verdict.label, verdict.threshold) == (label, threshold)
 
 

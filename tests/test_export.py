@@ -24,7 +24,7 @@ from gapl.config import DetectorConfig, LoraSpec, TowerSpec
 from gapl.engine import Engine
 from gapl.files.checksum import sha256_of
 from gapl.info import header_of
-from gapl.names import EXPORT_PRECISIONS, FAST, TINY
+from gapl.names import EXPORT_PRECISIONS, FAST, PROGRAM_PRECISIONS, TINY
 from gapl.weights import read_engine
 from models import parity
 from models.detector import build_detector
@@ -210,7 +210,7 @@ def test_openvino_gives_the_same(
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert about["files"].keys() == {path.name, path.with_suffix(".bin").name}
     found, expected = (load_detector(each, allow_tiny=True) for each in (path, exported))
-    assert vars(found) | {"detector": None} == vars(expected) | {"detector": None}
+    assert vars(found) | {"detector": None} == vars(expected) | {"detector": None, "precision": precision}
     pixels = torch.randn(3, 7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for views in (pixels, pixels[:, -1:]):
         outputs = [run_detector(each.detector, views, device="cpu") for each in (found, expected)]
@@ -218,6 +218,36 @@ def test_openvino_gives_the_same(
         assert (outputs[0].logit_B - outputs[1].logit_B).abs().max() < tolerance
         assert outputs[0].attention_BP is not None
         assert outputs[0].attention_BP.sum(dim=1) == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.parametrize("precision", PROGRAM_PRECISIONS)
+def test_a_program_of_torch_gives_the_same(
+    detector_file: Path,
+    exported: Path,
+    labelled: Path,
+    precision: str,
+    tmp_path: Path,
+    run_cli: RunCli,
+    loose: None,
+) -> None:
+    given = ("--model_path", detector_file, "--out", tmp_path, "--allow-tiny", "--format", "torch-export")
+    done = run_cli(export.main, *given, "--precision", precision, "--calibration", labelled)
+    assert done.code == 0, done.err
+    path = find_model(str(tmp_path))
+    assert path.suffix == ".pt2"
+    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert about["precision"] == precision
+    assert about["files"] == {path.name: sha256_of(path)}
+    found, expected = (load_detector(each, allow_tiny=True) for each in (path, exported))
+    assert vars(found) | {"detector": None} == vars(expected) | {"detector": None, "precision": precision}
+    source = load_checkpoint(detector_file, allow_tiny=True).detector
+    pixels = torch.randn(3, 7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for views in (pixels, pixels[:, -1:]):  # one view alone is the whole image
+        ours = run_detector(found.detector, views, device="cpu")
+        same = run_detector(source, views, device="cpu", precision=precision)
+        assert ours.logit_B.tolist() == pytest.approx(same.logit_B.tolist(), abs=1e-5)
+        assert ours.attention_BP is not None
+        assert ours.attention_BP.sum(dim=1) == pytest.approx(1, abs=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -248,6 +278,8 @@ def test_a_file_that_is_not_near_enough_is_refused(
 ) -> None:
     given = ("--model_path", detector_file, "--out", tmp_path / "out", "--allow-tiny")
     assert "int8 needs --calibration DIR" in run_cli(export.main, *given, "--precision", "int8").only_error()
+    program = run_cli(export.main, *given, "--format", "torch-export", "--precision", "fp16").only_error()
+    assert "--format torch-export takes --precision fp32 or bf16" in program
     empty = tmp_path / "empty" / "real"
     empty.mkdir(parents=True)
     refused = run_cli(export.main, *given, "--calibration", empty.parent).only_error()
@@ -346,6 +378,16 @@ def test_other_files_with_its_suffix_are_refused(exported: Path, tmp_path: Path)
     with pytest.raises(ValueError, match="views is full, fast or auto, not 'most'"):
         load_detector(exported, views="most", allow_tiny=True)
     assert load_detector(exported, views=FAST, allow_tiny=True).config.pixel.num_views == 1
+    (tmp_path / "text.pt2").write_text("text")
+    with pytest.raises(ValueError, match=r"text\.pt2: no program of torch\.export"):
+        load_detector(tmp_path / "text.pt2")
+    torch.export.save(
+        torch.export.export(torch.nn.Identity(), (torch.zeros(1),)), tmp_path / "other.pt2", extra_files={}
+    )
+    with pytest.raises(ValueError, match=r"other\.pt2: no file of export\.py"):
+        load_detector(tmp_path / "other.pt2")
+    with pytest.raises(ValueError, match=r"other\.pt2: a program of torch\.export, which inference\.py reads"):
+        read_engine(tmp_path / "other.pt2")
     (tmp_path / "text.onnx").write_text("text")
     with pytest.raises(ValueError, match="cannot run it"):
         load_detector(tmp_path / "text.onnx")

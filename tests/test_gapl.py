@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from gapl.info import FORMAT
 from gapl.names import INT8, TINY
 from gapl.version import version
 from gapl.weights import GRAPH
-from models import tensorfile
+from models import precision, tensorfile
 from models.detector import build_detector
 from models.export import save_graph, with_weights
 from models.run import run_detector
@@ -93,10 +94,39 @@ def images(make_image: MakeImage, tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize("views", ["full", "fast", "auto"])
 def test_verdicts_are_those_with_torch(detector_file: Path, images: list[Path], views: str) -> None:
     found = gapl.Detector.load(detector_file, views=views)(list(images))
-    expected = inference.Detector.load(detector_file, device="cpu", views=views, allow_tiny=True)(list(images))
+    expected = inference.Detector.load(detector_file, device="cpu", engine="torch", views=views, allow_tiny=True)(
+        list(images)
+    )
     for one, other in zip(found, expected, strict=True):
         assert one.logit == pytest.approx(other.logit, abs=1e-4)
         assert (one.label, one.warnings, one.threshold) == (other.label, other.warnings, other.threshold)
+
+
+def test_inference_says_by_what_it_judges(
+    detector_file: Path,
+    images: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    run_cli: RunCli,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(precision, "_bf16_is_fast", lambda device: True)
+    given = ("--model_path", detector_file, images[0], "--device", "cpu", "--allow-tiny", "--json")
+    scores = {}
+    for options, told in (
+        ((), "torch in fp32"),
+        (("--engine", "onnxruntime"), "onnxruntime in fp32"),
+        (("--precision", "auto"), "torch in bf16"),
+        (("--engine", "onnxruntime", "--precision", "auto"), "onnxruntime in fp32"),
+    ):
+        with caplog.at_level(logging.INFO):
+            done = run_cli(inference.main, *given, *options)
+        assert done.code == 0, done.err
+        scores[" ".join(options)] = json.loads(done.out)["score"]
+        assert caplog.messages[-1] == f"Judging by {told} on the cpu"
+    exact = scores[""]
+    assert scores["--engine onnxruntime"] == scores["--engine onnxruntime --precision auto"]
+    assert 0 < abs(scores["--engine onnxruntime"] - exact) < 1e-5
+    assert 0 < abs(scores["--precision auto"] - exact) < 0.02
 
 
 def test_auto_looks_again_where_the_whole_leaves_it_open(detector_file: Path, images: list[Path]) -> None:
@@ -126,7 +156,9 @@ def test_merged_files_of_shorter_types(
     checkpoint = load_checkpoint(detector_file, merge=False, allow_tiny=True)
     checkpoint.form = "merged"
     save_checkpoint(tmp_path / "short.safetensors", checkpoint, dtype=dtype)
-    expected = inference.Detector.load(tmp_path / "short.safetensors", device="cpu", allow_tiny=True)
+    expected = inference.Detector.load(
+        tmp_path / "short.safetensors", device="cpu", engine="torch", allow_tiny=True
+    )
     found = gapl.Detector.load(tmp_path / "short.safetensors")
     assert found(images[0]).logit == pytest.approx(expected(images[0]).logit, abs=1e-4)
 
@@ -183,7 +215,7 @@ def test_graphs_of_other_detectors(
     done = run_cli(export.main, *given)
     assert done.code == 0, done.err
     assert "P(fake) differs from that of torch by at most" in done.out
-    expected = inference.Detector.load(source, device="cpu", allow_tiny=True)(images[0])
+    expected = inference.Detector.load(source, device="cpu", engine="torch", allow_tiny=True)(images[0])
     found = gapl.Detector.load(tmp_path / "onnx/other.onnx")(images[0])
     assert found.logit == pytest.approx(expected.logit, abs=1e-4)
     with pytest.raises(ValueError, match=r"other.onnx: this detector has one view"):
@@ -347,8 +379,8 @@ def test_command_writes_what_inference_writes(
     (folder / "broken.png").write_bytes(images[0].read_bytes()[:200])
     for where, *options in ((images[0],), (folder,), (folder, "--operating-point", "balanced", "--views", "auto")):
         ours = run_cli(command._main, where, "--model_path", detector_file, *options)
-        given = ("--model_path", detector_file, "--image_path", where, "--device", "cpu", "--allow-tiny")
-        theirs = run_cli(inference.main, *given, *options)
+        given = ("--model_path", detector_file, "--image_path", where, "--engine", "torch", "--device", "cpu")
+        theirs = run_cli(inference.main, *given, *options, "--allow-tiny")
         assert ours.code == theirs.code == (where == folder), ours.err
         assert ours.out == theirs.out
     rows = run_cli(command._main, folder, "--model_path", detector_file, "--json").out.splitlines()

@@ -48,7 +48,7 @@ def test_shipped_file_is_small_calibrated_and_names_no_place() -> None:
     ],
 )
 def test_logits_of_the_assets(file: Path, views: str, logits: dict[str, float]) -> None:
-    detector = Detector.load(file, device="cpu", views=views)
+    detector = Detector.load(file, device="cpu", engine="torch", views=views)
     for name, logit in logits.items():
         assert detector(PROJECT / "assets" / name).logit == pytest.approx(logit, abs=0.02)
 
@@ -58,6 +58,6 @@ def test_logits_of_the_assets(file: Path, views: str, logits: dict[str, float]) 
 def test_without_torch_it_says_the_same(views: str) -> None:
     images = scan_images([PROJECT / "assets"]).images
     found = gapl.Detector.load(views=views)(list(images))
-    expected = Detector.load(device="cpu", views=views)(list(images))
+    expected = Detector.load(device="cpu", engine="torch", views=views)(list(images))
     assert [each.logit for each in found] == pytest.approx([each.logit for each in expected], abs=1e-4)
     assert [each.label for each in found] == [each.label for each in expected]

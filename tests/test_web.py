@@ -388,7 +388,7 @@ def test_verdicts_are_those_of_the_detector(
     size: tuple[int, int], page: Any, detector_file: Path, make_image: MakeImage, tmp_path: Path
 ) -> None:
     image = make_image(tmp_path / "image.png", size=size)
-    expected = inference.Detector.load(detector_file, device="cpu", allow_tiny=True)(image)
+    expected = inference.Detector.load(detector_file, device="cpu", engine="torch", allow_tiny=True)(image)
     shown = judge(page, str(image))
     assert shown.score == pytest.approx(expected.score, abs=1e-4)
     assert (shown.label, shown.warnings, shown.error) == (expected.label, expected.warnings, "")
@@ -427,7 +427,9 @@ WARNED = {
 @pytest.mark.parametrize("name", WARNED)
 def test_warnings_are_those_of_the_detector(name: str, page: Any, detector_file: Path, tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(WARNED[name]())
-    expected = inference.Detector.load(detector_file, device="cpu", allow_tiny=True)(tmp_path / "image")
+    expected = inference.Detector.load(detector_file, device="cpu", engine="torch", allow_tiny=True)(
+        tmp_path / "image"
+    )
     shown = judge(page, str(tmp_path / "image"))
     assert (shown.label, shown.warnings, shown.error) == (expected.label, expected.warnings, "")
     assert len(expected.warnings) == 1 + (name in WARNS)

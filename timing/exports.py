@@ -12,8 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,11 +26,13 @@ import export
 from gapl import cli
 from gapl.names import FAST, FULL
 from models.weights.hub import find_model
+from timing.engines import median_seconds
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from gapl.engine import Engine
+    from models.parity import Parity
 
 NUM_THREADS = 2
 BATCHES = (1, 4)
@@ -69,12 +70,25 @@ def main() -> None:
             path.write_bytes(make(_copy(graph)).SerializeToString())
             engine = Engine(str(path))
             found = reference.compare(engine)["full"]
-            passes = "no" if found.excess(EXACT if name == "fp32" else AS_GOOD) else "yes"
-            size = path.stat().st_size / 1e6
-            row = f"{size:.0f} | {found.auroc:.4f} | {found.flips:.1%} | {found.difference:.1e} | {passes}"
-            print(f"| {name} | {row} |", flush=True)
+            _tell(f"{name} | {path.stat().st_size / 1e6:.0f}", found, EXACT if name == "fp32" else AS_GOOD)
             engines[name] = partial(_run, engine)
+        if args.static:
+            for name, run in static(graph, file, args, Path(scratch)):
+                _tell(f"{name} | -", reference.compare(partial(_logits, run))["full"], AS_GOOD)
+                engines[name] = partial(_logits, run)
     _time(engines, np.stack(pixels))
+
+
+def _tell(start: str, found: Parity, limits: Parity) -> None:
+    passes = "no" if found.excess(limits) else "yes"
+    row = f"{found.auroc:.4f} | {found.flips:.1%} | {found.difference:.1e} | {passes}"
+    print(f"| {start} | {row} |", flush=True)
+
+
+def _logits(run: Run, pixels: np.ndarray) -> np.ndarray:
+    pixels_BVCHW = pixels[:, None] if pixels.ndim == 4 else pixels
+    logit_B: np.ndarray = run(pixels_BVCHW)["logit_B"].astype(np.float64)
+    return logit_B
 
 
 def _run(engine: Engine, pixels_BCHW: np.ndarray) -> dict[str, np.ndarray]:
@@ -86,6 +100,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model_path", "--model-path", required=True, help="detector file")
     parser.add_argument("--calibration", type=Path, metavar="DIR", required=True, help="images in class folders")
     parser.add_argument("--num-images", type=int, default=128, help="half of them judge (default: %(default)s)")
+    text = "also try static int8 by nncf, which takes minutes for each, and needs requirements/export.txt"
+    parser.add_argument("--static", action="store_true", help=text)
     return parser.parse_args()
 
 
@@ -95,14 +111,8 @@ def _time(engines: dict[str, Run], pixels_NCHW: np.ndarray) -> None:
     print(f"\n| batch | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
     for size in BATCHES:
         batch = np.ascontiguousarray(pixels_NCHW[:size])
-        seconds: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(NUM_ROUNDS):
-            for name, run in engines.items():
-                start = time.process_time()
-                run(batch)
-                seconds[name].append(time.process_time() - start)
-        medians = {name: float(np.median(each)) for name, each in seconds.items()}
-        ratios = [f"{medians['torch'] / medians[name]:.2f}" for name in names]
+        medians = median_seconds({name: partial(run, batch) for name, run in engines.items()}, rounds=NUM_ROUNDS)
+        ratios = [f"{medians['torch'][1] / medians[name][1]:.2f}" for name in names]
         print(f"| {size} | {' | '.join(ratios)} |")
 
 
@@ -169,6 +179,33 @@ QUANTISERS: dict[str, Callable[[ModelProto], ModelProto]] = {
     "dynamic int8": _dynamic,
     "dynamic int8 without fc2": lambda model: _dynamic(model, without=".fc2."),
 }
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Static int8 of nncf, which OpenVINO runs
+
+STATIC = {
+    "static int8": (),
+    "static int8 without fc2": (".fc2.",),
+    "static int8 of queries, keys, values and fc1": (".fc2.", ".out_proj."),
+}  # and the words in the names of the layers that stay in float
+
+
+def static(graph: ModelProto, file: Path, args: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Run]]:
+    """Yield the name of each try, and what runs it. It is fitted to the half of the images that does not judge."""
+    from models.openvino_engine import compiled, import_optional
+    from models.openvino_file import quantised
+    from models.weights.checkpoint import load_checkpoint
+
+    fitted, _ = export.split_images(args.calibration, num_images=args.num_images)
+    calibration = export.pixels_of(load_checkpoint(file), [path for path, _ in fitted])  # in all views
+    path = scratch / "float.onnx"
+    path.write_bytes(graph.SerializeToString())
+    for name, words in STATIC.items():
+        products = [node for node in graph.node if node.op_type == "MatMul"]
+        kept = [node.name for node in products if any(word in each for word in words for each in node.input)]
+        model = quantised(import_optional("openvino").convert_model(path), calibration, kept=kept)
+        yield name, compiled(model, precision="fp32")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def ours(checkpoint: Path, clip: Path) -> float:
     """Return P(fake), imports included."""
     from inference import Detector
 
-    return Detector.load(checkpoint, device="cpu")(IMAGE).score
+    return Detector.load(checkpoint, device="cpu", engine="torch")(IMAGE).score
 
 
 def released(checkpoint: Path, clip: Path | None) -> float:

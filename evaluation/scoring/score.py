@@ -23,11 +23,9 @@ from evaluation.scoring.folder import JobFolder
 from evaluation.scoring.job import Job
 from evaluation.tables.scores import BY_WHOLE, DetectorEntry
 from gapl.pixels import PixelSpec
-from models.casting import cast_frozen_linears
 from models.detector import Output, TowerHead
 from models.exported import ExportedDetector, load_detector, sha256_of_detector
-from models.precision import dtype_of
-from models.run import run_detector
+from models.run import place_detector, run_detector
 
 FLUSH_SECONDS = 2.0
 BATCH_SIZE = 32
@@ -69,13 +67,9 @@ class ScoredModel:
 
         Raises ValueError for an exported detector in another precision than its own.
         """
-        self.detector.requires_grad_(False).to(device)
-        if precision != "fp32":
-            if isinstance(self.detector, ExportedDetector):
-                raise ValueError(
-                    f"{self.about.path}: an exported file has its own precision; leave out --precision"
-                )
-            cast_frozen_linears(self.detector.tower, dtype_of(precision))
+        if precision != "fp32" and isinstance(self.detector, ExportedDetector):
+            raise ValueError(f"{self.about.path}: an exported file has its own precision; leave out --precision")
+        place_detector(self.detector, device=device, precision=precision)
 
     def run(self, pixels_BCHW: Tensor, *, device: str, precision: str) -> Output:
         """Run the detector on a batch, as run_detector does; a ValueError names the detector's file."""
