@@ -84,17 +84,20 @@ def jpeg_files(folder: Path) -> list[Path]:
 
 
 def report_folder(detector: Detector, files: Sequence[Path]) -> None:
+    from gapl.batches import judge_files
     from gapl.inputs.input import file_input
-    from gapl.judging import judge_files
+    from gapl.options import MAX_MEGAPIXELS, MAX_SECONDS, WORKERS
+    from gapl.workers import Limits, Workers
 
     seen = [detector.see(path) for path in files[:NUM_SEEN]]
     detector.judge(seen[:1])
     alone = rate(detector.judge, [[seen[number % len(seen)]] for number in range(len(files))])
     decoding = rate(detector.see, files)
     images = [file_input(path) for path in files]
-    start = time.perf_counter()
-    found = sum(1 for _ in judge_files(detector, images, batch_size=1, known={}))
-    together = found / (time.perf_counter() - start)
+    with Workers(WORKERS, pixel=detector.pixel, limits=Limits(MAX_MEGAPIXELS, MAX_SECONDS)) as workers:
+        start = time.perf_counter()
+        found = sum(1 for _ in judge_files(detector, images, workers, batch_size=1, known={}))
+        together = found / (time.perf_counter() - start)
     megabytes = sum(path.stat().st_size for path in files) / len(files) / 1e6
     print(f"{len(files)} photographs, {megabytes:.1f} MB each\n")
     print("| what | images/s |\n|---|---|")
