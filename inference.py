@@ -45,7 +45,7 @@ from gapl.judging import write_results
 from gapl.names import FULL, MODEL_HELP
 from gapl.options import TEXT, add_options, chosen_format
 from gapl.verdict import Verdict
-from models.device import DEVICES
+from models.device import DEVICES, pick_device
 from models.engines import AUTO, ENGINE_OF, ENGINES, ONNXRUNTIME, Way, check_engine, choose_way
 from models.precision import PRECISIONS
 from models.weights.hub import find_model
@@ -152,9 +152,10 @@ def main() -> int:
         allow_tiny=args.allow_tiny,
     )
     cluster = chosen_cluster(args, load)
-    find_model(args.model_path)  # what is not there is refused before torch is imported
+    file = find_model(args.model_path)  # what is not there is refused before torch is imported
+    check_engine(file, engine=args.engine, precision=args.precision, device=args.device)
     interrupts.end_at_once()
-    _import_loader()
+    _import_torch()
     interrupts.raise_again()
     if cluster and pick_device(args.device) == "cuda":
         cluster = replace(cluster, num_gpus=1)
