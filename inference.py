@@ -152,7 +152,8 @@ def main() -> int:
         allow_tiny=args.allow_tiny,
     )
     cluster = chosen_cluster(args, load)
-    find_model(args.model_path)  # what is not there is refused before torch is imported
+    file = find_model(args.model_path)  # what is not there is refused before torch is imported
+    check_engine(file, engine=args.engine, precision=args.precision, device=args.device)
     interrupts.end_at_once()
     _import_torch()
     interrupts.raise_again()

@@ -33,6 +33,7 @@ from gapl.names import FAST, VIEWS
 SIZE = (4000, 3000)
 QUALITY = 92
 SCALES = (2, 4, 8)
+MAX_SECONDS = 60.0  # for decoding a photograph
 NUM_SEEN = 4  # photographs that the network alone is measured with
 
 
@@ -45,7 +46,7 @@ def main() -> None:
         if args.draft:
             report_draft(detector, files)
         else:
-            report_folder(detector, files)
+            report_folder(detector, files, num_workers=args.workers)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -53,6 +54,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model_path", "--model-path", help="what gapl takes (default: what ships)")
     parser.add_argument("--count", type=int, default=200, help="number of photographs (default: %(default)s)")
     parser.add_argument("--views", choices=VIEWS, default=FAST)
+    text = "processes that decode; 0: a thread (default: %(default)s)"
+    parser.add_argument("--workers", type=int, default=1, help=text)
     parser.add_argument("--images", type=Path, metavar="DIR", help="JPEGs to use instead")
     parser.add_argument("--draft", action="store_true", help="compare smaller scales of decoding")
     args = parser.parse_args()
@@ -83,10 +86,10 @@ def jpeg_files(folder: Path) -> list[Path]:
 # A folder, from files to verdicts
 
 
-def report_folder(detector: Detector, files: Sequence[Path]) -> None:
+def report_folder(detector: Detector, files: Sequence[Path], *, num_workers: int) -> None:
     from gapl.batches import judge_files
     from gapl.inputs.input import file_input
-    from gapl.options import MAX_MEGAPIXELS, MAX_SECONDS, WORKERS
+    from gapl.options import MAX_MEGAPIXELS
     from gapl.workers import Limits, Workers
 
     seen = [detector.see(path) for path in files[:NUM_SEEN]]
@@ -94,10 +97,11 @@ def report_folder(detector: Detector, files: Sequence[Path]) -> None:
     alone = rate(detector.judge, [[seen[number % len(seen)]] for number in range(len(files))])
     decoding = rate(detector.see, files)
     images = [file_input(path) for path in files]
-    with Workers(WORKERS, pixel=detector.pixel, limits=Limits(MAX_MEGAPIXELS, MAX_SECONDS)) as workers:
-        start = time.perf_counter()
+    start = time.perf_counter()
+    limits = Limits(megapixels=MAX_MEGAPIXELS, seconds=MAX_SECONDS)
+    with Workers(num_workers, pixel=detector.pixel, limits=limits) as workers:
         found = sum(1 for _ in judge_files(detector, images, workers, batch_size=1, known={}))
-        together = found / (time.perf_counter() - start)
+    together = found / (time.perf_counter() - start)
     megabytes = sum(path.stat().st_size for path in files) / len(files) / 1e6
     print(f"{len(files)} photographs, {megabytes:.1f} MB each\n")
     print("| what | images/s |\n|---|---|")
