@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from gapl.decode import UnreadableImage, check_levels, decode_image, most_bytes
+from gapl.folders import NO_FILE
 from gapl.info import DetectorInfo
 from gapl.model_path import in_run
 from gapl.names import FULL, SHIPPED, TINY, VIEWS
@@ -204,10 +205,12 @@ def read_image(image: object) -> bytes:
 
 
 def _read_file(path: str | os.PathLike[str]) -> bytes:
+    if os.path.isdir(path):  # noqa: PTH112 - of a str or a Path
+        raise UnreadableImage(NO_FILE)
     with open(path, "rb", opener=_open_at_once) as file:
         status = os.fstat(file.fileno())  # of what was opened: a name may mean something else a moment later
         if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
-            raise UnreadableImage("no regular file")
+            raise UnreadableImage(NO_FILE)
         if status.st_size > most_bytes():
             raise UnreadableImage(f"a file of {status.st_size / 2**30:.1f} GiB is too large for an image")
         return file.read(status.st_size)  # and no more, should it grow

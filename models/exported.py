@@ -100,7 +100,7 @@ def _read_openvino(path: Path) -> tuple[DetectorInfo, str, Run]:
 
 
 def _read_program(path: Path) -> tuple[DetectorInfo, str, Run]:
-    from models.program_file import read_program
+    from models.program_engine import read_program
 
     return read_program(path)
 

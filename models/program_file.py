@@ -1,4 +1,4 @@
-"""Write a detector as a program of torch.export, NAME.pt2, when its verdicts are those of torch, and read it.
+"""Write a detector as a program of torch.export, NAME.pt2, when its verdicts are those of torch.
 
 A program holds what torch computes, and the weights: whoever runs it needs torch, and none of this code.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,24 +23,18 @@ import torch
 from torch import Tensor, nn
 
 from gapl.files.atomic import replacing
-from gapl.files.refusal import first_line
-from gapl.files.strict_json import strict_json
-from gapl.info import DetectorInfo, info_of
-from gapl.weights import ONNX_FORMAT
 from models.about import metadata_of, write_about
 from models.casting import frozen_linears_in
 from models.detector import TowerHead
-from models.export import OUTPUTS, tensors_of
+from models.export import tensors_of
 from models.parity import Parity, Reference, require
 from models.precision import autocast, dtype_of
+from models.program_engine import read_program
 
 if TYPE_CHECKING:
     from models.weights.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
-
-METADATA = ("format", "header", "precision")
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # pixels_BVCHW -> the outputs, by name
 
 
 class _Program(nn.Module):
@@ -110,30 +104,3 @@ def _exported(detector: TowerHead, metadata: Mapping[str, str], *, precision: st
         program = torch.export.export(module, (example,), dynamic_shapes=(sizes,))
         torch.export.save(program, content, extra_files=dict(metadata))
     return content.getbuffer()
-
-
-def read_program(path: Path) -> tuple[DetectorInfo, str, Run]:
-    """Return what a file says of its detector, its precision, and what runs it.
-
-    Raises ValueError, one line, when it is no file of export.py.
-    """
-    found = dict.fromkeys(METADATA, "")
-    try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is then refused
-            program = torch.export.load(file, extra_files=found).module()
-    except OSError:
-        raise
-    except Exception as error:  # torch raises whatever it meets first
-        raise ValueError(f"{path}: no program of torch.export ({first_line(error)})") from error
-    if found["format"] != ONNX_FORMAT:
-        raise ValueError(f"{path}: no file of export.py; its format is {found['format']!r}, not {ONNX_FORMAT!r}")
-    info, _ = info_of(strict_json(found["header"]))
-    names: Sequence[str] = OUTPUTS if info.config.stage == 2 else OUTPUTS[:-1]
-
-    def run(pixels_BVCHW: np.ndarray) -> dict[str, np.ndarray]:
-        with torch.inference_mode():
-            outputs = program(torch.from_numpy(pixels_BVCHW))
-        return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
-
-    return info, found["precision"], run

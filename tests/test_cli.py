@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tests.conftest import Finished, MakeImage, RunCli, TinyRun
 
 PROJECT = Path(__file__).resolve().parent.parent
+WAY = "[INFO] Judging by torch in fp32 on the cpu\n"
 
 
 def run_file(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -258,7 +259,7 @@ def test_command_as_a_file_from_another_folder(tiny_run: TinyRun, tiny_root: Pat
     image = tiny_root / "bench/CNNDetection/test/progan/0_real/0.png"
     given = ("--model_path", tiny_run.stage2, "--image_path", image, "--allow-tiny")
     done = run_file(PROJECT / "inference.py", *given, cwd=tmp_path)
-    described = f"[INFO] {tiny_run.stage2}: adapter file of a stage-2 detector on tiny\n"
+    described = f"[INFO] {tiny_run.stage2}: adapter file of a stage-2 detector on tiny\n{WAY}"
     assert (done.returncode, done.stderr) == (0, described)
     assert "  -> Prediction: Real" in done.stdout.splitlines()
 
@@ -463,7 +464,7 @@ def test_refusal_as_a_file_is_one_line_after_the_log(tiny_run: TinyRun, bad: Pat
     done = run_file(PROJECT / "inference.py", *given, cwd=bad)
     assert done.returncode == 2
     message = "not an image, or of a format that is not read"
-    described = f"[INFO] {tiny_run.stage2}: adapter file of a stage-2 detector on tiny\n"
+    described = f"[INFO] {tiny_run.stage2}: adapter file of a stage-2 detector on tiny\n{WAY}"
     assert done.stderr == f"{described}error: {bad}/text.png: {message}\n"
 
 

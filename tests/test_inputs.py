@@ -388,7 +388,7 @@ def test_an_image_on_stdin(
     (expected,) = rows_of(judge(tmp_path / "made/0.png", "--json"))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(images[0])))
     done = judge("--stdin-image", "--json", tmp_path / "made/0.png")
-    assert rows_of(done) == [expected | {"path": "stdin"}, expected]
+    assert rows_of(done) == [expected | {"path": "stdin"}, expected | {"duplicate_of": "stdin"}]
 
 
 @pytest.mark.parametrize(
