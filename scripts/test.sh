@@ -17,7 +17,7 @@ fi
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m mypy
-"$python" -m pytest "$@"
+OMP_NUM_THREADS=1 "$python" -m pytest --numprocesses 2 --dist worksteal "$@"
 [ $# = 0 ] || exit 0
 
 python=.venv-slim/bin/python

@@ -126,9 +126,11 @@ def test_what_breaks_a_process_costs_one_row(images: list[Path]) -> None:
 
 
 def test_a_process_that_was_killed_while_it_waited_costs_nothing(images: list[Path]) -> None:
+    before = psutil.Process().children()
     with Workers(1, pixel=SPEC, limits=LIMITS) as workers:
         assert workers.submit(file_input(images[0])).result().seen
-        (child,) = (each for each in psutil.Process().children() if "spawn_main" in " ".join(each.cmdline()))
+        started = (each for each in psutil.Process().children() if each not in before)
+        (child,) = (each for each in started if "spawn_main" in " ".join(each.cmdline()))
         child.kill()
         while child.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
