@@ -44,6 +44,7 @@ from gapl.inputs.scan import scan_arguments
 from gapl.judging import write_results
 from gapl.names import FULL, MODEL_HELP
 from gapl.options import TEXT, add_options, chosen_format
+from gapl.outputs import check_outputs
 from gapl.verdict import Verdict
 from models.device import DEVICES, pick_device
 from models.engines import AUTO, ENGINE_OF, ENGINES, ONNXRUNTIME, Way, check_engine, choose_way
@@ -139,6 +140,7 @@ def main() -> int:
     args = parse_arguments()
     format = chosen_format(args)
     scan = scan_arguments(args)
+    check_outputs(args, scan)
     if format == TEXT:
         print(f"[INFO] Loading model from {args.model_path}...", flush=True)
     load = partial(

@@ -34,10 +34,12 @@ def _main() -> int:
 
     from gapl.inputs.scan import scan_arguments
     from gapl.options import TEXT, chosen_format
+    from gapl.outputs import check_outputs
 
     args = _parse_arguments()
     format = chosen_format(args)
     scan = scan_arguments(args)
+    check_outputs(args, scan)
     from gapl.cluster import chosen_cluster
     from gapl.detector import Detector, shipped_file
     from gapl.judging import write_results

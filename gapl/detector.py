@@ -205,6 +205,8 @@ def read_image(image: object) -> bytes:
 
 
 def _read_file(path: str | os.PathLike[str]) -> bytes:
+    if "\0" in os.fspath(path):
+        raise UnreadableImage("its path has a NUL character, which no file can have")
     if os.path.isdir(path):  # noqa: PTH112 - of a str or a Path
         raise UnreadableImage(NO_FILE)
     with open(path, "rb", opener=_open_at_once) as file:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Protocol
 
 from gapl.batches import Show, judge_files
+from gapl.cli import printable
 from gapl.cluster import Cluster
 from gapl.decode import allow_pixels
 from gapl.detector import Detector
@@ -24,6 +26,8 @@ from gapl.table import Table
 from gapl.tally import Tally
 from gapl.verdict import Verdict
 from gapl.workers import Workers, limits_of
+
+log = logging.getLogger(__name__)
 
 
 class Taker(Protocol):
@@ -79,8 +83,12 @@ def write_results(
 
 
 def _fill(table: Table, results: Iterable[Result], method: Method) -> None:
-    for result in results:
-        table.add(result.row(method))
+    try:
+        for result in results:
+            table.add(result.row(method))
+    except KeyboardInterrupt:
+        log.info("%s: what was judged is kept; the same command goes on", printable(table.path))
+        raise
     table.finish()
 
 

@@ -11,6 +11,7 @@ from gapl.names import FULL, VIEWS, VIEWS_HELP
 
 MAX_MEGAPIXELS = 250  # more than the largest photographs of phones
 MAX_SECONDS = 120  # several times what the slowest format takes for as many
+MOST = 1_000_000  # megapixels, and seconds
 WORKERS = 2  # processes that decode many images,
 MANY = 16  # which is from so many on: to start them takes longer than to decode a few
 FRAMES, MOST_FRAMES = 8, 10_000  # of a video
@@ -139,16 +140,23 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def _above_0(text: str) -> float:
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}; expected a number above 0")
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= MOST:
+        raise argparse.ArgumentTypeError(f"{text}; expected a number above 0, and at most {MOST:,}")
     return number
 
 
 def _workers(text: str) -> int:
-    if (number := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text}; expected 0 or more")
-    return number
+    return _whole(text, least=0)
+
+
+def _whole(text: str, *, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text}; expected a whole number, {least} or more")
+    return int(text)
 
 
 def named_paths(args: argparse.Namespace) -> list[str]:
@@ -177,9 +185,7 @@ def chosen_format(args: argparse.Namespace) -> str:
 
 
 def _above_none(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text}; expected 1 or more")
-    return number
+    return _whole(text, least=1)
 
 
 def chosen_workers(args: argparse.Namespace, num_images: int) -> int:

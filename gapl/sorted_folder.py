@@ -15,12 +15,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from gapl.cli import printable
+from gapl.decode import image_format
 from gapl.files.refusal import naming
+from gapl.folders import IMAGE_SUFFIXES, START_BYTES
 from gapl.inputs.input import Input
 from gapl.options import HARD, SYMBOLIC
 from gapl.results import UNREADABLE, Result
 
 log = logging.getLogger(__name__)
+
+MAX_NAME_BYTES, MAX_SUFFIX_BYTES = 255, 32  # of a file, as systems allow; of what is taken for its suffix
 
 
 class SortedFolder:
@@ -68,7 +72,7 @@ class SortedFolder:
             self._counts["could not be opened"] += 1
             return
         below = self.path / (result.verdict.label if result.verdict else UNREADABLE)
-        for target in _names(below / Path(result.path).name):
+        for target in _names(below / _image_name(result.path, image)):
             if not os.path.lexists(target):
                 self._put(image, target, link=None if kept else self._link)
                 self._counts["added"] += 1
@@ -98,7 +102,7 @@ class SortedFolder:
         """Remove what was kept, and log what was done."""
         self._scratch.cleanup()
         parts = ", ".join(f"{count} {what}" for what, count in sorted(self._counts.items()))
-        log.info("%s: sorted, %s", printable(self.path), parts)
+        log.info("Sorted into %s: %s", printable(self.path), parts)
 
 
 def _can_be_read(image: Path) -> bool:
@@ -111,11 +115,23 @@ def _can_be_read(image: Path) -> bool:
     return True
 
 
+def _image_name(path: str, image: Path) -> str:
+    """Return the last part of a path, with the suffix of its format where it has none of an image."""
+    name = Path(path).name.replace("\0", "_")
+    with image.open("rb") as file:
+        format = image_format(file.read(START_BYTES)).lower()
+    return name if Path(name).suffix.lower() in IMAGE_SUFFIXES or not format else f"{name}.{format}"
+
+
 def _names(target: Path) -> Iterator[Path]:
-    """Yield a.jpg, a-2.jpg, a-3.jpg and so on."""
-    yield target
-    for number in itertools.count(2):
-        yield target.with_name(f"{target.stem}-{number}{target.suffix}")
+    """Yield a.jpg, a-2.jpg, a-3.jpg and so on; where that is too long for a name, a shorter one."""
+    suffix = target.suffix if len(os.fsencode(target.suffix)) <= MAX_SUFFIX_BYTES else ""
+    stem = os.fsencode(target.name.removesuffix(suffix))
+    for number in itertools.count(1):
+        end = suffix if number == 1 else f"-{number}{suffix}"
+        most = MAX_NAME_BYTES - len(os.fsencode(end))
+        start = os.fsdecode(stem) if len(stem) <= most else stem[:most].decode(errors="ignore")
+        yield target.with_name(f"{start}{end}")
 
 
 def _is_same(image: Path, target: Path) -> bool:

@@ -6,6 +6,8 @@ import csv
 import importlib.util
 import json
 import logging
+import math
+import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -17,7 +19,7 @@ from gapl.files.atomic import replacing
 from gapl.files.refusal import naming
 from gapl.options import CSV, JSON, JSONL, PARQUET
 from gapl.results import COLUMNS, WARNINGS_JOINED, Method, csv_line, csv_row, encodable
-from gapl.verdict import Verdict
+from gapl.verdict import LABELS, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -139,8 +141,26 @@ def _verdicts(rows: Iterable[Row]) -> dict[str, Verdict]:
     for row in rows:
         if "error" not in row:
             named = {name: row[name] for name in Verdict.__dataclass_fields__}
-            found[row["sha256"]] = Verdict(**named | {"warnings": tuple(row["warnings"])})
+            found[_checked_sha256(row["sha256"])] = _checked(
+                Verdict(**named | {"warnings": tuple(row["warnings"])})
+            )
     return found
+
+
+def _checked(verdict: Verdict) -> Verdict:
+    """Return a verdict that was read. Raises ValueError when it is none: anybody may have changed the file."""
+    numbers = (verdict.score, verdict.logit, verdict.threshold, verdict.real_below)
+    if verdict.label not in LABELS or not all(isinstance(each, float) and math.isfinite(each) for each in numbers):
+        raise ValueError(f"no verdict: {verdict.label!r}")
+    if not all(isinstance(each, str) for each in verdict.warnings):
+        raise ValueError("warnings that are no texts")
+    return verdict
+
+
+def _checked_sha256(sha256: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError(f"no SHA-256: {sha256[:80]!r}")
+    return sha256
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ from gapl.cli import printable
 from gapl.folders import counted
 from gapl.inputs.scan import Scan
 from gapl.results import Result
+from gapl.verdict import LABELS
 
 log = logging.getLogger(__name__)
 
 ALL_JUDGED, SOME_JUDGED, FOUND = 0, 1, 3  # exit codes; 2 is that of every error
-LABELS = ("fake", "real", "unsure")
 
 
 class Tally:
@@ -55,13 +55,13 @@ class Tally:
         seconds = time.monotonic() - self._start
         judged = self._labels.total()
         labels = ", ".join(f"{self._labels[each]} {each}" for each in LABELS)
-        duplicates = f"; {self._num_duplicates} of them are duplicates" if self._num_duplicates else ""
-        lines = [f"{judged} images judged: {labels}{duplicates}"]
+        duplicates = f"; duplicates among them: {self._num_duplicates}" if self._num_duplicates else ""
+        lines = [f"{judged} image{'s' * (judged != 1)} judged: {labels}{duplicates}"]
         if self._unreadable:
             lines.append(f"{self._unreadable.total()} could not be read: {counted(self._unreadable)}")
         if scan.left_out:
             lines.append(f"left out: {counted(scan.left_out)}")
-        before = f", without the {self._num_known} judged before" if self._num_known else ""
+        before = ", without those judged before" if self._num_known else ""
         rate = (judged - self._num_known) / seconds
         return [*lines, f"{seconds:.1f} s, {rate:.1f} images/s{before}"]
 

@@ -20,6 +20,8 @@ PLAIN_LEVELS = 2.0  # of 255: a picture whose levels vary less, as a standard de
 PLAIN_WARNING = "of nearly a single colour: there is little to judge by"
 FRAMES_WARNING = "has several frames: only the first was judged"
 
+LABELS = ("fake", "real", "unsure")
+
 
 @dataclass(frozen=True)
 class Verdict:

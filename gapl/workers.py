@@ -258,10 +258,16 @@ class _Process:
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")  # other threads of this process may hold locks: no fork
         connection, end_of_child = context.Pipe()
-        self._process = context.Process(target=_serve, args=(end_of_child, *self._arguments), daemon=True)
-        with _no_interrupts():
-            self._process.start()
-        end_of_child.close()
+        process = context.Process(target=_serve, args=(end_of_child, *self._arguments), daemon=True)
+        try:
+            with _no_interrupts():
+                process.start()
+        except OSError:
+            connection.close()
+            raise
+        finally:
+            end_of_child.close()
+        self._process = process
         try:
             if connection.poll(START_SECONDS) and connection.recv() == STARTED:
                 return connection

@@ -109,7 +109,7 @@ def test_the_command_resumed(tiny_run: TinyRun, make_image: MakeImage, run_cli: 
     text = (tmp_path / "page.html").read_text()
     assert (text.count("data:image/jpeg"), text.count("1 duplicate<")) == (3, 1)
     refused = run_cli(inference.main, *given, "--gallery", tmp_path / "t.csv").only_error()
-    assert "t.csv is there already, and no gallery" in refused
+    assert "--out and --gallery are both" in refused
 
 
 # ---------------------------------------------------------------------------------------------------------

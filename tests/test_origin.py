@@ -26,6 +26,7 @@ import inference
 from data.open_corpus.listing import Origin, Picture
 from gapl.labels import Label
 from gapl.origin import Finding, describe, read_origin
+from gapl.origin.xmp import read_xmp
 from studies import origin
 
 if TYPE_CHECKING:
@@ -421,6 +422,11 @@ def test_entities_of_xml_are_not_expanded() -> None:
     for packet in (bomb, external):
         (finding,) = read_origin(saved("JPEG", xmp=packet))
         assert (finding.says, finding.text) == (UNCLEAR, "damaged: a document type, which XMP never has")
+
+
+def test_xmp_of_an_unknown_encoding_is_damaged() -> None:
+    (finding,) = read_xmp(b'<?xml version="1.0" encoding="bogus"?><a/>')
+    assert (finding.says, finding.text) == (UNCLEAR, "damaged: unknown encoding: bogus")
 
 
 def test_damaged_xmp_keeps_what_stands_before_the_damage() -> None:

@@ -133,12 +133,12 @@ def test_the_summary_counts_all(
     (folder / "notes.txt").touch()
     (folder / "cut.png").write_bytes((folder / "b.png").read_bytes()[:300])
     judged, unreadable, left_out, time_taken = told(folder, "--out", tmp_path / "t.csv")
-    assert re.fullmatch(r"3 images judged: \d fake, \d real, \d unsure; 1 of them are duplicates", judged)
+    assert re.fullmatch(r"3 images judged: \d fake, \d real, \d unsure; duplicates among them: 1", judged)
     reasons = "1 x damaged image, 1 x not an image, or of a format that is not read"
     assert unreadable == f"2 could not be read: {reasons}"
     assert left_out == "left out: 1 x no image (.txt)"
     assert re.fullmatch(r"\d+\.\d s, \d+\.\d images/s", time_taken)
-    assert told(folder, "--out", tmp_path / "t.csv")[-1].endswith(" s, 0.0 images/s, without the 3 judged before")
+    assert told(folder, "--out", tmp_path / "t.csv")[-1].endswith(" s, 0.0 images/s, without those judged before")
     assert told(folder / "a.png") == []
 
 
@@ -299,6 +299,27 @@ def test_a_stopped_table_goes_on(tmp_path: Path) -> None:
     again.finish()
     assert [json.loads(line)["path"] for line in path.read_text().splitlines()] == ["a", "b"]
     assert not journal.exists()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"label": "../up"},
+        {"score": "x"},
+        {"logit": float("nan")},
+        {"threshold": True},
+        {"warnings": [1]},
+        {"sha256": "../up"},
+    ],
+)
+def test_a_table_that_was_edited_is_refused(changed: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps(row_of("a") | changed) + "\n")
+    with pytest.raises(ValueError, match=r"t.jsonl is there already, and no table"):
+        table_at(path)
+    path.rename(f"{path}.part")
+    with pytest.raises(ValueError, match=r"t.jsonl.part is (damaged|of another)"):
+        table_at(path)
 
 
 def test_a_table_is_neither_replaced_nor_mixed(tmp_path: Path) -> None:

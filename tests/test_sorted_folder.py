@@ -77,7 +77,7 @@ def test_what_cannot_be_opened_is_counted(
     os.mkfifo(tmp_path / "pipe.png")
     names = (images[0], tmp_path / "pipe.png", tmp_path / "gone.png")
     assert sort(tmp_path / "out", *(result_of(name, "unreadable") for name in names)) == {"unreadable/a.jpg": b"1"}
-    assert "out: sorted, 1 added, 2 could not be opened" in caplog.text
+    assert "out: 1 added, 2 could not be opened" in caplog.text
 
 
 def test_an_image_that_is_no_file_is_written(tmp_path: Path) -> None:
@@ -93,6 +93,27 @@ def test_a_long_name(tmp_path: Path) -> None:
     path = tmp_path / f"{'x' * 251}.png"
     path.write_bytes(b"1")
     assert sort(tmp_path / "out", result_of(path)) == {f"fake/{path.name}": b"1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("x" * 300 + ".png", "x" * 251 + ".png"),
+        ("x" + "." * 300, "x" + "." * 250 + ".ppm"),
+        ("a\0b.png", "a_b.png"),
+        ("clip.mp4#t=1.00", "clip.mp4#t=1.00.ppm"),
+    ],
+)
+def test_a_name_that_no_file_can_have(name: str, written: str, tmp_path: Path) -> None:
+    folder = SortedFolder(tmp_path / "out")
+    for place in ("photos.zip", "photos.tar"):
+        content = b"P6 1 1 255\n" + place.encode()
+        folder.keeping(Input(f"{place}/{name}", lambda content=content: content)).read()
+        folder.add(result_of(f"{place}/{name}"))
+    folder.finish()
+    names = {path.name for path in (tmp_path / "out/fake").iterdir()}
+    assert len(names) == 2
+    assert written in names
 
 
 def test_the_command(tiny_run: TinyRun, make_image: MakeImage, run_cli: RunCli, tmp_path: Path) -> None:

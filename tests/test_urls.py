@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
             "short": lambda _: self.answer(200, IMAGE, **{"Content-Length": "1000"}),
             "stream": lambda count: self.answer(200, bytes(int(count)), **{"Content-Length": ""}),
             "large": lambda count: self.answer(200, b"", **{"Content-Length": count}),
-            "slow": lambda _: self.trickle(),
+            "slow": lambda content: self.trickle(content),
         }
         answers.get(name, lambda _: self.answer(200, IMAGE))(value)
 
@@ -61,10 +61,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def trickle(self) -> None:
-        """Send a byte of a header at a time: each comes soon, and they never end."""
+    def trickle(self, content: str) -> None:
+        """Send a byte of a header, or of the content, at a time: each comes soon, and they never end."""
         try:
-            self.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"\r\n" if content else b"X: "))
             for _ in range(400):
                 self.wfile.write(b"x")
                 time.sleep(0.05)
@@ -149,6 +149,11 @@ def test_private_addresses_are_not_asked(site: Site) -> None:
         "64:ff9b::7f00:1",
         "2002:7f00:1::",
         "2001:db8::1",
+        "::7f00:1",
+        "64:ff9b:1::7f00:1",
+        "fec0::1",
+        "5f00::1",
+        "192.0.0.8",
     ],
 )
 def test_addresses_that_are_not_public(address: str) -> None:
@@ -213,9 +218,10 @@ def test_what_servers_say_is_one_line(site: Site, monkeypatch: pytest.MonkeyPatc
     assert refusal("http://no.such.test/a.png") == "no.such.test is not found: Name or service not known"
 
 
-def test_a_server_that_trickles_is_given_up(site: Site) -> None:
+@pytest.mark.parametrize("path", ["slow", "slow/content"])
+def test_a_server_that_trickles_is_given_up(path: str, site: Site) -> None:
     started = time.monotonic()
-    assert refusal(f"{site.url}/slow", replace(ANY, seconds=0.4)) == "not fetched within 0.4 s"
+    assert refusal(f"{site.url}/{path}", replace(ANY, seconds=0.4)) == "not fetched within 0.4 s"
     assert time.monotonic() - started < 10
 
 

@@ -301,7 +301,9 @@ def test_pixels_are_those_of_pillow(name: str, decode: Decode) -> None:
     expected = np.asarray(to_rgb(image)).astype(int)
     (found,) = decode(encoded)
     assert found.shape == expected.shape
-    allowed = 16 if name == "avif rgba" else int(transparency(image) > 0)  # Chromium 156 takes its alpha of 16 for 0
+    allowed = (
+        16 if name == "avif rgba" else int(transparency(image) > 0)
+    )  # Chromium 156 takes its alpha of 16 for 0
     assert np.abs(found - expected).max() <= allowed
 
 

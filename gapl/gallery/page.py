@@ -104,7 +104,7 @@ class Gallery:
         names = "".join(f"<li>{_name(each, folder)}</li>" for each in copies)
         count = f"{len(copies)} duplicate{'s' * (len(copies) > 1)}"
         return _CARD.substitute(
-            label=verdict.label,
+            label=_text(verdict.label),
             score_full=verdict.score,
             score=f"{verdict.score:.3f}",
             percent=f"{100 * verdict.score:.1f}",

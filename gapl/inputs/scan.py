@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gapl.files.refusal import check_is_file
 from gapl.folders import NO_FILE, NO_IMAGE, counted, walk
 from gapl.inputs.input import Input, file_input, refused_input
 from gapl.inputs.kinds import LIST, PARQUET, TAR, VIDEO, WORDS, ZIP, kind_of, kind_of_name
@@ -136,6 +137,7 @@ def _named_by(path: Path | str) -> Iterator[str]:
             raise ValueError("stdin is closed; expected the paths of images, one a line")
         lines = sys.stdin.buffer.read()
     elif isinstance(path, str) and path.startswith("@"):
+        check_is_file(Path(path[1:]), what="a file with a path in each line")
         lines = Path(path[1:]).read_bytes()
     else:
         yield from _matches(os.fspath(path))

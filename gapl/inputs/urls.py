@@ -29,6 +29,8 @@ _PORTS = {"http": 80, "https": 443}
 _PIECE_BYTES = 1 << 16
 _HEADERS = {"User-Agent": "gapl", "Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# What Python's is_global lets through, and where no public server is: they stand for IPv4, or are reserved.
+_NEVER = tuple(map(ipaddress.ip_network, ("::/96", "64:ff9b:1::/48", "fec0::/10", "5f00::/16", "192.0.0.0/24")))
 
 
 def is_public(address: Address) -> bool:
@@ -40,7 +42,7 @@ def is_public(address: Address) -> bool:
         nat64 = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None
         if inner := address.ipv4_mapped or address.sixtofour or teredo or nat64:
             return is_public(inner)
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and not any(address in each for each in _NEVER)
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class _Connection(http.client.HTTPConnection):
         self.default_port = _PORTS["https" if is_tls else "http"]
         super().__init__(host, port, timeout=max(0.001, deadline - time.monotonic()))
         self._addresses, self._is_tls, self._deadline = addresses, is_tls, deadline
+        self._opened: socket.socket | None = None  # to the end: `sock` is given away with the answer
 
     def connect(self) -> None:
         """Connect to the first address that answers, and with TLS to the host."""
@@ -153,7 +156,7 @@ class _Connection(http.client.HTTPConnection):
         if self._is_tls:
             context = ssl.create_default_context()
             sock = context.wrap_socket(sock, server_hostname=self.host, do_handshake_on_connect=False)
-        self.sock = sock
+        self.sock = self._opened = sock
         if time.monotonic() >= self._deadline:  # too late for abort()
             raise TimeoutError
         if isinstance(sock, ssl.SSLSocket):
@@ -174,9 +177,9 @@ class _Connection(http.client.HTTPConnection):
 
     def abort(self) -> None:
         """End the connection, whatever waits for it."""
-        if self.sock:
+        if self._opened:
             with suppress(OSError):  # it has ended by itself
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # that of SSLSocket would go on unencrypted
+                socket.socket.shutdown(self._opened, socket.SHUT_RDWR)  # that of SSLSocket would go on unencrypted
 
 
 def _connect(parts: SplitResult, policy: UrlPolicy, deadline: float) -> _Connection:

@@ -28,6 +28,8 @@ def list_video(path: Path, *, frames: int) -> list[Input]:
     Raises ValueError when PyAV is missing or it cannot be read; OSError when it cannot be opened.
     """
     require("av", "av", what=f"{path}: a video")
+    if not path.stat().st_size:
+        raise UnreadableImage(f"{path}: an empty file")
     with _video(path) as (container, stream):
         seconds = _seconds(container, stream)
     if seconds is None:

@@ -35,7 +35,7 @@ def read_xmp(packet: bytes) -> list[Finding]:
     try:
         reader.read(packet)
         damage = []
-    except (expat.ExpatError, ValueError) as error:
+    except (expat.ExpatError, ValueError, LookupError) as error:
         damage = [found(XMP, "packet", UNCLEAR, text=f"damaged: {error}")]
     return [*_findings(reader.values), *damage]
 

@@ -1,0 +1,49 @@
+"""The files and folders that a command line writes: they replace nothing but what an earlier run wrote there."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gapl.folders import START_BYTES
+from gapl.inputs.scan import Scan
+
+
+def check_outputs(args: argparse.Namespace, scan: Scan) -> None:
+    """Raise ValueError, one line, where --out, --gallery or --sort-into would replace an image or what is judged."""
+    targets = {"--out": args.out, "--gallery": args.gallery}
+    if args.out and args.gallery and args.out.absolute() == args.gallery.absolute():
+        raise ValueError(f"--out and --gallery are both {args.out}; name two files")
+    for option, path in targets.items():
+        if path is None or not path.exists():
+            continue
+        if path.is_dir():
+            raise ValueError(f"{option} {path} is a folder; expected the name of a file")
+        if _identity(path) in set(_named(args, scan)):
+            raise ValueError(f"{option} {path} is among what is judged; name another file")
+        if path.is_file() and _is_image(path):
+            raise ValueError(f"{option} {path} is an image, which is not replaced; name another file")
+    if args.sort_into and args.sort_into.exists() and not args.sort_into.is_dir():
+        raise ValueError(f"--sort-into {args.sort_into} is a file; expected a folder")
+
+
+def _named(args: argparse.Namespace, scan: Scan) -> Iterator[tuple[int, int]]:
+    paths = [each.removeprefix("@") for each in (*args.paths, *args.image_path)]
+    for path in (*map(Path, paths), *(image.file for image in scan.images if image.file)):
+        if path.exists():
+            yield _identity(path)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return what is the same of all names of a file."""
+    status = os.stat(path)  # noqa: PTH116 - as fast as it can be: there may be many
+    return status.st_dev, status.st_ino
+
+
+def _is_image(path: Path) -> bool:
+    from gapl.decode import image_format
+
+    with path.open("rb") as file:
+        return bool(image_format(file.read(START_BYTES)))

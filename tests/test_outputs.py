@@ -1,0 +1,71 @@
+"""What a command line writes replaces neither an image nor what it judges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import MakeImage, RunCli
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (
+            ("a.png", "--out", "t.csv", "--gallery", "t.csv"),
+            "--out and --gallery are both {t.csv}; name two files",
+        ),
+        (
+            ("a.png", "--out", "a.png", "--format", "csv"),
+            "--out {a.png} is among what is judged; name another file",
+        ),
+        ((".", "--gallery", "a.png"), "--gallery {a.png} is among what is judged; name another file"),
+        (("list.csv", "--out", "list.csv"), "--out {list.csv} is among what is judged; name another file"),
+        (
+            ("@list.txt", "--gallery", "list.txt"),
+            "--gallery {list.txt} is among what is judged; name another file",
+        ),
+        (
+            ("a.png", "--gallery", "other.html"),
+            "--gallery {other.html} is an image, which is not replaced; name another file",
+        ),
+        (("a.png", "--out", "in", "--format", "csv"), "--out {in} is a folder; expected the name of a file"),
+        (("a.png", "--sort-into", "list.csv"), "--sort-into {list.csv} is a file; expected a folder"),
+        (("@none.txt",), "none.txt: no such file; expected a file with a path in each line"),
+    ],
+)
+def test_nothing_of_a_user_is_replaced(
+    arguments: tuple[str, ...],
+    error: str,
+    judge: RunCli,
+    make_image: MakeImage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_image(Path("a.png"))
+    Path("in").mkdir()
+    Path("other.html").write_bytes(Path("a.png").read_bytes())
+    Path("list.csv").write_text("filename\na.png\n")
+    Path("list.txt").write_text("a.png\n")
+    before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    done = judge(*arguments, "--overwrite")
+    assert (done.code, done.err.splitlines()[-1]) == (2, f"error: {error}".replace("{", "").replace("}", ""))
+    assert {path: path.read_bytes() for path in Path().iterdir() if path.is_file()} == before
+
+
+def test_a_path_that_no_file_can_have_is_a_row(judge: RunCli, make_image: MakeImage, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_bytes(b"filename\na\0.png\na.png\n")
+    done = judge(tmp_path / "list.csv", "--json")
+    assert done.code == 1
+    assert "its path has a NUL character" in done.out
+    assert done.out.count("\n") == 2
+
+
+@pytest.mark.parametrize("option", ["--max-seconds", "--max-megapixels"])
+@pytest.mark.parametrize("value", ["1e303", "x", "0"])
+def test_a_limit_that_is_no_number_is_refused(option: str, value: str, judge: RunCli, tmp_path: Path) -> None:
+    done = judge(tmp_path, option, value)
+    assert done.code == 2
+    assert f"{value}; expected a number above 0, and at most 1,000,000" in done.err
