@@ -12,7 +12,7 @@ from gapl.inputs.scan import Scan
 
 
 def check_outputs(args: argparse.Namespace, scan: Scan) -> None:
-    """Raise ValueError, one line, where --out, --gallery or --sort-into would replace an image or what is judged."""
+    """Raise ValueError, one line, where an output would replace an image, or what is judged."""
     targets = {"--out": args.out, "--gallery": args.gallery}
     if args.out and args.gallery and args.out.absolute() == args.gallery.absolute():
         raise ValueError(f"--out and --gallery are both {args.out}; name two files")
