@@ -107,9 +107,8 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
 
 
 def _frames(text: str) -> int:
-    frames = int(text)
-    if not 1 <= frames <= MOST_FRAMES:
-        raise argparse.ArgumentTypeError(f"{text}; expected a number from 1 to {MOST_FRAMES}")
+    if (frames := _whole(text, least=1)) > MOST_FRAMES:
+        raise argparse.ArgumentTypeError(f"{text}; expected at most {MOST_FRAMES}")
     return frames
 
 

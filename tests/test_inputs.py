@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tarfile
@@ -517,3 +518,49 @@ def test_a_container_that_hangs_fails_its_other_images_at_once() -> None:
     with pytest.raises(UnreadableImage, match="the file that holds it hangs"):
         read_within(two)
     go_on.set()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Object stores
+
+
+@pytest.fixture
+def store(images: list[bytes]) -> Iterator[Any]:
+    """A store in memory: two images below photos/, a text, and a hidden image."""
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    contents = {"b.png": images[0], "in/a.png": images[0], "broken.png": b"none", "read.txt": b"", ".x/c.png": b""}
+    for name, content in contents.items():
+        store.pipe(f"/photos/{name}", content)
+    yield store
+    store.rm("/photos", recursive=True)
+
+
+def test_images_of_a_store(judge: Judge, store: Any, images: list[bytes]) -> None:
+    done = judge("memory://photos", "--json", "--workers", 1)
+    rows = {row["path"]: row for row in rows_of(done)}
+    assert list(rows) == ["memory:///photos/b.png", "memory:///photos/broken.png", "memory:///photos/in/a.png"]
+    assert rows["memory:///photos/in/a.png"]["duplicate_of"] == "memory:///photos/b.png"
+    assert rows["memory:///photos/broken.png"]["error"] == "not an image, or of a format that is not read"
+    assert (done.code, store.exists("/photos/read.txt")) == (1, True)
+    (image,) = scan_images(["memory://photos/b.png"]).images
+    assert image.read() == images[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("memory://none", "memory://none: no image files"),
+        ("s3://bucket/a.png", "s3://bucket/a.png cannot be reached: Install s3fs to access S3"),
+    ],
+)
+def test_a_store_that_has_none(url: str, error: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(error)}"):
+        scan_images([url])
+
+
+def test_a_row_of_a_list_asks_no_store(judge: Judge, store: Any, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("filename\nmemory://photos/b.png\n")
+    (row,) = rows_of(judge(tmp_path / "list.csv", "--json"))
+    assert row["error"] == "memory URLs are not read; http and https are"

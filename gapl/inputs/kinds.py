@@ -24,7 +24,14 @@ _STARTS = {
     b"\xfd7zXZ\0": TAR,
     b"PAR1": PARQUET,
 }
+STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "webhdfs", "oci", "hf", "memory")  # of fsspec
 _TAR_MARK, _TAR_MARK_AT = b"ustar", 257
+
+
+def is_store(name: str) -> bool:
+    """Tell whether a name is a URL of an object store."""
+    protocol, found, _ = name.partition("://")
+    return bool(found) and protocol.lower() in STORES
 
 
 def kind_of_name(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from gapl.files.refusal import check_is_file
 from gapl.folders import NO_FILE, NO_IMAGE, counted, walk
 from gapl.inputs.input import Input, file_input, refused_input
-from gapl.inputs.kinds import LIST, PARQUET, TAR, VIDEO, WORDS, ZIP, kind_of, kind_of_name
+from gapl.inputs.kinds import LIST, PARQUET, TAR, VIDEO, WORDS, ZIP, is_store, kind_of, kind_of_name
 from gapl.options import FRAMES, named_paths
 
 if TYPE_CHECKING:
@@ -167,6 +167,8 @@ def _reason(path: str, error: ValueError | OSError) -> str:
 
 def _look(name: str, ways: Ways, *, is_alone: bool) -> Scan:
     """Return the images of one path."""
+    if is_store(name):
+        return _look_in_store(name)
     if url := _url(name, ways):
         return Scan([url])
     path = Path(name)
@@ -192,6 +194,16 @@ def _url(name: str, ways: Ways) -> Input | None:
     from gapl.inputs.urls import url_input
 
     return url_input(name, ways.urls)
+
+
+def _look_in_store(url: str) -> Scan:
+    from gapl.inputs.stores import list_store
+
+    scan = Scan()
+    scan.images = list_store(url, note=scan.note)
+    if not scan.images:
+        raise ValueError(f"{url}: no image files{_besides(scan)}")
+    return scan
 
 
 def _look_in_folder(path: Path, ways: Ways) -> Scan:
