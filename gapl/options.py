@@ -28,8 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "paths",
         metavar="PATH",
         nargs="*",
-        help="an image; a folder, zip, tar or parquet file of them; a video; a CSV list; @FILE for paths in the "
-        "lines of a file; or - for those on stdin",
+        help="an image; a folder, zip, tar or parquet file of them; a video; a CSV list; s3:// and the like; "
+        "@FILE for paths in the lines of a file; or - for those on stdin",
     )
     parser.add_argument(
         "--image_path", "--image-path", nargs="+", metavar="PATH", default=[], help="the same, as an option"
@@ -57,46 +57,48 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     """Add the options for what is made of the results."""
-    parser.add_argument(
+    group = parser.add_argument_group("what is made of the results")
+    group.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
         help="write a table there; the same command continues a stopped one, and brings a finished one up to date",
     )
-    parser.add_argument(
+    group.add_argument(
         "--overwrite", action="store_true", help="replace --out, or what was begun of it, and --gallery"
     )
-    parser.add_argument(
+    group.add_argument(
         "--explain", action="store_true", help="also tell what each file says about its own origin, as evidence"
     )
-    parser.add_argument(
+    group.add_argument(
         "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
     )
-    parser.add_argument(
+    group.add_argument(
         "--gallery",
         type=Path,
         metavar="FILE.html",
         help="write a page with thumbnails there, which a browser sorts and filters (8 MB for 1,000 images)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--sort-into",
         type=Path,
         metavar="DIR",
         help="copy images into DIR/fake, DIR/real, DIR/unsure and DIR/unreadable; no file is changed or replaced",
     )
-    parser.add_argument("--link", choices=LINKS, help="with --sort-into: make such links instead of copies")
+    group.add_argument("--link", choices=LINKS, help="with --sort-into: make such links instead of copies")
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
     """Add the options for what images come from."""
-    parser.add_argument(
+    group = parser.add_argument_group("what images come from")
+    group.add_argument(
         "--follow-links", action="store_true", help="also follow links of a folder to what is outside of it"
     )
-    parser.add_argument("--stdin-image", action="store_true", help="judge the image whose bytes are on stdin")
-    parser.add_argument(
+    group.add_argument("--stdin-image", action="store_true", help="judge the image whose bytes are on stdin")
+    group.add_argument(
         "--allow-urls", action="store_true", help="also fetch images from http and https URLs, of public addresses"
     )
-    parser.add_argument(
+    group.add_argument(
         "--frames",
         type=_frames,
         default=FRAMES,
@@ -114,28 +116,29 @@ def _frames(text: str) -> int:
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the options for the processes that decode images."""
-    parser.add_argument(
+    group = parser.add_argument_group("many images")
+    group.add_argument(
         "--workers",
         type=_workers,
         metavar="N",
         help=f"processes that decode images: a file that crashes one costs a row, and no more (default: {WORKERS} "
         f"for {MANY} images or more, else 0: this process)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--max-seconds",
         type=_above_0,
         default=MAX_SECONDS,
         metavar="S",
         help="that one of them may take to read and decode an image (default: %(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--ray",
         type=_above_none,
         metavar="N",
         help="judge on a Ray cluster with N workers, each with a detector and --workers processes (default: 1); "
         "needs ray[data]",
     )
-    parser.add_argument("--ray-address", metavar="ADDRESS", help="address of the cluster; default: start one here")
+    group.add_argument("--ray-address", metavar="ADDRESS", help="address of the cluster; default: start one here")
 
 
 def _above_0(text: str) -> float:

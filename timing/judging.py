@@ -68,7 +68,10 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     peak = run(watched([*command, *named, str(folder / "alone.parquet")]))
     seconds = time.monotonic() - began
     expected = read_rows(folder / "alone.parquet")
-    print(f"undisturbed: {seconds:.1f} s, {num_images / seconds:.2f} images/s, peak {peak / 1e9:.2f} GB of memory")
+    print(
+        f"undisturbed: {seconds:.1f} s, {num_images / seconds:.2f} images/s, peak {peak / 1e9:.2f} GB of memory",
+        flush=True,
+    )
     require_all(expected, num_images)
 
     out = folder / "killed.parquet"
