@@ -19,8 +19,8 @@ from gapl.cli import printable
 from gapl.files.atomic import replacing
 from gapl.files.refusal import naming
 from gapl.results import UNREADABLE, Method, Result
-from gapl.tally import LABELS
 from gapl.thumbnail import Thumbnail
+from gapl.verdict import LABELS
 
 TEMPLATES = Path(__file__).parent
 START = b'<!doctype html>\n<html lang="en" data-page="gapl-gallery">'  # of page.html: such a file may be replaced
