@@ -27,19 +27,15 @@ if __name__ == "__main__":
 import argparse
 import gc
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 import gapl.detector
 from gapl import cli
 from gapl.cluster import chosen_cluster
 from gapl.detector import ImageInput, shipped_file
-from gapl.info import DetectorInfo
 from gapl.inputs.scan import scan_arguments
 from gapl.judging import write_results
 from gapl.names import FULL, MODEL_HELP
@@ -96,29 +92,23 @@ class Detector(gapl.detector.Detector):
         file = shipped_file() if path is None else find_model(str(path))
         check_engine(file, engine=engine, precision=precision, device=device)
         _import_torch()
+        from models.exported import Exported, load_detector
+        from models.run import engine_of
+        from models.weights.checkpoint import Checkpoint
+
         way = choose_way(file, engine=engine, precision=precision, device=device)
         if way.engine == ONNXRUNTIME and file.suffix not in ENGINE_OF:
             detector = super().load(file, operating_point=operating_point, views=views)
         else:
-            run, info, way = _engine(file, way, views=views, allow_tiny=allow_tiny)
-            detector = cls(run, info, operating_point=operating_point, file=file)
+            checkpoint = load_detector(file, views=views, allow_tiny=allow_tiny)
+            run = engine_of(checkpoint.detector, device=way.device, precision=way.precision)
+            head = checkpoint.detector.head_tensors() if isinstance(checkpoint, Checkpoint) else None
+            detector = cls(run, checkpoint, operating_point=operating_point, file=file, head=head)
+            if isinstance(checkpoint, Exported):
+                way = replace(way, precision=checkpoint.precision)
         log.info("Judging by %s", way)
         detector.way = way
         return detector
-
-
-def _engine(
-    file: Path, way: Way, *, views: str, allow_tiny: bool
-) -> tuple[Callable[[np.ndarray], np.ndarray], DetectorInfo, Way]:
-    """Return what runs the detector of a file, what the file says, and the way with the file's own precision."""
-    from models.exported import Exported, load_detector
-    from models.run import engine_of
-
-    checkpoint = load_detector(file, views=views, allow_tiny=allow_tiny)
-    run = engine_of(checkpoint.detector, device=way.device, precision=way.precision)
-    if isinstance(checkpoint, Exported):
-        way = replace(way, precision=checkpoint.precision)
-    return run, checkpoint, way
 
 
 def _import_torch() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gapl.calibration import Calibration
+from gapl.engine import Outcome
 from gapl.verdict import DecisionRule, decision_rule
 
 
@@ -38,14 +39,15 @@ class Cascade:
         """Return, as float64, the logits to which `full` gives the fast scores."""
         return (self.fast.a * fast_logit_B.astype(np.float64) + self.fast.b - self.full.b) / self.full.a
 
-    def judge(self, engine: Callable[[np.ndarray], np.ndarray], pixels_BVCHW: np.ndarray) -> np.ndarray:
-        """Return logit_B, given an engine that returns those of pixels; the whole image is the last view.
+    def judge(self, engine: Callable[[np.ndarray], Outcome], pixels_BVCHW: np.ndarray) -> Outcome:
+        """Judge pixels by an engine; the whole image is the last view.
 
         The logits are float64, and all of them those of `full`: it gives a clear image its fast score.
         """
-        fast_logit_B = engine(pixels_BVCHW[:, -1:])
-        logit_B = self.as_full(fast_logit_B)
-        unclear_B = ~self.clear(fast_logit_B)
-        if unclear_B.any():
-            logit_B[unclear_B] = engine(pixels_BVCHW[unclear_B])
-        return logit_B
+        fast = engine(pixels_BVCHW[:, -1:])
+        clear_B = self.clear(fast.logit_B)
+        outcome = Outcome(self.as_full(fast.logit_B), fast.embedding_BE, clear_B)
+        if not clear_B.all():
+            better = engine(pixels_BVCHW[~clear_B])
+            outcome.logit_B[~clear_B], outcome.embedding_BE[~clear_B] = better.logit_B, better.embedding_BE
+        return outcome

@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gapl.batches import judge_files
-from gapl.detector import Detector
+from gapl.detector import Detector, Judged
 from gapl.inputs.input import Input
 from gapl.results import Result
-from gapl.verdict import Verdict
 from gapl.workers import Limits, Workers
 
 MIN_BATCH = 16  # images that a worker is given at a time
@@ -43,11 +42,11 @@ class Cluster:
     explain: bool = False
 
     def judge(
-        self, images: list[Input], *, batch_size: int, limits: Limits, known: dict[str, Verdict]
+        self, images: list[Input], *, batch_size: int, limits: Limits, known: dict[str, Judged]
     ) -> Generator[Result]:
         """Yield what is found of each image, in their order. The same content gets one verdict.
 
-        known   verdicts by the SHA-256 of files, which those that are found are added to
+        known   what was judged, by the SHA-256 of files; what is found is added to it
 
         Raises ValueError when Ray is not installed, the cluster gives up, or a detector gives no number.
         """
@@ -59,7 +58,8 @@ class Cluster:
                     if result.verdict is None:
                         yield result
                     else:  # two workers may have judged the same content
-                        yield replace(result, verdict=known.setdefault(result.sha256, result.verdict))
+                        judged = known.setdefault(result.sha256, Judged(result.verdict, result.explanation))
+                        yield replace(result, **judged._asdict())
 
     def _deal(self, batches: list[list[Input]], *arguments: Any) -> Iterator[list[Result]]:
         """Yield the results of each batch, in their order."""
@@ -121,9 +121,10 @@ class _Judge:
         explain: bool,
         batch_size: int,
         limits: Limits,
-        known: dict[str, Verdict],
+        known: dict[str, Judged],
     ) -> None:
         self._detector, self._batch_size, self._known = load(), batch_size, dict(known)
+        self._explain = explain
         self._workers = Workers(
             num_processes, pixel=self._detector.pixel, limits=limits, known=known, explain=explain
         )
@@ -134,7 +135,9 @@ class _Judge:
 
         (encoded,) = rows["images"]
         images, size = cloudpickle.loads(encoded), self._batch_size
-        judged = judge_files(self._detector, images, self._workers, batch_size=size, known=self._known)
+        judged = judge_files(
+            self._detector, images, self._workers, batch_size=size, known=self._known, explain=self._explain
+        )
         try:
             return {"results": [cloudpickle.dumps(list(judged))], "error": [""]}
         except ValueError as error:  # Ray would wrap it in a traceback

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import BinaryIO, Self, overload
+from typing import Any, BinaryIO, NamedTuple, Self, overload
 
 import numpy as np
 from PIL import Image
 
 from gapl.decode import UnreadableImage, check_levels, decode_image, most_bytes
+from gapl.engine import Outcome
+from gapl.explain.explainer import Explainer, read_explainer
 from gapl.folders import NO_FILE
 from gapl.info import DetectorInfo
 from gapl.model_path import in_run
@@ -40,6 +42,13 @@ class Seen:
     warnings: tuple[str, ...]
 
 
+class Judged(NamedTuple):
+    """A verdict and, where it was asked for, its explanation: an object of docs/result.schema.json."""
+
+    verdict: Verdict
+    explanation: Mapping[str, Any] | None = None
+
+
 class Detector:
     """A loaded detector. Call it with an image or a list of images. Threads may share it.
 
@@ -49,14 +58,19 @@ class Detector:
 
     def __init__(
         self,
-        engine: Callable[[np.ndarray], np.ndarray],
+        engine: Callable[[np.ndarray], Outcome],
         info: DetectorInfo,
         *,
         operating_point: str | None = None,
         file: Path | None = None,
+        head: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Take what a detector file says, and an engine: pixels_BCHW or pixels_BVCHW, float32 -> logit_B."""
-        self.file = file  # the detector file
+        """Take what a detector file says, and an engine: pixels_BCHW or pixels_BVCHW, float32 -> Outcome.
+
+        file   the detector file
+        head   the tensors of its head, for explanations; None: they are in the file
+        """
+        self.file, self.info, self._head = file, info, head
         self._judge = judge_of(info, operating_point=operating_point)
         self.pixel = info.config.pixel
         self._see = seeing(info.config.pixel)
@@ -121,14 +135,36 @@ class Detector:
 
     def judge(self, seen: Sequence[Seen]) -> list[Verdict]:
         """Return the verdicts on images that the detector saw, computed as one batch."""
-        if os.getpid() != self._process:
-            raise ValueError("this detector was loaded in another process, and works there only; load one in each")
+        return self._verdicts(self.compute(seen), seen) if seen else []
+
+    def explain(self, seen: Sequence[Seen]) -> list[Judged]:
+        """Return the verdicts on images that the detector saw, each with its explanation, computed as one batch.
+
+        Raises ValueError as `explainer` does.
+        """
         if not seen:
             return []
-        logit_B = self._engine(np.stack([each.pixels for each in seen]))
-        if not np.isfinite(logit_B).all():
+        outcome = self.compute(seen)
+        verdicts = self._verdicts(outcome, seen)
+        return list(map(Judged, verdicts, self.explainer.explain(outcome, verdicts)))
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What explains verdicts. Raises ValueError, one line, when the explainer file is not sound."""
+        assert self.file
+        return read_explainer(self.file, self.info, self._head)
+
+    def compute(self, seen: Sequence[Seen]) -> Outcome:
+        """Return what the engine computes of images that the detector saw, at least one."""
+        if os.getpid() != self._process:
+            raise ValueError("this detector was loaded in another process, and works there only; load one in each")
+        outcome = self._engine(np.stack([each.pixels for each in seen]))
+        if not np.isfinite(outcome.logit_B).all():
             raise ValueError("the detector's score is not a number: its weights are those of no working detector")
-        return self._judge.verdicts(logit_B, [each.warnings for each in seen])
+        return outcome
+
+    def _verdicts(self, outcome: Outcome, seen: Sequence[Seen]) -> list[Verdict]:
+        return self._judge.verdicts(outcome.logit_B, [each.warnings for each in seen])
 
 
 def seeing(pixel: PixelSpec) -> Callable[[ImageInput], Seen]:

@@ -1,19 +1,33 @@
-"""Run a detector's forward pass by onnxruntime: pixels -> logits.
+"""Run a detector's forward pass by onnxruntime: pixels -> logits and embeddings.
 
-Shape suffixes: B batch, V views, C channels, H, W pixels.
+Shape suffixes: B batch, V views, C channels, H, W pixels, E embedding.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gapl.files.refusal import first_line
 
 QUIET = 3  # errors alone are logged
+_NAMES = ("logit_B", "embedding_BE")
+
+
+class Outcome(NamedTuple):
+    """What an engine computes of a batch of pixels.
+
+    logit_B        float64
+    embedding_BE   float32
+    by_whole_B     whether the whole image alone decided; None where no image was judged by that first
+    """
+
+    logit_B: np.ndarray
+    embedding_BE: np.ndarray
+    by_whole_B: np.ndarray | None = None
 
 
 class Engine:
@@ -52,12 +66,13 @@ class Engine:
         found: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         return found
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Return logit_B as float64, of pixels_BCHW, or pixels_BVCHW where an image has several views."""
+    def __call__(self, pixels: np.ndarray) -> Outcome:
+        """Judge pixels_BCHW, or pixels_BVCHW where an image has several views."""
         pixels_BVCHW = pixels[:, None] if pixels.ndim == 4 else pixels
         # One by one: many at once are not faster, but take more memory.
-        logits = [self.run(each_VCHW[None], outputs=["logit_B"])["logit_B"] for each_VCHW in pixels_BVCHW]
-        return np.concatenate(logits).astype(np.float64)
+        found = [self.run(each_VCHW[None], outputs=_NAMES) for each_VCHW in pixels_BVCHW]
+        logit_B, embedding_BE = (np.concatenate([each[name] for each in found]) for name in _NAMES)
+        return Outcome(logit_B.astype(np.float64), embedding_BE)
 
     @property
     def outputs(self) -> list[str]:

@@ -14,7 +14,7 @@ from gapl.batches import Show, judge_files
 from gapl.cli import printable
 from gapl.cluster import Cluster
 from gapl.decode import allow_pixels
-from gapl.detector import Detector
+from gapl.detector import Detector, Judged
 from gapl.files.checksum import sha256_of
 from gapl.gallery.page import Gallery
 from gapl.inputs.input import Input
@@ -24,7 +24,6 @@ from gapl.results import COLUMNS, Method, Result, csv_line, csv_row, mark_duplic
 from gapl.sorted_folder import SortedFolder
 from gapl.table import Table
 from gapl.tally import Tally
-from gapl.verdict import Verdict
 from gapl.workers import Workers, limits_of
 
 log = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ def write_results(
     table = _open_table(args, scan, method)
     gallery = Gallery(args.gallery, method=method, overwrite=args.overwrite) if args.gallery else None
     takers: list[Taker] = [each for each in (folder, gallery) if each]
-    known = table.verdicts() if table else {}
+    known = table.judged(explained=args.explain) if table else {}
     tally = Tally(frozenset(known))
     if cluster:
         judged = cluster.judge(scan.images, batch_size=batch_size, limits=limits_of(args), known=known)
@@ -154,7 +153,7 @@ def _judge(
     args: argparse.Namespace,
     *,
     batch_size: int,
-    known: dict[str, Verdict],
+    known: dict[str, Judged],
     show: Show | None,
 ) -> Generator[Result]:
     """Yield the results as they come. Closing it ends the processes that decode."""
@@ -166,7 +165,9 @@ def _judge(
         thumbnails=show is not None,
         explain=args.explain,
     ) as workers:
-        yield from judge_files(detector, images, workers, batch_size=batch_size, known=known, show=show)
+        yield from judge_files(
+            detector, images, workers, batch_size=batch_size, known=known, explain=args.explain, show=show
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------

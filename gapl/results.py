@@ -15,6 +15,7 @@ from gapl.origin import Finding, describe
 from gapl.verdict import Verdict
 
 SCHEMA = "gapl-result-1"  # docs/result.schema.json; docs/verdicts.md says when the number changes
+OF_FILE = ("origin", "origin_in_words")  # what an explanation says of the file, and not of the verdict
 UNREADABLE = "unreadable"  # what an image without a verdict is called, beside the labels
 WARNINGS_JOINED = "; "  # in a cell
 COLUMNS = {  # of a table, and their types in parquet; new ones come last
@@ -60,6 +61,7 @@ class Result:
     sha256        of the file; empty when it cannot be read
     verdict       None: `error` says why
     duplicate_of  the path of an image before it that has the same content, if there is one
+    explanation   of the verdict, as docs/result.schema.json has it, but for the origin; None: nobody asked
     origin        what the file says about its origin; None: nobody asked
     """
 
@@ -68,6 +70,7 @@ class Result:
     verdict: Verdict | None
     error: str = ""
     duplicate_of: str = ""
+    explanation: Mapping[str, Any] | None = None
     origin: tuple[Finding, ...] | None = None
 
     def row(self, method: Method) -> dict[str, Any]:
@@ -75,8 +78,13 @@ class Result:
         verdict = self.verdict
         found = asdict(verdict) | {"warnings": list(verdict.warnings)} if verdict else {"error": self.error}
         image = {"schema": SCHEMA, "path": self.path, "sha256": self.sha256}
-        explained = {} if self.origin is None else {"explanation": _explanation(self.origin)}
+        explained = {"explanation": self._explained()} if self._explained() else {}
         return image | found | asdict(method) | {"duplicate_of": self.duplicate_of} | explained
+
+    def _explained(self) -> dict[str, Any]:
+        """Return the object `explanation` of a row; empty when nobody asked."""
+        of_file = {} if self.origin is None else _of_file(self.origin)
+        return of_file | dict(self.explanation or {})
 
     def text(self) -> str:
         """Return the lines for a reader."""
@@ -86,11 +94,13 @@ class Result:
             lines = [verdict_text(self.path, self.verdict)]
         if self.duplicate_of:
             lines.append(f"  -> Duplicate of: {printable(self.duplicate_of)}")
+        if self.explanation:
+            lines += [f"  -> {sentence}" for sentence in self.explanation["in_words"]]
         return "\n".join(lines + ([] if self.origin is None else _origin_lines(self.origin)))
 
 
-def _explanation(origin: Sequence[Finding]) -> dict[str, Any]:
-    """Return the object `explanation` of a row."""
+def _of_file(origin: Sequence[Finding]) -> dict[str, Any]:
+    """Return what an explanation says of the file."""
     return {"origin": [asdict(each) for each in origin], "origin_in_words": describe(origin)}
 
 

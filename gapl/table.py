@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from gapl.cli import printable
+from gapl.detector import Judged
 from gapl.files.atomic import replacing
 from gapl.files.refusal import naming
 from gapl.options import CSV, JSON, JSONL, PARQUET
-from gapl.results import COLUMNS, WARNINGS_JOINED, Method, csv_line, csv_row, encodable
+from gapl.results import COLUMNS, OF_FILE, WARNINGS_JOINED, Method, csv_line, csv_row, encodable
 from gapl.verdict import LABELS, Verdict
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Table:
             if each.exists() and not each.is_file():
                 raise ValueError(f"{each} is no regular file; name another --out")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._verdicts = self._read_finished(images) if path.exists() and not overwrite else {}
+        self._judged = self._read_finished(images) if path.exists() and not overwrite else {}
         with ExitStack() as undo:
             self._file = undo.enter_context(self._journal.open("a", encoding="utf-8"))
             _lock(self._file, path)
@@ -59,12 +60,12 @@ class Table:
             self._kept = self._begin(json.dumps({"asked": asdict(method)}))  # the last result of each path
             undo.pop_all()
 
-    def _read_finished(self, images: Collection[str]) -> dict[str, Verdict]:
-        """Return the verdicts of the table that is there. What would be lost by writing it anew is refused."""
+    def _read_finished(self, images: Collection[str]) -> dict[str, Judged]:
+        """Return what was judged, of the table that is there. What would be lost by writing it anew is refused."""
         try:
             rows = _READERS[self.format](self.path)
             methods = {Method(*(row[name] for name in Method.__dataclass_fields__)) for row in rows}
-            verdicts = _verdicts(rows)
+            judged = _judged(rows)
             paths = {encodable(row["path"]) for row in rows}
         except _WRONG_TABLE:
             methods = set()
@@ -76,7 +77,7 @@ class Table:
         if lost := paths.difference(map(encodable, images)):
             named = f"{min(lost)}, which is not named now"
             raise ValueError(f"{self.path} is there already, with {printable(named)}; --overwrite replaces it")
-        return verdicts
+        return judged
 
     def _begin(self, head: str) -> dict[str, Row]:
         """Return the results in the journal, by their paths, and remove a line that a stopped run did not end."""
@@ -92,17 +93,18 @@ class Table:
         try:
             rows = [json.loads(line) for line in whole.splitlines()]
             kept = {row["path"]: row for row in rows}
-            self._verdicts |= _verdicts(rows)
+            self._judged |= _judged(rows)
         except _WRONG_TABLE as error:
             raise ValueError(f"{self._journal} is damaged ({error}); --overwrite begins anew") from error
         self._file.truncate(len(content) - len(torn))
         return kept
 
-    def verdicts(self) -> dict[str, Verdict]:
-        """Return the verdicts that are there already, by the SHA-256 of their files."""
-        if self._verdicts:
-            log.info("%s: goes on with %d verdicts", printable(self.path), len(self._verdicts))
-        return dict(self._verdicts)
+    def judged(self, *, explained: bool) -> dict[str, Judged]:
+        """Return what was judged already, by the SHA-256 of its files; with `explained`, what says why."""
+        found = {sha256: each for sha256, each in self._judged.items() if each.explanation or not explained}
+        if found:
+            log.info("%s: goes on with %d verdicts", printable(self.path), len(found))
+        return found
 
     def add(self, row: Row) -> None:
         """Keep a result."""
@@ -135,16 +137,21 @@ def _lock(file: TextIO, path: Path) -> None:
         raise ValueError(f"{path} is being written by another run; wait for it, or name another --out") from error
 
 
-def _verdicts(rows: Iterable[Row]) -> dict[str, Verdict]:
-    """Return the verdicts of rows, by the SHA-256 of their files."""
+def _judged(rows: Iterable[Row]) -> dict[str, Judged]:
+    """Return what rows say of verdicts, by the SHA-256 of their files."""
     found = {}
     for row in rows:
         if "error" not in row:
             named = {name: row[name] for name in Verdict.__dataclass_fields__}
-            found[_checked_sha256(row["sha256"])] = _checked(
-                Verdict(**named | {"warnings": tuple(row["warnings"])})
-            )
+            verdict = _checked(Verdict(**named | {"warnings": tuple(row["warnings"])}))
+            found[_checked_sha256(row["sha256"])] = Judged(verdict, _explanation(row))
     return found
+
+
+def _explanation(row: Row) -> dict[str, Any] | None:
+    """Return what a row says of its verdict, if anything: all of its explanation but what the file says."""
+    kept = {name: each for name, each in row.get("explanation", {}).items() if name not in OF_FILE}
+    return kept if "in_words" in kept else None
 
 
 def _checked(verdict: Verdict) -> Verdict:

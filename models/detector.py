@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gapl.config import DetectorConfig
+from gapl.explain.head import TENSORS as HEAD_TENSORS
 from models.adapt import add_lora
 from models.tower import VisionTower
 
@@ -72,6 +74,11 @@ class TowerHead(nn.Module):
             yield
         finally:
             self.crop_dropout = before
+
+    def head_tensors(self) -> dict[str, np.ndarray]:
+        """Return the tensors of the head by name, as gapl/explain/head.py takes them."""
+        state = self.state_dict()
+        return {name: state[name].float().cpu().numpy() for name in HEAD_TENSORS if name in state}
 
     def feature(self, pixels: Tensor) -> Tensor:
         """Return feature_BD of pixels_BCHW, or of pixels_BVCHW where an image has several views.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gapl.engine import Outcome
 from models.casting import cast_frozen_linears
 from models.detector import Output, TowerHead
 from models.precision import autocast, dtype_of
@@ -45,13 +46,13 @@ def place_detector(detector: nn.Module, *, device: str, precision: str) -> None:
 
 def engine_of(
     detector: nn.Module, *, device: str = "cpu", precision: str = "fp32"
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Place a detector, and return what gapl.Detector calls an engine: pixels_BCHW or pixels_BVCHW -> logit_B."""
+) -> Callable[[np.ndarray], Outcome]:
+    """Place a detector, and return what gapl.Detector calls an engine: pixels_BCHW or pixels_BVCHW -> Outcome."""
     place_detector(detector, device=device, precision=precision)
 
-    def engine(pixels: np.ndarray) -> np.ndarray:
+    def engine(pixels: np.ndarray) -> Outcome:
         output = run_detector(detector, torch.from_numpy(pixels), device=device, precision=precision)
-        logit_B: np.ndarray = output.logit_B.numpy()
-        return logit_B
+        by_whole_B = None if output.by_whole_B is None else output.by_whole_B.cpu().numpy()
+        return Outcome(output.logit_B.numpy(), output.embedding_BE.float().cpu().numpy(), by_whole_B)
 
     return engine

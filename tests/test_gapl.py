@@ -28,7 +28,7 @@ from gapl import __main__ as command
 from gapl import int8, weights
 from gapl.config import DetectorConfig, LoraSpec
 from gapl.decode import UnreadableImage
-from gapl.engine import Engine
+from gapl.engine import Engine, Outcome
 from gapl.info import FORMAT
 from gapl.names import INT8, TINY
 from gapl.version import version
@@ -65,6 +65,11 @@ def make_detector(path: Path, config: DetectorConfig, *, form: str = "full", cal
         fast = replace(CALIBRATION, a=1.9, b=-0.2, band_low=0.4, band_high=0.6)
         store_calibration(path, fast, out=path, fast=True)
     return path
+
+
+def outcome(num: int, logit: float) -> Outcome:
+    """What an engine computes that gives every image the same logit."""
+    return Outcome(np.full(num, logit), np.zeros((num, 8), dtype=np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +207,7 @@ def test_shipped_graph_is_that_of_the_shipped_detector() -> None:
     engine = Engine(with_weights(model, state).SerializeToString())
     for pixels in (pixels_BVCHW, pixels_BVCHW[:1, -1:]):
         expected_B = run_detector(detector, pixels, device="cpu").logit_B.numpy()
-        assert engine(pixels.numpy()) == pytest.approx(expected_B, abs=1e-5)
+        assert engine(pixels.numpy()).logit_B == pytest.approx(expected_B, abs=1e-5)
         assert np.abs(expected_B).max() > 1e-3
 
 
@@ -233,7 +238,7 @@ def test_onnx_file_says_what_its_detector_file_said(detector_file: Path, tmp_pat
 def test_a_graph_that_computes_otherwise_is_not_kept(
     detector_file: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.onnx_file.Engine.__call__", lambda _engine, pixels: np.full(len(pixels), 9.0))
+    monkeypatch.setattr("models.onnx_file.Engine.__call__", lambda _engine, pixels: outcome(len(pixels), 9.0))
     given = ("--model_path", detector_file, "--out", tmp_path / "onnx", "--allow-tiny")
     assert (
         "not written; it differs from torch, by full views: difference"
@@ -363,7 +368,7 @@ def test_files_that_need_torch_or_are_damaged(
 
 
 def test_a_detector_without_a_finite_score_is_refused(detector_file: Path, images: list[Path]) -> None:
-    detector = gapl.Detector(lambda pixels: np.full(len(pixels), np.nan), read_info(detector_file))
+    detector = gapl.Detector(lambda pixels: outcome(len(pixels), np.nan), read_info(detector_file))
     with pytest.raises(ValueError, match="score is not a number"):
         detector(images[0])
 

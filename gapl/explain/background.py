@@ -1,0 +1,96 @@
+"""What is known of the images that a detector was trained on: an explainer file, beside the detector file.
+
+Shape suffixes: B batch, E embedding, F families, N training images that are kept, P prototypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gapl.explain.families import BIAS, WEIGHT, Families, FamilySpec
+from gapl.explain.memory import MEMORY, Memory, MemorySpec
+from gapl.files import tensorfile
+from gapl.files.refusal import refusal
+from gapl.schema import build_spec, is_name
+
+FORMAT = "gapl-explainer-1"
+SUFFIX = ".explainer"  # in place of the suffix of the detector file
+WHAT = "an explainer file of prototype/explainer.py"
+
+
+@dataclass(frozen=True)
+class Described:
+    """The training images that a prototype answers to most: their generators or styles, and the share of each.
+
+    The shares are of the images that it stands for, and add up to 1 or, where the rest is left out, to less.
+    """
+
+    shares: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not all(is_name(name) and 0 <= share <= 1 for name, share in self.shares.items()):
+            raise ValueError("a description has names, and shares in [0, 1]")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
+
+
+@dataclass(frozen=True)
+class BackgroundSpec:
+    """The JSON header of an explainer file.
+
+    head        the fingerprint of the head that this belongs to, see gapl/explain/head.py
+    described   of each prototype
+    families    None: they cannot be told apart well enough
+    memory      None: the distance says nothing of errors
+    provenance  how it was made
+    """
+
+    head: str
+    described: tuple[Described, ...]
+    families: FamilySpec | None = None
+    memory: MemorySpec | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Background:
+    """What an explainer file holds."""
+
+    spec: BackgroundSpec
+    families: Families | None
+    memory: Memory | None
+
+
+def read_background(path: Path) -> Background:
+    """Read an explainer file. Raises ValueError, one line, when it is damaged or no such file."""
+    try:
+        header, tensors = tensorfile.read(path, format=FORMAT)
+        spec: BackgroundSpec = build_spec(BackgroundSpec, header)
+        return background_of(spec, tensors)
+    except ValueError as error:
+        raise refusal(path, error, what=WHAT) from error
+
+
+def background_of(spec: BackgroundSpec, tensors: Mapping[str, np.ndarray]) -> Background:
+    """Return what a header and its tensors make. Raises ValueError for tensors that do not fit."""
+    if expected := _expected(spec).difference(tensors):
+        raise ValueError(f"tensor {min(expected)!r} is missing")
+    families = memory = None
+    if spec.families:
+        weight_FE, bias_F = (tensors[name].astype(np.float32) for name in (WEIGHT, BIAS))
+        if weight_FE.ndim != 2 or not len(weight_FE) == len(bias_F) == len(spec.families.names):
+            raise ValueError(f"{len(spec.families.names)} families with weights of shape {weight_FE.shape}")
+        families = Families(spec.families, weight_FE=weight_FE, bias_F=bias_F)
+    if spec.memory:
+        memory = Memory(spec.memory, memory_NE=tensors[MEMORY])
+    return Background(spec, families, memory)
+
+
+def _expected(spec: BackgroundSpec) -> set[str]:
+    return ({WEIGHT, BIAS} if spec.families else set()) | ({MEMORY} if spec.memory else set())
