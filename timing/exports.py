@@ -69,7 +69,7 @@ def main() -> None:
             path = Path(scratch) / f"{name}.onnx"
             path.write_bytes(make(_copy(graph)).SerializeToString())
             engine = Engine(str(path))
-            found = reference.compare(lambda pixels, engine=engine: engine(pixels).logit_B)["full"]
+            found = reference.compare(partial(_judge, engine))["full"]
             _tell(f"{name} | {path.stat().st_size / 1e6:.0f}", found, EXACT if name == "fp32" else AS_GOOD)
             engines[name] = partial(_run, engine)
         if args.static:
@@ -89,6 +89,10 @@ def _logits(run: Run, pixels: np.ndarray) -> np.ndarray:
     pixels_BVCHW = pixels[:, None] if pixels.ndim == 4 else pixels
     logit_B: np.ndarray = run(pixels_BVCHW)["logit_B"].astype(np.float64)
     return logit_B
+
+
+def _judge(engine: Engine, pixels_BVCHW: np.ndarray) -> np.ndarray:
+    return engine(pixels_BVCHW).logit_B
 
 
 def _run(engine: Engine, pixels_BCHW: np.ndarray) -> dict[str, np.ndarray]:
