@@ -92,22 +92,26 @@ class Detector(gapl.detector.Detector):
         file = shipped_file() if path is None else find_model(str(path))
         check_engine(file, engine=engine, precision=precision, device=device)
         _import_torch()
-        from models.exported import Exported, load_detector
-        from models.run import engine_of
-        from models.weights.checkpoint import Checkpoint
-
         way = choose_way(file, engine=engine, precision=precision, device=device)
         if way.engine == ONNXRUNTIME and file.suffix not in ENGINE_OF:
             detector = super().load(file, operating_point=operating_point, views=views)
+            detector.way = way
         else:
-            checkpoint = load_detector(file, views=views, allow_tiny=allow_tiny)
-            run = engine_of(checkpoint.detector, device=way.device, precision=way.precision)
-            head = checkpoint.detector.head_tensors() if isinstance(checkpoint, Checkpoint) else None
-            detector = cls(run, checkpoint, operating_point=operating_point, file=file, head=head)
-            if isinstance(checkpoint, Exported):
-                way = replace(way, precision=checkpoint.precision)
-        log.info("Judging by %s", way)
-        detector.way = way
+            detector = cls._load(file, way, operating_point=operating_point, views=views, allow_tiny=allow_tiny)
+        log.info("Judging by %s", detector.way)
+        return detector
+
+    @classmethod
+    def _load(cls, file: Path, way: Way, *, operating_point: str | None, views: str, allow_tiny: bool) -> Self:
+        """Load what torch reads: any detector file, and files of export.py, which say their precision."""
+        from models.exported import Exported, load_detector
+        from models.run import engine_of
+
+        found = load_detector(file, views=views, allow_tiny=allow_tiny)
+        run = engine_of(found.detector, device=way.device, precision=way.precision)
+        head = found.detector.head_tensors()
+        detector = cls(run, found, operating_point=operating_point, file=file, head=head)
+        detector.way = replace(way, precision=found.precision) if isinstance(found, Exported) else way
         return detector
 
 

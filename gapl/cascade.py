@@ -46,8 +46,10 @@ class Cascade:
         """
         fast = engine(pixels_BVCHW[:, -1:])
         clear_B = self.clear(fast.logit_B)
-        outcome = Outcome(self.as_full(fast.logit_B), fast.embedding_BE, clear_B)
+        outcome = fast._replace(logit_B=self.as_full(fast.logit_B), by_whole_B=clear_B)
         if not clear_B.all():
             better = engine(pixels_BVCHW[~clear_B])
-            outcome.logit_B[~clear_B], outcome.embedding_BE[~clear_B] = better.logit_B, better.embedding_BE
+            for rows_BX, better_UX in zip(outcome[:3], better[:3], strict=True):
+                if rows_BX is not None:
+                    rows_BX[~clear_B] = better_UX
         return outcome

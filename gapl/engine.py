@@ -14,7 +14,7 @@ import numpy as np
 from gapl.files.refusal import first_line
 
 QUIET = 3  # errors alone are logged
-_NAMES = ("logit_B", "embedding_BE")
+_NAMES = ("logit_B", "embedding_BE", "feature_BD")
 
 
 class Outcome(NamedTuple):
@@ -22,11 +22,13 @@ class Outcome(NamedTuple):
 
     logit_B        float64
     embedding_BE   float32
+    feature_BD     float32, what the head read; None where a file of export.py does not give it
     by_whole_B     whether the whole image alone decided; None where no image was judged by that first
     """
 
     logit_B: np.ndarray
     embedding_BE: np.ndarray
+    feature_BD: np.ndarray | None = None
     by_whole_B: np.ndarray | None = None
 
 
@@ -70,13 +72,14 @@ class Engine:
         """Judge pixels_BCHW, or pixels_BVCHW where an image has several views."""
         pixels_BVCHW = pixels[:, None] if pixels.ndim == 4 else pixels
         # One by one: many at once are not faster, but take more memory.
-        found = [self.run(each_VCHW[None], outputs=_NAMES) for each_VCHW in pixels_BVCHW]
-        logit_B, embedding_BE = (np.concatenate([each[name] for each in found]) for name in _NAMES)
-        return Outcome(logit_B.astype(np.float64), embedding_BE)
+        names = [name for name in _NAMES if name in self.outputs]
+        found = [self.run(each_VCHW[None], outputs=names) for each_VCHW in pixels_BVCHW]
+        joined = {name: np.concatenate([each[name] for each in found]) for name in names}
+        return Outcome(joined["logit_B"].astype(np.float64), joined["embedding_BE"], joined.get("feature_BD"))
 
     @property
     def outputs(self) -> list[str]:
-        """Return the names of what the graph gives: logit_B and, if it has them, embedding_BE and attention_BP."""
+        """Return the names of what the graph gives: logit_B, embedding_BE, and others if it has them."""
         return [each.name for each in self._session.get_outputs()]
 
     def run(self, pixels_BVCHW: np.ndarray, *, outputs: Sequence[str]) -> dict[str, np.ndarray]:

@@ -39,7 +39,7 @@ class WholeFirst:
         fast_logit_B = fast.logit_B.double().cpu().numpy()
         by_whole_B = torch.from_numpy(self.rule.clear(fast_logit_B)).to(whole_BD.device)
         logit_B = torch.from_numpy(self.rule.as_full(fast_logit_B)).to(whole_BD.device)
-        output = Output(logit_B, fast.embedding_BE, fast.attention_BP, by_whole_B)
+        output = fast._replace(logit_B=logit_B, by_whole_B=by_whole_B)
         rows_U = torch.nonzero(~by_whole_B).squeeze(1)
         if not len(rows_U):
             return output
@@ -48,16 +48,11 @@ class WholeFirst:
 
 
 def _replace_rows(output: Output, rows_U: Tensor, better: Output) -> Output:
-    """Return the output with the logits, embeddings and attention of these rows taken from `better`."""
+    """Return the output with what was computed of these rows taken from `better`."""
 
-    def replaced(old_B: Tensor, new_U: Tensor) -> Tensor:
-        return old_B.index_copy(0, rows_U, new_U.to(old_B.dtype))
+    def replaced(old_B: Tensor | None, new_U: Tensor | None) -> Tensor | None:
+        return old_B if old_B is None or new_U is None else old_B.index_copy(0, rows_U, new_U.to(old_B.dtype))
 
-    attention_BP = output.attention_BP
-    if attention_BP is not None and better.attention_BP is not None:
-        attention_BP = replaced(attention_BP, better.attention_BP)
-    return output._replace(
-        logit_B=replaced(output.logit_B, better.logit_B),
-        embedding_BE=replaced(output.embedding_BE, better.embedding_BE),
-        attention_BP=attention_BP,
+    return Output(
+        *(replaced(*each) for each in zip(output, better, strict=True))  # type: ignore[arg-type]
     )

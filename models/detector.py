@@ -28,12 +28,14 @@ class Output(NamedTuple):
 
     attention_BP   how much each prototype was used; None in stage 1
     by_whole_B     whether the whole image alone decided; None where no image was judged by that first
+    feature_BD     what the head read; None where an exported file does not give it
     """
 
     logit_B: Tensor
     embedding_BE: Tensor
     attention_BP: Tensor | None
     by_whole_B: Tensor | None = None
+    feature_BD: Tensor | None = None
 
 
 class TowerHead(nn.Module):
@@ -128,7 +130,7 @@ class Stage1Detector(TowerHead):
         embedding_BE = self.embed(feature_BD)
         with torch.autocast(feature_BD.device.type, enabled=False):
             logit_B = self.classifier(embedding_BE).squeeze(-1)
-        return Output(logit_B, embedding_BE, None)
+        return Output(logit_B, embedding_BE, None, feature_BD=feature_BD)
 
 
 class PrototypeDetector(TowerHead):
@@ -157,7 +159,7 @@ class PrototypeDetector(TowerHead):
             keys_1PE = self.prototypes_PE.unsqueeze(0)
             mixture_1BE, attention_1BP = self.attention(embedding_BE.unsqueeze(0), keys_1PE, keys_1PE)
             logit_B = self.classifier(mixture_1BE.squeeze(0)).squeeze(-1)
-        return Output(logit_B, embedding_BE, attention_1BP.squeeze(0))
+        return Output(logit_B, embedding_BE, attention_1BP.squeeze(0), feature_BD=feature_BD)
 
 
 def build_detector(config: DetectorConfig, tower: VisionTower | None = None) -> TowerHead:

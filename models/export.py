@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # of P(fake), between a graph in fp32 and torch
 PIXELS = "pixels_BVCHW"
-OUTPUTS = ("logit_B", "embedding_BE", "attention_BP")  # named as the fields of Output
+OUTPUTS = ("logit_B", "embedding_BE", "feature_BD", "attention_BP")  # of Output; stage 1 has no attention
 FORWARD_PASS = "forward_pass"  # the entry of the metadata with DetectorConfig.forward_pass
 
 
@@ -57,7 +57,7 @@ class _AnyViews(nn.Module):
 
 def tensors_of(output: Output) -> tuple[Tensor, ...]:
     """Return what an exported detector gives, in the order of OUTPUTS."""
-    return tuple(each for each in output if each is not None)
+    return tuple(each for name in OUTPUTS if (each := getattr(output, name)) is not None)
 
 
 class _WithTensors(nn.Module):

@@ -33,6 +33,9 @@ class ExportedDetector(nn.Module):
         self.run = run
         self.cascade = cascade
 
+    def head_tensors(self) -> None:
+        """Return None: nobody can look into the head of an exported file."""
+
     def feature(self, pixels: Tensor) -> Tensor:
         """Return pixels_BVCHW, of pixels_BCHW too."""
         return pixels.unsqueeze(1) if pixels.ndim == 4 else pixels
@@ -48,7 +51,8 @@ class ExportedDetector(nn.Module):
             name: torch.from_numpy(np.concatenate([each[name] for each in found])).to(pixels_BVCHW.device)
             for name in found[0]
         }
-        return Output(outputs["logit_B"], outputs["embedding_BE"], outputs.get("attention_BP"))
+        attention_BP, feature_BD = (outputs.get(name) for name in ("attention_BP", "feature_BD"))
+        return Output(outputs["logit_B"], outputs["embedding_BE"], attention_BP, feature_BD=feature_BD)
 
     def forward(self, pixels: Tensor) -> Output:
         """Judge pixels_BCHW, or pixels_BVCHW where an image has several views."""

@@ -44,6 +44,8 @@ def read_program(path: Path) -> tuple[DetectorInfo, str, Run]:
     def run(pixels_BVCHW: np.ndarray) -> dict[str, np.ndarray]:
         with torch.inference_mode():
             outputs = program(torch.from_numpy(pixels_BVCHW))
+        if len(outputs) != len(names):
+            raise ValueError(f"{path}: written by another version of export.py; write it anew")
         return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
 
     return info, found["precision"], run

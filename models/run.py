@@ -53,6 +53,7 @@ def engine_of(
     def engine(pixels: np.ndarray) -> Outcome:
         output = run_detector(detector, torch.from_numpy(pixels), device=device, precision=precision)
         by_whole_B = None if output.by_whole_B is None else output.by_whole_B.cpu().numpy()
-        return Outcome(output.logit_B.numpy(), output.embedding_BE.float().cpu().numpy(), by_whole_B)
+        feature_BD = None if output.feature_BD is None else output.feature_BD.float().cpu().numpy()
+        return Outcome(output.logit_B.numpy(), output.embedding_BE.float().cpu().numpy(), feature_BD, by_whole_B)
 
     return engine

@@ -15,6 +15,7 @@ import pandas as pd
 
 from data.images.degrade import CLEAN, DELIVERIES, described, split_name
 from data.open_corpus.collection import image_name
+from data.open_corpus.kinds import style_of
 from data.open_corpus.listing import Picture
 from evaluation.calibrate import class_weights
 from evaluation.intervals import NUM_RESAMPLES, bootstrap
@@ -28,11 +29,6 @@ NO_PHOTOGRAPHS = ("screenshot", "chart", "drawing", "composite", "document", "re
 ALIGNED = ("aligned", "square")  # families of degradations
 GROUP = ["model", "benchmark", "degradation"]
 FORM_FIGURES = ("auroc", "flips", "flips_sure", "unsure")
-
-
-def style_of(source: str) -> str:
-    """Return the first word of a source's name, such as "screenshot" of "screenshot_grid2repo"."""
-    return source.partition("_")[0]
 
 
 def judge(scores: ScoreTable) -> pd.DataFrame:

@@ -43,7 +43,8 @@ class Read:
     @property
     def group(self) -> str:
         """Return the row of the table that the picture belongs to."""
-        from studies.groups import NO_PHOTOGRAPHS, style_of
+        from data.open_corpus.kinds import style_of
+        from studies.groups import NO_PHOTOGRAPHS
 
         if self.picture.label == Label.FAKE:
             return self.picture.generator

@@ -61,7 +61,7 @@ def write_background(detector_file: Path, **changes: object) -> Path:
         memory=MemorySpec(nearest=3, cut=0.01),
     )
     header = asdict(replace(spec, **changes))
-    arrays = {WEIGHT: np.eye(2, width), BIAS: np.array([0.0, 1.0]), MEMORY: memory_NE}
+    arrays = {WEIGHT: np.eye(2, config_with(ALL).feature_width), BIAS: np.array([0.0, 1.0]), MEMORY: memory_NE}
     path = detector_file.with_suffix(SUFFIX)
     tensorfile.write(
         path,
@@ -155,8 +155,8 @@ def test_a_family_below_its_least_probability_is_not_named(detector_file: Path) 
     assert path.exists()
     families = detector.explainer.background and detector.explainer.background.families
     assert families
-    embedding_BE = np.zeros((2, detector.info.config.embed_dim), dtype=np.float32)
-    named, other = families.name(embedding_BE, ["fake", "real"])
+    feature_BD = np.zeros((2, detector.info.config.feature_width), dtype=np.float32)
+    named, other = families.name(feature_BD, ["fake", "real"])
     assert named is not None
     assert named["name"] == "unknown"
     assert list(named["probabilities"]) == ["FLUX", "GAN"]

@@ -13,6 +13,7 @@ import pytest
 from example_scores import CALIBRATION
 
 from data.open_corpus.collection import COLUMNS, image_name
+from data.open_corpus.kinds import style_of
 from data.open_corpus.listing import PICTURE_COLUMNS, REPOSITORY_COLUMNS, Origin, Picture
 from evaluation.tables.scores import DetectorEntry, ScoreTable
 from gapl.labels import Label
@@ -100,7 +101,7 @@ def test_what_is_not_there_has_no_figure() -> None:
 def test_photographs_are_real_pictures_of_other_styles() -> None:
     images = groups.judge(table_of(example()))
     assert images["photograph"].tolist() == [True] * 3 + [False] * 5
-    named = {name: groups.style_of(name) for name in ("screenshot_grid2repo", "alpr", "drawing-board")}
+    named = {name: style_of(name) for name in ("screenshot_grid2repo", "alpr", "drawing-board")}
     assert list(named.values()) == ["screenshot", "alpr", "drawing-board"]
 
 

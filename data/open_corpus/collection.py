@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
 from data.open_corpus.listing import PARTS, Listing, Picture
@@ -58,6 +59,10 @@ class Collection:
         row = self._rows.get(picture.sha256)
         place = _place_of(picture)
         return row is not None and row["filename"] == place and (self.folder / place).is_file()
+
+    def rows(self, part: str) -> list[dict[str, str]]:
+        """Return what the manifest says of the images of a part, in its order."""
+        return sorted((row for row in self._rows.values() if row["part"] == part), key=itemgetter("filename"))
 
     def add(self, picture: Picture, rendering: Rendering) -> None:
         """Write the image of a picture. The manifest names it after the next `save`."""

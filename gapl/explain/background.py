@@ -1,6 +1,6 @@
 """What is known of the images that a detector was trained on: an explainer file, beside the detector file.
 
-Shape suffixes: B batch, E embedding, F families, N training images that are kept, P prototypes.
+Shape suffixes: D width of a feature, F families.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ def background_of(spec: BackgroundSpec, tensors: Mapping[str, np.ndarray]) -> Ba
         raise ValueError(f"tensor {min(expected)!r} is missing")
     families = memory = None
     if spec.families:
-        weight_FE, bias_F = (tensors[name].astype(np.float32) for name in (WEIGHT, BIAS))
-        if weight_FE.ndim != 2 or not len(weight_FE) == len(bias_F) == len(spec.families.names):
-            raise ValueError(f"{len(spec.families.names)} families with weights of shape {weight_FE.shape}")
-        families = Families(spec.families, weight_FE=weight_FE, bias_F=bias_F)
+        weight_FD, bias_F = (tensors[name].astype(np.float32) for name in (WEIGHT, BIAS))
+        if weight_FD.ndim != 2 or not len(weight_FD) == len(bias_F) == len(spec.families.names):
+            raise ValueError(f"{len(spec.families.names)} families with weights of shape {weight_FD.shape}")
+        families = Families(spec.families, weight_FD=weight_FD, bias_F=bias_F)
     if spec.memory:
         memory = Memory(spec.memory, memory_NE=tensors[MEMORY])
     return Background(spec, families, memory)

@@ -43,8 +43,8 @@ class Explainer:
     def explain(self, outcome: Outcome, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
         """Return for each image of a batch the object `explanation` of docs/result.schema.json, but its origin."""
         found = self._answers(outcome)
-        if self.background and self.background.families:
-            named = self.background.families.name(outcome.embedding_BE, [each.label for each in verdicts])
+        if self.background and self.background.families and outcome.feature_BD is not None:
+            named = self.background.families.name(outcome.feature_BD, [each.label for each in verdicts])
             found = [each | {"family": family} for each, family in zip(found, named, strict=True)]
         if self.background and self.background.memory:
             compared = self.background.memory.compare(outcome.embedding_BE)

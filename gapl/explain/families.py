@@ -1,6 +1,6 @@
 """Which family of generators made a fake, where that can be told.
 
-Shape suffixes: B batch, E embedding, F families.
+Shape suffixes: B batch, D width of a feature, F families.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from gapl.schema import is_name
 
-WEIGHT, BIAS = "family_weight_FE", "family_bias_F"
+WEIGHT, BIAS = "family_weight_FD", "family_bias_F"
 UNKNOWN = "unknown"
 
 
@@ -40,22 +40,22 @@ class FamilySpec:
 
 
 class Families:
-    """A linear classifier of the embeddings of fakes."""
+    """A linear classifier of the features of fakes."""
 
-    def __init__(self, spec: FamilySpec, *, weight_FE: np.ndarray, bias_F: np.ndarray) -> None:
-        self.spec, self._weight_FE, self._bias_F = spec, weight_FE, bias_F
+    def __init__(self, spec: FamilySpec, *, weight_FD: np.ndarray, bias_F: np.ndarray) -> None:
+        self.spec, self._weight_FD, self._bias_F = spec, weight_FD, bias_F
 
-    def probabilities(self, embedding_BE: np.ndarray) -> np.ndarray:
+    def probabilities(self, feature_BD: np.ndarray) -> np.ndarray:
         """Return probability_BF, which adds up to 1 for each image."""
-        logit_BF = embedding_BE @ self._weight_FE.T + self._bias_F
+        logit_BF = feature_BD @ self._weight_FD.T + self._bias_F
         power_BF: np.ndarray = np.exp(logit_BF - logit_BF.max(axis=1, keepdims=True))
         return power_BF / power_BF.sum(axis=1, keepdims=True)
 
-    def name(self, embedding_BE: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any] | None]:
+    def name(self, feature_BD: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any] | None]:
         """Return for each image its family, or "unknown", with all probabilities; None where it is no fake."""
         return [
             self._answer(probability_F) if label == "fake" else None
-            for probability_F, label in zip(self.probabilities(embedding_BE), labels, strict=True)
+            for probability_F, label in zip(self.probabilities(feature_BD), labels, strict=True)
         ]
 
     def _answer(self, probability_F: np.ndarray) -> dict[str, Any]:
