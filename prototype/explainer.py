@@ -118,14 +118,14 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def open_images(corpus: Path) -> tuple[Manifest, dict[str, str | None]]:
-    """Return the training images of a collection, and by uri what each is called: a family, or a style.
+def open_images(corpus: Path, *, part: str = "train") -> tuple[Manifest, dict[str, str | None]]:
+    """Return the images of a part of a collection, and by uri what each is called: a family, or a style.
 
     It is None for a fake of which nobody knows the generator. Raises ValueError when there are none.
     """
-    rows = Collection(corpus).rows("train")
+    rows = Collection(corpus).rows(part)
     if not rows:
-        raise ValueError(f"{corpus}: no training images; python -m data.collect --out {corpus} collects them")
+        raise ValueError(f"{corpus}: no images of {part}; python -m data.collect --out {corpus} collects them")
     kinds: dict[str, str | None] = {}
     records = []
     for row in rows:

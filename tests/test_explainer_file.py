@@ -66,7 +66,7 @@ def test_what_is_no_corpus_and_no_stage_2_is_refused(
     corpus: Path, detector_file: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     given = ("--model_path", detector_file, "--corpus", tmp_path / "nowhere")
-    assert "nowhere: no training images; python -m data.collect" in run_cli(explainer.main, *given).only_error()
+    assert "nowhere: no images of train; python -m data.collect" in run_cli(explainer.main, *given).only_error()
     stage1 = make_detector(tmp_path / "one.safetensors", config_with(("centre",), stage=1), calibrated=False)
     done = run_cli(explainer.main, "--model_path", stage1, "--corpus", corpus)
     assert "a detector of stage 1, which has no prototypes" in done.only_error()
