@@ -1,4 +1,4 @@
-"""Say what a prototype is like: which training images answer to it.
+"""Say what a prototype is like: which training images are nearest to it.
 
 Shape suffixes: N images, P prototypes.
 """
@@ -12,21 +12,26 @@ import numpy as np
 
 from gapl.explain.background import Described
 
-NEAREST = 40  # images that describe a prototype
 SHOWN = 3  # names
 LEAST = 0.1  # the share from which a name is shown
+FEW = 5  # images: of fewer, nothing is said
 
 
-def describe(attention_NP: np.ndarray, names: Sequence[str]) -> list[Described]:
-    """Return for each prototype the names of the images that attend to it most, with their shares.
+def describe(similarity_NP: np.ndarray, names: Sequence[str]) -> list[Described]:
+    """Return for each prototype the names of the images that are nearer to it than to others, with their shares.
 
-    attention_NP   of each image
-    names          what each image is called here: the family of its generator, or the style of a real image
+    similarity_NP   of each image and prototype
+    names           what each image is called here: the family of its generator, or the style of a real image
     """
-    nearest_PK = np.argsort(-attention_NP, axis=0, kind="stable")[:NEAREST].T
-    return [_described([names[i] for i in nearest_K]) for nearest_K in nearest_PK]
+    nearest_N = similarity_NP.argmax(axis=1)
+    own: list[list[str]] = [[] for _ in range(similarity_NP.shape[1])]
+    for index, name in zip(nearest_N, names, strict=True):
+        own[index].append(name)
+    return [_described(each) for each in own]
 
 
 def _described(names: Sequence[str]) -> Described:
+    if len(names) < FEW:
+        return Described({})
     counted = Counter(names).most_common(SHOWN)
     return Described({name: count / len(names) for name, count in counted if count >= LEAST * len(names)})

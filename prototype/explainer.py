@@ -182,12 +182,13 @@ def training_images(
     import numpy as np
     import torch
 
+    from gapl.explain.head import PROTOTYPES
     from models.run import run_detector
     from prototype.training_images import TrainingImages
 
     detector = checkpoint.detector.float().cpu()
     output = run_detector(detector.head, features_ND, device="cpu")
-    assert output.attention_BP is not None
+    prototypes_PE = torch.from_numpy(detector.head_tensors()[PROTOTYPES])
     has_whole = bool(detector.whole_layers) and checkpoint.config.pixel.num_views > 1
     with torch.inference_mode():
         whole_ND = detector.without_crops(features_ND).numpy() if has_whole else None
@@ -195,7 +196,7 @@ def training_images(
         features_ND.numpy(),
         whole_ND,
         output.embedding_BE.numpy(),
-        output.attention_BP.numpy(),
+        (output.embedding_BE @ prototypes_PE.T).numpy(),
         labels_N=np.array([int(record.label) for record in images]),
         sources_N=np.array([str(record.source) for record in images]),
         kinds_N=np.array([kinds[record.uri] for record in images], dtype=object),

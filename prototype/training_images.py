@@ -34,6 +34,7 @@ class TrainingImages:
 
     features_ND   in all views
     whole_ND      the same by the whole image alone; None: the detector has one view
+    similarity_NP  the cosine of each embedding and prototype
     kinds_N       the family of each fake's generator, or the style of a real image; None: not known
     held_out_N    whether training held its source out
     """
@@ -41,7 +42,7 @@ class TrainingImages:
     features_ND: np.ndarray
     whole_ND: np.ndarray | None
     embeddings_NE: np.ndarray
-    attention_NP: np.ndarray
+    similarity_NP: np.ndarray
     labels_N: np.ndarray
     sources_N: np.ndarray
     kinds_N: np.ndarray
@@ -62,10 +63,10 @@ class Learnt:
 def learn(images: TrainingImages, *, seed: int) -> Learnt:
     """Learn all of it. Folds are drawn by the seed."""
     known_N = ~images.held_out_N & (images.kinds_N != None)  # noqa: E711 - of each
-    described = describe(images.attention_NP[known_N], images.kinds_N[known_N].tolist())
+    described = describe(images.similarity_NP[known_N], images.kinds_N[known_N].tolist())
     families = learn_families(images, seed=seed)
     memory = learn_memory(images)
-    said = [f"{len(described)} prototypes described"]
+    said = [f"{sum(bool(each.shares) for each in described)} of {len(described)} prototypes described"]
     said.append(_of_families(families[0]) if families else "families of generators cannot be told apart")
     said.append(f"unlike training from a distance of {memory[0].cut:.3f}" if memory else "no memory")
     tensors = (families[1] if families else {}) | (memory[1] if memory else {})

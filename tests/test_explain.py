@@ -18,6 +18,7 @@ from gapl.explain.background import FORMAT, SUFFIX, BackgroundSpec, Described
 from gapl.explain.families import BIAS, WEIGHT, FamilySpec
 from gapl.explain.head import PROTOTYPES, TENSORS, Head
 from gapl.explain.memory import MEMORY, MemorySpec
+from gapl.explain.words import effective_number, in_words
 from gapl.files import tensorfile as reading
 from gapl.fingerprint import fingerprint
 from gapl.info import FORMAT as DETECTOR
@@ -106,7 +107,32 @@ def test_contributions_and_bias_add_up_to_the_logit(
     assert sum(each["attention"] for each in found["prototypes"]) == pytest.approx(1)
     assert [abs(each) for each in contributions] == sorted(map(abs, contributions), reverse=True)
     assert {each["label"] for each in found["prototypes"]} == {"real", "fake"}
-    assert "Towards fake: " in found["in_words"][0]
+    assert found["in_words"][0].endswith("prototypes answered alike, so they do not tell what the image is like.")
+
+
+def test_words_name_the_prototypes_that_moved_the_logit_most() -> None:
+    moved = [
+        ("fake", 0.7, 2.0, "GAN 80%"),
+        ("real", 0.1, -1.5, "car 60%"),
+        ("fake", 0.1, 0.5, ""),
+        ("real", 0.1, 0, ""),
+    ]
+    prototypes = [
+        {
+            "index": index,
+            "label": label,
+            "attention": attention,
+            "contribution": contribution,
+            "described_as": like,
+        }
+        for index, (label, attention, contribution, like) in enumerate(moved)
+    ]
+    assert in_words({"prototypes": prototypes, "bias": 0.1}) == [
+        "Towards fake: +2.50, most by fake prototype 0 (GAN 80%) +2.00; fake prototype 2 +0.50. "
+        "Towards real: -1.50, most by real prototype 1 (car 60%) -1.50."
+    ]
+    assert effective_number([0.25] * 4) == pytest.approx(4)
+    assert effective_number([1.0, 0.0]) == pytest.approx(1)
 
 
 def test_a_detector_of_stage_1_and_an_exported_one_say_what_is_missing(
@@ -205,7 +231,7 @@ def test_explain_is_a_part_of_rows_and_of_text_and_changes_no_verdict(
     explanation = explained.pop("explanation")
     assert explained == plain
     assert {"origin", "origin_in_words", "prototypes", "bias", "in_words"} <= explanation.keys()
-    assert "  -> Towards fake: " in run_cli(inference.main, *given, "--explain").out
+    assert "prototypes answered alike" in run_cli(inference.main, *given, "--explain").out
 
 
 def test_a_table_without_explanations_is_judged_anew_for_them(

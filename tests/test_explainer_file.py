@@ -58,6 +58,7 @@ def test_the_file_describes_the_prototypes_of_its_detector(
     background = read_background(tmp_path / "detector.explainer")
     described = background.spec.described
     assert len(described) == config_with(ALL).num_prototypes
+    assert any(each.shares for each in described)
     assert {name for each in described for name in each.shares} <= {"portrait", "car", GAN, OPENAI}
     assert "exists; name another --out" in run_cli(explainer.main, *given).only_error()
 
@@ -85,7 +86,7 @@ def images_of(*, spread: float, num_sources: int = 20, per_source: int = 5) -> T
         features_ND,
         whole_ND=features_ND / 2,
         embeddings_NE=features_ND / np.linalg.norm(features_ND, axis=1, keepdims=True),
-        attention_NP=np.full((len(family_N), 4), 0.25),
+        similarity_NP=np.eye(3)[family_N],
         labels_N=np.where(family_N < 2, int(Label.FAKE), int(Label.REAL)),
         sources_N=np.repeat([f"source {i}" for i in range(num_sources)], per_source),
         kinds_N=np.array([(GAN, OPENAI, "portrait")[i] for i in family_N], dtype=object),
@@ -108,13 +109,13 @@ def test_least_probability_is_the_smallest_with_the_precision_that_is_wanted() -
     assert training_images.least_probability(probability_N, ~right_N) == (1.0, 0.0, 0.0)
 
 
-def test_prototypes_are_described_by_who_attends_to_them_most() -> None:
-    attention_NP = np.zeros((100, 2))
-    attention_NP[:40, 0] = attention_NP[60:, 1] = 0.9
-    names = ["portrait"] * 30 + ["car"] * 30 + [GAN] * 40
-    first, second = describe(attention_NP, names)
-    assert first.shares == {"portrait": 0.75, "car": 0.25}
+def test_prototypes_are_described_by_the_images_that_are_nearest_to_them() -> None:
+    similarity_NP = np.repeat(np.eye(3), (60, 39, 1), axis=0)
+    names = ["portrait"] * 45 + ["car"] * 12 + ["chart"] * 3 + [GAN] * 40
+    first, second, third = describe(similarity_NP, names)
+    assert first.shares == {"portrait": 0.75, "car": 0.2}
     assert str(second) == "GAN 100%"
+    assert str(third) == "no training image is nearest to it"
 
 
 def test_every_generator_of_the_corpus_has_a_family_or_is_not_known() -> None:

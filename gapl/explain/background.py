@@ -20,14 +20,15 @@ from gapl.schema import build_spec, is_name
 
 FORMAT = "gapl-explainer-1"
 SUFFIX = ".explainer"  # in place of the suffix of the detector file
+NOTHING = "no training image is nearest to it"
 WHAT = "an explainer file of prototype/explainer.py"
 
 
 @dataclass(frozen=True)
 class Described:
-    """The training images that a prototype answers to most: their generators or styles, and the share of each.
+    """The training images that are nearer to a prototype than to any other: their families or styles, with shares.
 
-    The shares are of the images that it stands for, and add up to 1 or, where the rest is left out, to less.
+    The smallest shares are left out; all of them where too few images are nearest to it.
     """
 
     shares: Mapping[str, float]
@@ -37,7 +38,7 @@ class Described:
             raise ValueError("a description has names, and shares in [0, 1]")
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
+        return ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items()) or NOTHING
 
 
 @dataclass(frozen=True)

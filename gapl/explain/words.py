@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gapl.explain.families import UNKNOWN
 
 SHOWN = 3  # prototypes of each direction
+ALIKE = 0.9  # the effective share of the prototypes from which they answered alike
 
 
 def in_words(explanation: Mapping[str, Any]) -> list[str]:
@@ -23,9 +25,17 @@ def in_words(explanation: Mapping[str, Any]) -> list[str]:
 def _prototypes(explanation: Mapping[str, Any]) -> str:
     if not explanation["prototypes"]:
         return f"{explanation['note'].capitalize()}."
+    attention = [each["attention"] for each in explanation["prototypes"]]
+    if effective_number(attention) > ALIKE * len(attention):
+        return f"All {len(attention)} prototypes answered alike, so they do not tell what the image is like."
     towards_fake = _strongest(explanation["prototypes"], sign=1)
     towards_real = _strongest(explanation["prototypes"], sign=-1)
     return f"Towards fake: {towards_fake}. Towards real: {towards_real}."
+
+
+def effective_number(attention: Sequence[float]) -> float:
+    """Return among how many prototypes the attention is spread: the exponential of its entropy."""
+    return math.exp(-sum(each * math.log(each) for each in attention if each > 0))
 
 
 def _strongest(prototypes: Sequence[Mapping[str, Any]], *, sign: int) -> str:
