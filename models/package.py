@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from gapl.detector import shipped_file
+from gapl.explain.background import SUFFIX
 from gapl.files.cache import cache_dir
 from gapl.files.checksum import sha256_of
 from gapl.version import version
@@ -35,7 +36,9 @@ def build_wheel(detector: Path, *, out: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=out, prefix=".wheel-") as scratch:
         source = Path(scratch) / "source"
         _copy_project(source)
-        shutil.copyfile(detector, source / "pretrained" / detector.name)
+        for file in (detector, detector.with_suffix(SUFFIX)):
+            if file.is_file():
+                shutil.copyfile(file, source / "pretrained" / file.name)
         if (digits := sha256_of(detector)) == sha256_of(shipped_file()):
             shutil.copyfile(PROJECT / CARD, source / CARD)
         if info.form == "adapter":
