@@ -1,4 +1,4 @@
-"""Judge what an explainer file says of images whose sources training has not seen: families, and the distance.
+"""Judge what an explainer file says of images whose sources training has not seen.
 
     python studies/background.py --model_path pretrained/gapl-vit-b16-open.safetensors --corpus DIR --out OUT
 
@@ -24,6 +24,8 @@ from data.open_corpus.listing import PARTS
 from gapl import cli
 from gapl.explain.background import SUFFIX, Background, read_background
 from gapl.explain.families import UNKNOWN
+from gapl.explain.head import Head
+from gapl.explain.words import effective_number
 from gapl.labels import Label
 from gapl.verdict import decision_rule
 from models.device import DEVICES, pick_device
@@ -55,6 +57,7 @@ def main() -> None:
     rows["kind"] = [kinds[record.uri] or "" for record in read]
     args.out.mkdir(parents=True, exist_ok=True)
     rows.to_csv(args.out / "background.csv", index=False, float_format="%.5f")
+    tell_prototypes(rows)
     if background.families:
         tell_families(rows[(rows["label"] == Label.FAKE) & (rows["kind"] != "")])
     if background.memory:
@@ -92,9 +95,30 @@ def judge(checkpoint: Checkpoint, background: Background, features_ND: np.ndarra
         rows["family"] = np.array(background.families.spec.names)[probability_NF.argmax(axis=1)]
         rows["probability"] = probability_NF.max(axis=1)
         rows["named"] = np.where(rows["probability"] >= background.families.spec.least, rows["family"], UNKNOWN)
+    head = Head(checkpoint.detector.head_tensors(), num_heads=checkpoint.config.num_heads)
+    embedding_NE = output.embedding_BE.numpy()
+    shares = head.shares(embedding_NE)
+    rows["prototypes"] = [effective_number(attention_P) for attention_P in shares.attention_BP]
+    num_real = checkpoint.provenance["prototypes"]["num_real"]
+    rows["by_real_prototypes"] = shares.contribution_BP[:, :num_real].sum(axis=1)
+    variance_E = np.linalg.svd(embedding_NE - embedding_NE.mean(axis=0), compute_uv=False) ** 2
+    print(f"{variance_E[0] / variance_E.sum():.3f} of the variance of the embeddings is in one direction")
     if background.memory:
-        rows["distance"] = background.memory.distances(output.embedding_BE.numpy())
+        rows["distance"] = background.memory.distances(embedding_NE)
     return rows
+
+
+def tell_prototypes(rows: pd.DataFrame) -> None:
+    """Print among how many prototypes the attention is spread, and where those of real images move the logit."""
+    low, median = np.quantile(rows["prototypes"], (0.05, 0.5))
+    print(
+        f"attention is spread over {median:.1f} prototypes (median), and over {low:.1f} or more in 95 % of images"
+    )
+    moved = rows.groupby("label")["by_real_prototypes"].mean()
+    print(
+        "prototypes of real images move the logit by",
+        ", ".join(f"{Label(k).word} {v:+.2f}" for k, v in moved.items()),
+    )
 
 
 def tell_families(fakes: pd.DataFrame) -> None:
