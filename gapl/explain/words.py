@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gapl.explain.families import UNKNOWN
+from gapl.explain.stability import LEAST_HOLDING
 
 SHOWN = 3  # prototypes of each direction
+THIRD = 1 / 3  # of an image's side
 
 
 def in_words(explanation: Mapping[str, Any]) -> list[str]:
@@ -17,6 +19,10 @@ def in_words(explanation: Mapping[str, Any]) -> list[str]:
         said.append(_family(family))
     if explanation.get("unlike", {}).get("is_unlike"):
         said.append("Unlike anything in training: less certain.")
+    if where := explanation.get("where"):
+        said += [_tiles(where["tiles"]), _patches(where["patches"]["map"])]
+    if stable := explanation.get("stable"):
+        said.append(_stable(stable))
     return said
 
 
@@ -47,3 +53,44 @@ def _family(family: Mapping[str, Any]) -> str:
     if family["name"] == UNKNOWN:
         return "Family of generators: not known."
     return f"Family of generators: {likeliest} ({probability:.0%})."
+
+
+def _tiles(tiles: Mapping[str, Any]) -> str:
+    """Return how the tiles of an image differ, and where the most suspicious one is."""
+    found = tiles["tiles"]
+    scores = [score for _, _, score in found]
+    if len(found) == 1:
+        return f"The image is a single tile: P(fake) {scores[0]:.0%}."
+    left, top, _ = found[scores.index(max(scores))]
+    (lefts, tops) = ([each[axis] for each in found] for axis in (0, 1))
+    place = _place(_share(left, lefts), _share(top, tops))
+    return f"P(fake) of the tiles: {min(scores):.0%} to {max(scores):.0%}, highest {place}."
+
+
+def _patches(map_HW: Sequence[Sequence[float]]) -> str:
+    """Return where the view speaks most for fake."""
+    drop, row, column = max(
+        (drop, row, column) for row, drops in enumerate(map_HW) for column, drop in enumerate(drops)
+    )
+    if drop <= 0:
+        return "No part of the view speaks for fake by itself."
+    last = len(map_HW) - 1
+    return f"What speaks most for fake in the view is {_place(column / last, row / last)}: {drop:+.2f}."
+
+
+def _share(value: float, values: Sequence[float]) -> float:
+    """Return where a value is between the least (0) and the greatest (1); in the middle where all are the same."""
+    low, high = min(values), max(values)
+    return (value - low) / (high - low) if high > low else 0.5
+
+
+def _place(across: float, down: float) -> str:
+    """Return in words where something is, given as shares of the width and the height."""
+    row = "top" if down < THIRD else "bottom" if down > 1 - THIRD else ""
+    column = "left" if across < THIRD else "right" if across > 1 - THIRD else ""
+    return f"at the {' '.join(filter(None, (row, column)))}" if row or column else "in the middle"
+
+
+def _stable(stable: Mapping[str, Any]) -> str:
+    said = f"The verdict holds in {stable['holds']} of {len(stable['resaves'])} re-saves"
+    return f"{said}: take it as unsure." if stable["holds"] < LEAST_HOLDING else f"{said}."
