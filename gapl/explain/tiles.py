@@ -95,7 +95,7 @@ class Grid:
         """Lay tiles over an image: one where it is smaller than a tile, else so that they cover it."""
         is_small = max(size) < pixel.size_px
         reduced_by = 1 if is_small else _reduction(scaled, pixel.size_px)
-        lengths = tuple(-(-length // reduced_by) for length in scaled)
+        lengths = math.ceil(scaled[0] / reduced_by), math.ceil(scaled[1] / reduced_by)
         counts = (1, 1) if is_small else _counts(lengths, pixel.size_px)
         lefts, tops = (_starts(*each, pixel.size_px) for each in zip(lengths, counts, strict=True))
         corners = tuple((left, top) for top, left in product(tops, lefts))
