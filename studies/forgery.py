@@ -33,12 +33,15 @@ def square(image: Image.Image) -> Image.Image | None:
 
 
 def forge(photograph: Image.Image, *, way: str, fake: Image.Image, generator: np.random.Generator) -> Forgery:
-    """Replace a rectangle of a photograph, with a soft edge, in one of WAYS. Its place and sides are drawn.
+    """Replace a rectangle of a photograph, with a soft edge, in one of WAYS.
+
+    Its sides and its middle are drawn; what lies outside of the photograph is cut off. So the middle of a picture
+    is replaced hardly more often than the rest.
 
     photograph, fake  squares of SIDE_PX
     """
     width, height = (round(share * SIDE_PX) for share in generator.uniform(*REGION, size=2))
-    left, top = (int(generator.integers(0, SIDE_PX - side + 1)) for side in (width, height))
+    left, top = (int(generator.integers(SIDE_PX)) - side // 2 for side in (width, height))
     box = (left, top, left + width, top + height)
     hard = Image.new("L", photograph.size)
     hard.paste(255, box)

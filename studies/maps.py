@@ -36,7 +36,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 from data.records import Record
 from gapl import cli
 from gapl.calibration import score_of
-from gapl.explain.patches import PATCHES, PatchMap, occlude, view_of
+from gapl.decode import opened
+from gapl.explain.patches import PatchMap, blurred, occlude, view_of
 from gapl.explain.probe import has_whole, logits_of, normalising
 from gapl.explain.tiles import TileMap, map_tiles
 from gapl.labels import Label
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from inference import Detector
     from models.detector import TowerHead
 
-GREY, BLUR = "grey", "blur"  # what covers
+BLUR, GREY = "blur", "grey"
 EVERY_PX = 4  # of the pixels along each side count for an AUROC
 NO_MAP = "uniform"
 
@@ -59,21 +60,18 @@ def main() -> None:
     for name, run in (("localise", localise), ("deletion", delete)):
         command = commands.add_parser(name, description=__doc__)
         trial.add_options(command)
-        text = "what covers parts of a view: grey (default) or blur, the view without what is smaller than a patch"
-        command.add_argument("--cover", choices=(GREY, BLUR), default=GREY, help=text)
+        text = "what covers parts of a view: blur, as in explanations (default), or grey"
+        command.add_argument("--cover", choices=(BLUR, GREY), default=BLUR, help=text)
         command.set_defaults(run=run)
     args = parser.parse_args()
     args.run(args)
 
 
-def covering(name: str, pixels_CHW: np.ndarray) -> np.ndarray:
-    """Return what is seen of a view where it is covered, cover_CHW."""
-    if name == GREY:
-        return np.zeros_like(pixels_CHW)
-    from scipy.ndimage import gaussian_filter
-
-    sigma_px = pixels_CHW.shape[-1] / PATCHES
-    return gaussian_filter(pixels_CHW, sigma=(0, sigma_px, sigma_px))
+def seen_of(detector: Detector, crop: Image.Image, *, cover: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels of a view, and what is seen where it is covered: pixels_CHW, cover_CHW."""
+    normalise = normalising(detector.pixel)
+    pixels_CHW = normalise(crop)
+    return pixels_CHW, np.zeros_like(pixels_CHW) if cover == GREY else normalise(blurred(crop))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -99,7 +97,7 @@ def localise(args: argparse.Namespace) -> None:
         way = list(WAYS)[number % len(WAYS)]
         forged = forged_of(photograph, fake, way=way, seed=[args.seed, number])
         label_N = forged.mask_HW[::EVERY_PX, ::EVERY_PX].ravel()
-        about = {"image": photograph.uri, "source": photograph.generator, "way": way}
+        about = trial.about(photograph, args) | {"way": way}
         for name, heat_HW in heats_of(detector, forged.image, cover=args.cover).items():
             auroc = float(roc_auc_score(label_N, heat_HW[::EVERY_PX, ::EVERY_PX].ravel()))
             rows.append({**about, "map": name, "auroc": auroc})
@@ -111,11 +109,13 @@ def large_pairs(args: argparse.Namespace) -> Iterator[Pair]:
     """Yield photographs in turn from each source, each with another fake, until there are no more fakes."""
     from studies.groups import NO_PHOTOGRAPHS, style_of
 
-    def large(label: Label) -> Iterator[Record]:
-        return (each for each in trial.in_turn(args, label) if min(trial.read(each).size) >= SIDE_PX)
+    def is_large(record: Record) -> bool:
+        with opened(record.read_bytes()) as image:
+            return min(image.size) >= SIDE_PX
 
-    photographs = (each for each in large(Label.REAL) if style_of(each.generator) not in NO_PHOTOGRAPHS)
-    return (Pair(*both) for both in zip(photographs, large(Label.FAKE), strict=False))
+    real = (each for each in trial.in_turn(args, Label.REAL) if style_of(each.generator) not in NO_PHOTOGRAPHS)
+    photographs, fakes = filter(is_large, real), filter(is_large, trial.in_turn(args, Label.FAKE))
+    return (Pair(*both) for both in zip(photographs, fakes, strict=False))
 
 
 def forged_of(photograph: Record, fake: Record, *, way: str, seed: Sequence[int]) -> Forgery:
@@ -129,8 +129,8 @@ def heats_of(detector: Detector, image: Image.Image, *, cover: str) -> dict[str,
     """Return heat_HW of a square image, a value for each pixel, by the name of the map."""
     side = image.width
     crop, box = view_of(detector, image)
-    pixels_CHW = normalising(detector.pixel)(crop)
-    map_HW = occlude(partial(logits_of, detector), pixels_CHW, cover_CHW=covering(cover, pixels_CHW))
+    pixels_CHW, cover_CHW = seen_of(detector, crop, cover=cover)
+    map_HW = occlude(partial(logits_of, detector), pixels_CHW, cover_CHW=cover_CHW)
     from_middle = np.abs(np.arange(side) - (side - 1) / 2)
     return {
         "tiles": heat_of_tiles(map_tiles(detector, image), side=side),
@@ -151,9 +151,9 @@ def heat_of_tiles(found: TileMap, *, side: int) -> np.ndarray:
 
 
 def heat_of_patches(found: PatchMap, *, side: int) -> np.ndarray:
-    """Return the map at each pixel of the view, bilinear; 0 outside, where nothing was covered."""
+    """Return the map at each pixel of the view, bilinear; its mean outside, where nothing was covered."""
     left, top, width, height = found.box
-    heat = Image.new("F", (side, side))
+    heat = Image.new("F", (side, side), float(found.map_HW.mean()))
     drops = Image.fromarray(found.map_HW.astype(np.float32))
     heat.paste(drops.resize((width, height), Image.Resampling.BILINEAR), (left, top))
     return np.asarray(heat)
@@ -193,7 +193,7 @@ def delete(args: argparse.Namespace) -> None:
             if areas is None:
                 left_out += 1
                 continue
-            about = {"image": record.uri, "source": record.generator}
+            about = trial.about(record, args)
             rows += [{**about, "map": name, **each._asdict()} for name, each in areas.items()]
             found += 1
             bar.update()
@@ -216,10 +216,10 @@ class JudgedAlone:
         """Return the areas under the curves of each map; None where the view alone calls the image real."""
         from studies.attention import attention_maps
 
-        pixels_CHW = normalising(self._detector.pixel)(view_of(self._detector, image)[0])
+        crop, _ = view_of(self._detector, image)
+        pixels_CHW, cover_CHW = seen_of(self._detector, crop, cover=self._cover)
         if self._scores([pixels_CHW])[0] < 0.5:
             return None
-        cover_CHW = covering(self._cover, pixels_CHW)
         read = attention_maps(self._module, pixels_CHW, precision=self._detector.way.precision)
         maps = {
             "covered": occlude(partial(logits_of, self._detector), pixels_CHW, cover_CHW=cover_CHW),

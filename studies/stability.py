@@ -46,7 +46,10 @@ def main() -> None:
     args = parser.parse_args()
     records = trial.in_turn(args, *Label)[: args.images]
     detector = trial.load_detector(args)
-    rows = [judged(detector, each) for each in tqdm(records, unit="image", dynamic_ncols=True)]
+    rows = [
+        trial.about(each, args) | judged(detector, each)
+        for each in tqdm(records, unit="image", dynamic_ncols=True)
+    ]
     error_N, sure_N, holds_N = (np.array([row[name] for row in rows]) for name in ("error", "sure", "holds"))
     tables = (
         f"{len(rows)} images, {error_N.sum()} errors",
@@ -57,13 +60,11 @@ def main() -> None:
 
 
 def judged(detector: Detector, record: Record) -> dict[str, Any]:
-    """Return the row of an image."""
+    """Return what a row says of an image."""
     image = trial.read(record)
     verdict = detector(image)
     found = check_stability(detector, image, verdict)
     return {
-        "image": record.uri,
-        "source": str(record.source),
         "score": verdict.score,
         "label": verdict.label,
         "error": verdict.leaning != record.label.word,

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from data.folders import scan_folder
-from data.records import Record
+from data.records import Record, relative_uri
 from gapl.decode import decode_image, to_rgb
 from gapl.labels import Label
 from gapl.names import FULL, MODEL_HELP, SHIPPED
@@ -88,6 +88,11 @@ def read(record: Record) -> Image.Image:
 
 # ---------------------------------------------------------------------------------------------------------
 # Results
+
+
+def about(record: Record, args: argparse.Namespace) -> dict[str, str]:
+    """Return the columns that say which image a row is of: where below the folder it is, and its source."""
+    return {"image": relative_uri(record.uri, args.folder), "source": str(record.source)}
 
 
 def resampled(num: int, *, seed: int) -> np.ndarray:

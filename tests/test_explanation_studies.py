@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from gapl.explain.patches import PATCHES
 from models.detector import build_detector
@@ -17,6 +18,7 @@ from studies import deletion, forgery, maps, stability, trial
 from studies.attention import attention_maps, run
 from tests.conftest import MakeImage, RunCli
 from tests.test_gapl import make_detector
+from tests.test_maps import brightness, detector_of
 from tests.test_several_views import ALL, config_with
 
 
@@ -52,7 +54,7 @@ def test_localise(run_cli: RunCli, folder: Path, detector_file: Path, tmp_path: 
     assert done.code == 0, done.err
     rows = rows_of(tmp_path / "localise.csv")
     assert {row["way"] for row in rows} == {"fake", "Lanczos", "nearest"}
-    assert {row["source"] for row in rows} == {"portrait_a", "nature_b"}
+    assert {row["source"] for row in rows} == {"real:portrait_a", "real:nature_b"}
     assert {float(row["auroc"]) for row in rows if row["map"] == "uniform"} == {0.5}
     text = (tmp_path / "localise.md").read_text(encoding="utf-8")
     assert text.startswith("3 photographs with a replaced region")
@@ -78,6 +80,7 @@ def test_stability(run_cli: RunCli, folder: Path, detector_file: Path, tmp_path:
     rows = rows_of(tmp_path / "stability.csv")
     assert [row["source"].split(":")[0] for row in rows] == 3 * ["real", "fake"]
     assert len({row["source"] for row in rows}) == 5
+    assert all((folder / row["image"]).is_file() and not Path(row["image"]).is_absolute() for row in rows)
     assert "| score alone | " in done.out
     assert "| 5 of 6 must hold, then score (the rule) | " in done.out
     assert "| in fewer than 5 | " in done.out
@@ -110,6 +113,19 @@ def test_a_forgery_changes_the_region_alone(way: str, monkeypatch: pytest.Monkey
     around_HW[max(0, rows[0] - margin) : rows[-1] + margin, max(0, columns[0] - margin) : columns[-1] + margin] = 1
     assert not changed_HW[~around_HW].any()
     assert changed_HW[made.mask_HW].mean() > 0.9
+
+
+@pytest.mark.parametrize("cover", ["grey", "blur"])
+def test_heat_is_where_the_region_is(cover: str) -> None:
+    """To a detector to which bright is fake, both maps show a bright rectangle that lies far from the diagonal."""
+    image = Image.new("RGB", (160, 160), (20, 20, 20))
+    image.paste((250, 250, 250), (90, 20, 140, 50))
+    inside_HW = np.asarray(image)[..., 0] > 100
+    heats = maps.heats_of(detector_of(brightness), image, cover=cover)
+    auroc = {name: roc_auc_score(inside_HW.ravel(), heat_HW.ravel()) for name, heat_HW in heats.items()}
+    assert auroc["tiles"] > 0.95
+    assert auroc["patches"] > 0.95
+    assert auroc["uniform"] == 0.5 != auroc["centre"]
 
 
 def test_small_images_are_no_squares() -> None:

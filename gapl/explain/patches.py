@@ -12,7 +12,7 @@ from itertools import chain, product
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from gapl.detector import Detector
 from gapl.explain.probe import has_whole, logits_of, normalising
@@ -39,17 +39,18 @@ class PatchMap:
 
     def as_json(self) -> dict[str, Any]:
         """Return the object `patches` of an explanation."""
-        return {"box": list(self.box), "map": self.map_HW.tolist()}
+        return {"box": list(self.box), "map": self.map_HW.round(4).tolist()}
 
 
 def map_patches(detector: Detector, image: Image.Image) -> PatchMap:
     """Cover parts of an RGB image in the view "whole"; of a detector without that view, in its centre crop.
 
-    The detector judges by this view alone. The cover is grey: the mean of the detector's PixelSpec.
+    The detector judges by this view alone. What is covered is blurred.
     """
     crop, box = view_of(detector, image)
-    pixels_CHW = normalising(detector.pixel)(crop)
-    return PatchMap(box, occlude(partial(logits_of, detector), pixels_CHW, cover_CHW=np.zeros_like(pixels_CHW)))
+    normalise = normalising(detector.pixel)
+    map_HW = occlude(partial(logits_of, detector), normalise(crop), cover_CHW=normalise(blurred(crop)))
+    return PatchMap(box, map_HW)
 
 
 def view_of(detector: Detector, image: Image.Image) -> tuple[Image.Image, Box]:
@@ -58,6 +59,11 @@ def view_of(detector: Detector, image: Image.Image) -> tuple[Image.Image, Box]:
     side = detector.pixel.size_px * min(image.size) / min(scaled.size)
     left, top = (round((length - side) / 2) for length in image.size)
     return centre_crop(scaled, detector.pixel.size_px), (left, top, round(side), round(side))
+
+
+def blurred(view: Image.Image) -> Image.Image:
+    """Return a view without what is smaller than a patch."""
+    return view.filter(ImageFilter.GaussianBlur(view.width / PATCHES))
 
 
 def occlude(logits: Logits, pixels_CHW: np.ndarray, *, cover_CHW: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from gapl.explain.stability import LEAST_HOLDING
 
 SHOWN = 3  # prototypes of each direction
 THIRD = 1 / 3  # of an image's side
+APART = 0.1  # the scores of tiles, from where it matters which is the highest
 
 
 def in_words(explanation: Mapping[str, Any]) -> list[str]:
@@ -59,23 +60,25 @@ def _tiles(tiles: Mapping[str, Any]) -> str:
     """Return how the tiles of an image differ, and where the most suspicious one is."""
     found = tiles["tiles"]
     scores = [score for _, _, score in found]
+    low, high = min(scores), max(scores)
     if len(found) == 1:
-        return f"The image is a single tile: P(fake) {scores[0]:.0%}."
-    left, top, _ = found[scores.index(max(scores))]
-    (lefts, tops) = ([each[axis] for each in found] for axis in (0, 1))
-    place = _place(_share(left, lefts), _share(top, tops))
-    return f"P(fake) of the tiles: {min(scores):.0%} to {max(scores):.0%}, highest {place}."
+        return f"The image is a single tile: P(fake) {high:.0%}."
+    left, top, _ = found[scores.index(high)]
+    lefts, tops = ([each[axis] for each in found] for axis in (0, 1))
+    place = (
+        f"highest {_place(_share(left, lefts), _share(top, tops))}" if high - low >= APART else "none stands out"
+    )
+    return f"P(fake) of the tiles: {low:.0%} to {high:.0%}, {place}."
 
 
 def _patches(map_HW: Sequence[Sequence[float]]) -> str:
-    """Return where the view speaks most for fake."""
-    drop, row, column = max(
-        (drop, row, column) for row, drops in enumerate(map_HW) for column, drop in enumerate(drops)
-    )
-    if drop <= 0:
-        return "No part of the view speaks for fake by itself."
+    """Return where the logit falls most, and where least, as parts of the view are covered."""
     last = len(map_HW) - 1
-    return f"What speaks most for fake in the view is {_place(column / last, row / last)}: {drop:+.2f}."
+    drops = [
+        (drop, column / last, row / last) for row, each in enumerate(map_HW) for column, drop in enumerate(each)
+    ]
+    most, least = (f"{-drop:+.2f} ({_place(*at)})" for drop, *at in (max(drops), min(drops)))
+    return f"Covered parts of the view change the logit by {most} to {least}."
 
 
 def _share(value: float, values: Sequence[float]) -> float:
