@@ -135,7 +135,7 @@ class Detector:
 
     def judge(self, seen: Sequence[Seen]) -> list[Verdict]:
         """Return the verdicts on images that the detector saw, computed as one batch."""
-        return self._verdicts(self.compute(seen), seen) if seen else []
+        return self.verdicts(self.compute(seen), seen) if seen else []
 
     def explain(self, seen: Sequence[Seen]) -> list[Judged]:
         """Return the verdicts on images that the detector saw, each with its explanation, computed as one batch.
@@ -145,7 +145,7 @@ class Detector:
         if not seen:
             return []
         outcome = self.compute(seen)
-        verdicts = self._verdicts(outcome, seen)
+        verdicts = self.verdicts(outcome, seen)
         return list(map(Judged, verdicts, self.explainer.explain(outcome, verdicts)))
 
     @cached_property
@@ -163,7 +163,8 @@ class Detector:
             raise ValueError("the detector's score is not a number: its weights are those of no working detector")
         return outcome
 
-    def _verdicts(self, outcome: Outcome, seen: Sequence[Seen]) -> list[Verdict]:
+    def verdicts(self, outcome: Outcome, seen: Sequence[Seen]) -> list[Verdict]:
+        """Return the verdicts of what the engine computed of images that the detector saw."""
         return self._judge.verdicts(outcome.logit_B, [each.warnings for each in seen])
 
 

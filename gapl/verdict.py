@@ -49,10 +49,14 @@ class Verdict:
         return "fake" if self.score >= 0.5 else "real"
 
     @property
+    def leaning(self) -> str:
+        """Return the label, or the likelier class where the label is "unsure"."""
+        return self.likelier if self.label == "unsure" else self.label
+
+    @property
     def confidence(self) -> float:
         """Return the probability of the label, or of the likelier class where the label is "unsure"."""
-        sure_of = self.likelier if self.label == "unsure" else self.label
-        return self.score if sure_of == "fake" else 1 - self.score
+        return self.score if self.leaning == "fake" else 1 - self.score
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def crops(image: Image.Image, pixel: PixelSpec) -> Iterator[Image.Image]:
     """Yield the crops of an RGB image that the views of a PixelSpec name, in their order."""
     for view in pixel.views:
         if view == "quarters":
-            yield from quarters(_resize(image, pixel), pixel.size_px)
+            yield from quarters(resize_for_crops(image, pixel), pixel.size_px)
         else:
             scaled = _SCALES[view](image, pixel)
             yield centre_crop(scaled, pixel.size_px)
@@ -73,7 +73,7 @@ def quarters(image: Image.Image, size_px: int) -> Iterator[Image.Image]:
         yield image.crop((left, top, left + size_px, top + size_px))
 
 
-def _resize(image: Image.Image, pixel: PixelSpec) -> Image.Image:
+def resize_for_crops(image: Image.Image, pixel: PixelSpec) -> Image.Image:
     """Resize the image where its PixelSpec asks for it."""
     if pixel.resize_px is not None:
         return resize_short_side(image, pixel.resize_px, pixel.interpolation)
@@ -83,8 +83,8 @@ def _resize(image: Image.Image, pixel: PixelSpec) -> Image.Image:
 
 
 _SCALES: dict[str, Callable[[Image.Image, PixelSpec], Image.Image]] = {
-    "centre": _resize,
-    "reduced": lambda image, pixel: _resize(reduce_by_powers(image), pixel),
+    "centre": resize_for_crops,
+    "reduced": lambda image, pixel: resize_for_crops(reduce_by_powers(image), pixel),
     "whole": show_whole,
 }
 
@@ -106,9 +106,10 @@ def resize_short_side(image: Image.Image, size_px: int, interpolation: str) -> I
 
 def centre_crop(image: Image.Image, size_px: int) -> Image.Image:
     """Cut a square from the middle; outside of a smaller image it is black, as in torchvision's CenterCrop."""
-
-    def start(length: int) -> int:
-        return round((length - size_px) / 2) if length >= size_px else -((size_px - length) // 2)
-
-    left, top = start(image.width), start(image.height)
+    left, top = (centre_start(length, size_px) for length in image.size)
     return image.crop((left, top, left + size_px, top + size_px))
+
+
+def centre_start(length: int, size_px: int) -> int:
+    """Return where the middle `size_px` of a length start; below 0 where the length is shorter."""
+    return round((length - size_px) / 2) if length >= size_px else -((size_px - length) // 2)

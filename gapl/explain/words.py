@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gapl.explain.families import UNKNOWN
+from gapl.explain.stability import LEAST_HOLDING
 
 SHOWN = 3  # prototypes of each direction
 ALIKE = 0.9  # the effective share of the prototypes from which they answered alike
+THIRD = 1 / 3  # of an image's side
+APART = 0.1  # the scores of tiles, from where it matters which is the highest
 
 
 def in_words(explanation: Mapping[str, Any]) -> list[str]:
@@ -19,6 +22,10 @@ def in_words(explanation: Mapping[str, Any]) -> list[str]:
         said.append(_family(family))
     if explanation.get("unlike", {}).get("is_unlike"):
         said.append("Unlike anything in training: less certain.")
+    if where := explanation.get("where"):
+        said += [_tiles(where["tiles"]), _patches(where["patches"]["map"])]
+    if stable := explanation.get("stable"):
+        said.append(_stable(stable))
     return said
 
 
@@ -57,3 +64,46 @@ def _family(family: Mapping[str, Any]) -> str:
     if family["name"] == UNKNOWN:
         return "Family of generators: not known."
     return f"Family of generators: {likeliest} ({probability:.0%})."
+
+
+def _tiles(tiles: Mapping[str, Any]) -> str:
+    """Return how the tiles of an image differ, and where the most suspicious one is."""
+    found = tiles["tiles"]
+    scores = [score for _, _, score in found]
+    low, high = min(scores), max(scores)
+    if len(found) == 1:
+        return f"The image is a single tile: P(fake) {high:.0%}."
+    left, top, _ = found[scores.index(high)]
+    lefts, tops = ([each[axis] for each in found] for axis in (0, 1))
+    place = (
+        f"highest {_place(_share(left, lefts), _share(top, tops))}" if high - low >= APART else "none stands out"
+    )
+    return f"P(fake) of the tiles: {low:.0%} to {high:.0%}, {place}."
+
+
+def _patches(map_HW: Sequence[Sequence[float]]) -> str:
+    """Return where the logit falls most, and where least, as parts of the view are covered."""
+    last = len(map_HW) - 1
+    drops = [
+        (drop, column / last, row / last) for row, each in enumerate(map_HW) for column, drop in enumerate(each)
+    ]
+    most, least = (f"{-drop:+.2f} ({_place(*at)})" for drop, *at in (max(drops), min(drops)))
+    return f"Covered parts of the view change the logit by {most} to {least}."
+
+
+def _share(value: float, values: Sequence[float]) -> float:
+    """Return where a value is between the least (0) and the greatest (1); in the middle where all are the same."""
+    low, high = min(values), max(values)
+    return (value - low) / (high - low) if high > low else 0.5
+
+
+def _place(across: float, down: float) -> str:
+    """Return in words where something is, given as shares of the width and the height."""
+    row = "top" if down < THIRD else "bottom" if down > 1 - THIRD else ""
+    column = "left" if across < THIRD else "right" if across > 1 - THIRD else ""
+    return f"at the {' '.join(filter(None, (row, column)))}" if row or column else "in the middle"
+
+
+def _stable(stable: Mapping[str, Any]) -> str:
+    said = f"The verdict holds in {stable['holds']} of {len(stable['resaves'])} re-saves"
+    return f"{said}: take it as unsure." if stable["holds"] < LEAST_HOLDING else f"{said}."
