@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import NamedTuple
 
+from PIL import Image
+
 from gapl.decode import decode_image, to_rgb
 
 LONG_SIDE_PX = 160
@@ -18,12 +20,16 @@ class Thumbnail(NamedTuple):
     size: tuple[int, int]
 
 
-def make_thumbnail(encoded: bytes, *, long_side_px: int = LONG_SIDE_PX) -> Thumbnail:
+def make_thumbnail(encoded: bytes) -> Thumbnail:
     """Return the thumbnail of an encoded image.
 
     Raises UnreadableImage, one line.
     """
-    image = to_rgb(decode_image(encoded))
+    return shrink(to_rgb(decode_image(encoded)))
+
+
+def shrink(image: Image.Image, *, long_side_px: int = LONG_SIDE_PX) -> Thumbnail:
+    """Return an RGB image in a small size, and change it to that."""
     image.thumbnail((long_side_px, long_side_px))
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=JPEG_QUALITY)
