@@ -113,7 +113,7 @@ def test_a_sheet_says_all_that_is_known(folder: Path) -> None:
         "below 0.200 it is called real, from 0.660 on fake, between unsure",
         "300 x 200 px",
         "2 tiles of 100 px of the image reduced by 2: scores from 0.50 to 0.90",
-        "change of the logit, by 0.40",
+        "The strongest change of the logit is 0.40; full colour is 0.50.",
         "In 1 of 2, the verdict holds",
         "That is too few: take it as unsure.",
         "Made by a generator: Midjourney",
@@ -156,9 +156,10 @@ def test_what_is_not_known_is_left_out(folder: Path, tmp_path: Path) -> None:
 
 
 def test_overlapping_tiles_are_averaged_and_cut_at_the_edges() -> None:
-    layer = maps._tiles({"reduced_by": 1, "side": 200, "tiles": [[-20, 0, 0.9], [100, 0, 0.4]]}, 250, 150)
-    assert [cell[:4] for cell in layer.cells] == [(0, 0, 100, 150), (100, 0, 180, 150), (180, 0, 250, 150)]
-    assert [cell.value for cell in layer.cells] == pytest.approx([0.8, 0.3, -0.2])
+    tiles = {"reduced_by": 1, "side": 200, "tiles": [[-20, 0, 0.9], [100, 0, 0.4]]}
+    cells = list(maps._cells(tiles, 250, 150))
+    assert [cell[:4] for cell in cells] == [(0, 0, 100, 150), (100, 0, 180, 150), (180, 0, 250, 150)]
+    assert [cell.value for cell in cells] == pytest.approx([0.8, 0.3, -0.2])
 
 
 def test_the_index_lists_all_and_leads_to_the_sheets(folder: Path) -> None:
@@ -339,19 +340,19 @@ def is_shown(view: Any, selector: str) -> bool:
 
 def test_maps_are_chosen_by_keys(view: Any, folder: Path) -> None:
     view.goto((folder / f"00001-{'b':a<12}.html").as_uri())
-    assert (is_shown(view, "g.tiles"), is_shown(view, "g.patches")) == (True, False)
-    view.focus("#show-tiles")
+    assert (is_shown(view, "g.patches"), is_shown(view, "g.tiles")) == (True, False)
+    view.focus("#show-patches")
     view.keyboard.press("ArrowRight")
-    assert (is_shown(view, "g.tiles"), is_shown(view, "g.patches")) == (False, True)
-    assert (is_shown(view, ".about-tiles"), is_shown(view, ".about-patches")) == (False, True)
+    assert (is_shown(view, "g.patches"), is_shown(view, "g.tiles")) == (False, True)
+    assert (is_shown(view, ".about-patches"), is_shown(view, ".about-tiles")) == (False, True)
     strength = "getComputedStyle(document.querySelector('.maps')).opacity"
     before = float(view.evaluate(strength))
     view.keyboard.press("Tab")
     view.keyboard.press("ArrowLeft")
     assert float(view.evaluate(strength)) == pytest.approx(before - 0.01)
-    view.focus("#show-patches")
+    view.focus("#show-tiles")
     view.keyboard.press("ArrowRight")
-    assert (is_shown(view, "g.tiles"), is_shown(view, "g.patches")) == (False, False)
+    assert (is_shown(view, "g.patches"), is_shown(view, "g.tiles")) == (False, False)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -81,11 +81,11 @@ class Exploration:
         return to_rgb(decoded, conversion=self._detector.pixel.conversion)
 
     def _explain(self, result: Result, image: Image.Image, known: dict[str, Judged]) -> Result:
-        from gapl.explain.exploring import explore
-
         assert result.verdict
         explanation = dict(result.explanation or {})
         if not explanation.keys() >= set(FOUND):  # else a table has it, of a run that was stopped
+            from gapl.explain.exploring import explore
+
             explanation |= explore(self._detector, image)
             explanation["in_words"] = in_words(explanation)
         known[result.sha256] = Judged(result.verdict, explanation)

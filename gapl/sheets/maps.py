@@ -18,6 +18,7 @@ from gapl.gallery import markup
 from gapl.thumbnail import shrink
 
 LONG_SIDE_PX = 1024  # of the picture, at most
+FULL = 0.5  # the change of the logit that has full colour, or the strongest one: weak maps look weak
 
 _FIGURE = Template(
     '<figure class="picture"><div class="stack">$picture<svg class="maps" viewBox="0 0 $width $height"'
@@ -26,10 +27,10 @@ _FIGURE = Template(
 )
 _CONTROLS = Template(
     '<form id="layers"><fieldset><legend>Over the picture</legend>$choices</fieldset>'
-    '<label class="field" id="strength" hidden>Strength <input type="range" min="10" max="100" value="70"></label>'
+    '<label class="field" id="strength" hidden>Strength <input type="range" min="10" max="100" value="60"></label>'
     "</form>\n"
 )
-_CHOICE = Template('<label><input type="radio" name="layer" id="show-$kind"$checked> $title</label>')
+_CHOICE = Template('<label><input type="radio" name="layer" id="show-$name"$checked> $name</label>')
 _LEGEND = (
     '<p class="legend"><span>{low}</span><svg aria-hidden="true"><rect class="low" width="100%" height="10"/>'
     '<rect class="high" width="100%" height="10"/></svg><span>{high}</span></p>'
@@ -55,11 +56,10 @@ class Cell(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A map, what it is called, and what a caption says about it, as HTML."""
+    """A map, its name, and its caption, as HTML."""
 
-    kind: str
-    title: str
-    cells: Sequence[Cell]
+    name: str
+    shapes: str
     caption: str
 
 
@@ -72,24 +72,21 @@ def figure(image: Image.Image, where: Mapping[str, Any], *, name: str) -> str:
     width, height = image.size
     thumbnail = shrink(image.copy(), long_side_px=LONG_SIDE_PX)
     smaller = "" if thumbnail.size == (width, height) else ", shown in {:,} x {:,} px".format(*thumbnail.size)
-    layers = [_tiles(where["tiles"], width, height), _patches(where["patches"])] if where else []
+    layers = [_patches(where["patches"]), _tiles(where["tiles"], width, height)] if where else []
     return _FIGURE.substitute(
         picture=markup.picture(thumbnail, alt=name),
         width=width,
         height=height,
-        maps="".join(f'<g class="{each.kind}">{"".join(map(_rect, each.cells))}</g>' for each in layers),
+        maps="".join(f'<g class="{each.name}">{each.shapes}</g>' for each in layers),
         controls=_controls(layers) if layers else "",
         facts=f"{width:,} x {height:,} px{smaller}",
-        captions="".join(f'<div class="about-{each.kind}">{each.caption}</div>' for each in layers),
+        captions="".join(f'<div class="about-{each.name}">{each.caption}</div>' for each in layers),
     )
 
 
 def _controls(layers: Sequence[Layer]) -> str:
-    kinds = [(each.kind, each.title) for each in layers] + [("none", "no map")]
-    choices = "".join(
-        _CHOICE.substitute(kind=kind, title=title, checked=" checked" if i == 0 else "")
-        for i, (kind, title) in enumerate(kinds)
-    )
+    names = [*(each.name for each in layers), "none"]
+    choices = "".join(_CHOICE.substitute(name=name, checked=" checked" * (name == names[0])) for name in names)
     return _CONTROLS.substitute(choices=choices) + _FADING
 
 
@@ -110,7 +107,7 @@ def _tiles(tiles: Mapping[str, Any], width: int, height: int) -> Layer:
         f"the tiles that lie there. {_spread(tiles)}</p>"
     )
     legend = _LEGEND.format(low="0, like real", high="1, like fake")
-    return Layer("tiles", "tiles", list(_cells(tiles, width, height)), legend + caption)
+    return Layer("tiles", "".join(map(_rect, _cells(tiles, width, height))), legend + caption)
 
 
 def _spread(tiles: Mapping[str, Any]) -> str:
@@ -149,7 +146,8 @@ def _patches(patches: Mapping[str, Any]) -> Layer:
     """Return the map of what covering each patch does to the score."""
     left, top, width, height = patches["box"]
     map_HW = patches["map"]
-    most = max(abs(value) for row in map_HW for value in row)
+    strongest = max(abs(value) for row in map_HW for value in row)
+    full = max(strongest, FULL)
     high, wide = height / len(map_HW), width / len(map_HW[0])
     cells = [
         Cell(
@@ -157,7 +155,7 @@ def _patches(patches: Mapping[str, Any]) -> Layer:
             top + high * y,
             left + wide * (x + 1),
             top + high * (y + 1),
-            value / most if most else 0.0,
+            value / full,
             f"covered, the logit changes by {-value:+.2f}",
         )
         for y, row in enumerate(map_HW)
@@ -165,8 +163,10 @@ def _patches(patches: Mapping[str, Any]) -> Layer:
     ]
     caption = (
         "<p>Parts of what the detector sees of the whole were covered, one after the other. Orange: covering that "
-        "part lowers the score, so it speaks for a fake. Blue: it raises the score. Full colour is the strongest "
-        f"change of the logit, by {most:.2f}.</p>"
+        "part lowers the score, so it speaks for a fake. Blue: it raises the score. The strongest change of the "
+        f"logit is {strongest:.2f}; full colour is {full:.2f}. The frame is where the detector's view of the "
+        "whole ends.</p>"
     )
     legend = _LEGEND.format(low="speaks for real", high="speaks for fake")
-    return Layer("patches", "patches", cells, legend + caption)
+    frame = f'<rect class="view" x="{left:g}" y="{top:g}" width="{width:g}" height="{height:g}"/>'
+    return Layer("patches", "".join(map(_rect, cells)) + frame, legend + caption)
