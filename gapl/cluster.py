@@ -86,8 +86,9 @@ def chosen_cluster(args: argparse.Namespace, load: Callable[[], Detector]) -> Cl
         if args.ray_address:
             raise ValueError("--ray-address needs --ray N")
         return None
-    if args.gallery or args.sort_into:
-        raise ValueError("--ray makes a table; make --gallery and --sort-into without it, by the same --out")
+    if args.gallery or args.sheets or args.sort_into:
+        others = "--gallery, --sheets and --sort-into"
+        raise ValueError(f"--ray makes a table; make {others} without it, by the same --out")
     num_processes = 1 if args.workers is None else args.workers
     return Cluster(load, args.ray, num_processes, address=args.ray_address, explain=args.explain)
 

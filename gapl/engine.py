@@ -21,13 +21,13 @@ class Outcome(NamedTuple):
     """What an engine computes of a batch of pixels.
 
     logit_B        float64
-    embedding_BE   float32
+    embedding_BE   float32; None where an ONNX file of others does not give it
     feature_BD     float32, what the head read; None where a file of export.py does not give it
     by_whole_B     whether the whole image alone decided; None where no image was judged by that first
     """
 
     logit_B: np.ndarray
-    embedding_BE: np.ndarray
+    embedding_BE: np.ndarray | None = None
     feature_BD: np.ndarray | None = None
     by_whole_B: np.ndarray | None = None
 
@@ -75,7 +75,7 @@ class Engine:
         names = [name for name in _NAMES if name in self.outputs]
         found = [self.run(each_VCHW[None], outputs=names) for each_VCHW in pixels_BVCHW]
         joined = {name: np.concatenate([each[name] for each in found]) for name in names}
-        return Outcome(joined["logit_B"].astype(np.float64), joined["embedding_BE"], joined.get("feature_BD"))
+        return Outcome(joined["logit_B"].astype(np.float64), joined.get("embedding_BE"), joined.get("feature_BD"))
 
     @property
     def outputs(self) -> list[str]:

@@ -19,8 +19,10 @@ from gapl.files.checksum import sha256_of
 from gapl.gallery.page import Gallery
 from gapl.inputs.input import Input
 from gapl.inputs.scan import Scan
-from gapl.options import CSV, JSON, JSONL, TEXT, chosen_format, chosen_workers
+from gapl.options import CSV, JSON, JSONL, TEXT, chosen_format, chosen_workers, is_explained
 from gapl.results import COLUMNS, Method, Result, csv_line, csv_row, mark_duplicates
+from gapl.sheets.exploration import Exploration
+from gapl.sheets.folder import Sheets
 from gapl.sorted_folder import SortedFolder
 from gapl.table import Table
 from gapl.tally import Tally
@@ -53,24 +55,24 @@ def write_results(
     model    what results call the detector
     cluster  judges the images instead of this process
 
-    Raises ValueError when none of the images can be read, and as `Table` and `Gallery` do.
+    Raises ValueError when none of the images can be read, and as `Table`, `Gallery` and `Sheets` do.
     """
     allow_pixels(args.max_megapixels)
     method = _method(args, detector, model)
     folder = _open_folder(args, scan)
     table = _open_table(args, scan, method)
     gallery = Gallery(args.gallery, method=method, overwrite=args.overwrite) if args.gallery else None
+    exploration = _open_sheets(detector, scan, args, method)
     takers: list[Taker] = [each for each in (folder, gallery) if each]
-    known = table.judged(explained=args.explain) if table else {}
+    known = table.judged(explained=is_explained(args)) if table else {}
     tally = Tally(frozenset(known))
-    if cluster:
-        judged = cluster.judge(scan.images, batch_size=batch_size, limits=limits_of(args), known=known)
-    else:
-        show = gallery.show if gallery else None
-        judged = _judge(detector, scan.images, args, batch_size=batch_size, known=known, show=show)
+    show = gallery.show if gallery else None
+    judged = _judge(detector, scan.images, args, batch_size=batch_size, known=known, show=show, cluster=cluster)
     with closing(judged):  # at once, should it be interrupted
-        marked = _with_progress(mark_duplicates(judged), total=len(scan.images))
-        results = _passing_on(marked, [tally.add, *(each.add for each in takers)])
+        marked = mark_duplicates(judged)
+        found = exploration.explored(marked, scan.images, known=known) if exploration else marked
+        shown = _with_progress(found, total=len(scan.images))
+        results = _passing_on(shown, [tally.add, *(each.add for each in takers)])
         if table:
             _fill(table, results, method)
         else:
@@ -127,6 +129,16 @@ def _open_folder(args: argparse.Namespace, scan: Scan) -> SortedFolder | None:
     return folder
 
 
+def _open_sheets(detector: Detector, scan: Scan, args: argparse.Namespace, method: Method) -> Exploration | None:
+    """Return what explores the images, which can then be read again, and writes their sheets."""
+    if not args.sheets:
+        return None
+    sheets = Sheets(args.sheets, method=method, overwrite=args.overwrite)
+    exploration = Exploration(detector, sheets)
+    scan.images = [exploration.keeping(image) for image in scan.images]
+    return exploration
+
+
 def _with_progress(results: Iterator[Result], *, total: int) -> Iterable[Result]:
     """Show on a terminal how many results there are, and the time left; not for a single image."""
     from tqdm import tqdm
@@ -155,18 +167,22 @@ def _judge(
     batch_size: int,
     known: dict[str, Judged],
     show: Show | None,
+    cluster: Cluster | None,
 ) -> Generator[Result]:
-    """Yield the results as they come. Closing it ends the processes that decode."""
+    """Yield the results as they come. Closing it ends the processes that decode, or leaves the cluster."""
+    if cluster:
+        yield from cluster.judge(images, batch_size=batch_size, limits=limits_of(args), known=known)
+        return
     with Workers(
         chosen_workers(args, len(images)),
         pixel=detector.pixel,
         limits=limits_of(args),
         known=known,
         thumbnails=show is not None,
-        explain=args.explain,
+        explain=is_explained(args),
     ) as workers:
         yield from judge_files(
-            detector, images, workers, batch_size=batch_size, known=known, explain=args.explain, show=show
+            detector, images, workers, batch_size=batch_size, known=known, explain=is_explained(args), show=show
         )
 
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from gapl.columns import add_columns
-from gapl.names import FULL, VIEWS, VIEWS_HELP
+from gapl.names import AUTO, FULL, VIEWS, VIEWS_HELP
 
 MAX_MEGAPIXELS = 250  # more than the largest photographs of phones
 MAX_SECONDS = 120  # several times what the slowest format takes for as many
@@ -20,6 +20,7 @@ FORMATS = (TEXT, JSON, JSONL, CSV, PARQUET)
 FAIL_ON = ("fake", "unsure")
 HARD, SYMBOLIC = "hard", "symbolic"
 LINKS = (HARD, SYMBOLIC)
+SHEETS_INDEX = "index.html"  # in the folder of --sheets
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +66,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         help="write a table there; the same command continues a stopped one, and brings a finished one up to date",
     )
     group.add_argument(
-        "--overwrite", action="store_true", help="replace --out, or what was begun of it, and --gallery"
+        "--overwrite", action="store_true", help="replace --out, or what was begun of it, --gallery and --sheets"
     )
     group.add_argument(
         "--explain", action="store_true", help="also tell what each file says about its own origin, as evidence"
@@ -78,6 +79,13 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE.html",
         help="write a page with thumbnails there, which a browser sorts and filters (8 MB for 1,000 images)",
+    )
+    group.add_argument(
+        "--sheets",
+        type=Path,
+        metavar="DIR",
+        help="write a page for each image there that explains its verdict; implies --explain; takes seconds an "
+        "image",
     )
     group.add_argument(
         "--sort-into",
@@ -178,12 +186,19 @@ def chosen_format(args: argparse.Namespace) -> str:
         raise ValueError(f"--out {args.out} is no file for {asked}; name one with the suffix .{asked}")
     if args.link and not args.sort_into:
         raise ValueError("--link needs --sort-into DIR")
+    if args.sheets and args.views == AUTO:
+        raise ValueError("--sheets explains all views, or one; choose --views full or fast")
     chosen: str = asked or of_suffix
     if args.out and chosen not in (JSON, JSONL, CSV, PARQUET):
         raise ValueError(f"--out {args.out}: a table is .jsonl, .json, .csv or .parquet; or name its --format")
     if chosen == PARQUET and not args.out:
         raise ValueError("--format parquet needs --out FILE")
     return chosen
+
+
+def is_explained(args: argparse.Namespace) -> bool:
+    """Tell whether verdicts are explained."""
+    return bool(args.explain or args.sheets)
 
 
 def _above_none(text: str) -> int:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 from gapl.folders import START_BYTES
 from gapl.inputs.scan import Scan
+from gapl.options import SHEETS_INDEX
 
 
 def check_outputs(args: argparse.Namespace, scan: Scan) -> None:
     """Raise ValueError, one line, where an output would replace an image, or what is judged."""
-    targets = {"--out": args.out, "--gallery": args.gallery}
-    if args.out and args.gallery and args.out.absolute() == args.gallery.absolute():
-        raise ValueError(f"--out and --gallery are both {args.out}; name two files")
+    named = {"--out": args.out, "--gallery": args.gallery, "--sheets": args.sheets and args.sheets / SHEETS_INDEX}
+    targets = {option: path for option, path in named.items() if path}
+    for (option, path), (other, same) in combinations(targets.items(), 2):
+        if path.absolute() == same.absolute():
+            raise ValueError(f"{option} and {other} are both {path}; name two files")
     for option, path in targets.items():
-        if path is None or not path.exists():
+        if not path.exists():
             continue
         if path.is_dir():
             raise ValueError(f"{option} {path} is a folder; expected the name of a file")
@@ -25,8 +29,9 @@ def check_outputs(args: argparse.Namespace, scan: Scan) -> None:
             raise ValueError(f"{option} {path} is among what is judged; name another file")
         if path.is_file() and _is_image(path):
             raise ValueError(f"{option} {path} is an image, which is not replaced; name another file")
-    if args.sort_into and args.sort_into.exists() and not args.sort_into.is_dir():
-        raise ValueError(f"--sort-into {args.sort_into} is a file; expected a folder")
+    for option, path in (("--sort-into", args.sort_into), ("--sheets", args.sheets)):
+        if path and path.exists() and not path.is_dir():
+            raise ValueError(f"{option} {path} is a file; expected a folder")
 
 
 def _named(args: argparse.Namespace, scan: Scan) -> Iterator[tuple[int, int]]:

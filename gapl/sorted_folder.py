@@ -9,16 +9,14 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from gapl.cli import printable
 from gapl.decode import image_format
 from gapl.files.refusal import naming
 from gapl.folders import IMAGE_SUFFIXES, START_BYTES
 from gapl.inputs.input import Input
+from gapl.kept import Kept
 from gapl.options import HARD, SYMBOLIC
 from gapl.results import UNREADABLE, Result
 
@@ -39,9 +37,7 @@ class SortedFolder:
         """
         self.path, self._link = folder, link
         self._counts: Counter[str] = Counter()
-        folder.mkdir(parents=True, exist_ok=True)
-        self._scratch = TemporaryDirectory(dir=folder, prefix=".scratch-")
-        self._kept: dict[str, Path] = {}  # images that are no files of their own
+        self._kept = Kept(folder)
 
     def holds(self, path: str) -> bool:
         """Tell whether a path is below the folder: an earlier run may have put it there."""
@@ -49,17 +45,7 @@ class SortedFolder:
 
     def keeping(self, image: Input) -> Input:
         """Return an image that leaves its bytes here when it is read, unless it is a file of its own."""
-        return image if image.file else replace(image, read=partial(self._read, image))
-
-    def _read(self, image: Input) -> bytes:
-        encoded = image.read()
-        kept = Path(self._scratch.name, str(len(self._kept)))
-        try:
-            kept.write_bytes(encoded)
-        except OSError as error:  # which says nothing of the image
-            raise ValueError(f"{kept}: {error.strerror}") from error
-        self._kept[image.name] = kept
-        return encoded
+        return self._kept.keeping(image)
 
     def add(self, result: Result) -> None:
         """Put the image below the folder of its label, under its name, or name-2 where another file has that.
@@ -80,8 +66,7 @@ class SortedFolder:
             if _is_same(image, target):
                 self._counts["there already"] += 1
                 break
-        if kept:
-            kept.unlink()
+        self._kept.drop(result.path)
 
     def _put(self, image: Path, target: Path, *, link: str | None) -> None:
         with naming(target):
@@ -91,7 +76,7 @@ class SortedFolder:
             elif link == HARD:
                 target.hardlink_to(image.resolve())
             else:
-                scratch = Path(self._scratch.name, "copy")
+                scratch = self._kept.folder / "copy"
                 shutil.copyfile(image, scratch)
                 times = image.stat()
                 os.utime(scratch, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -100,7 +85,7 @@ class SortedFolder:
 
     def finish(self) -> None:
         """Remove what was kept, and log what was done."""
-        self._scratch.cleanup()
+        self._kept.close()
         parts = ", ".join(f"{count} {what}" for what, count in sorted(self._counts.items()))
         log.info("Sorted into %s: %s", printable(self.path), parts)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import NamedTuple
 
+from PIL import Image
+
 from gapl.decode import decode_image, to_rgb
 
 LONG_SIDE_PX = 160
@@ -23,7 +25,11 @@ def make_thumbnail(encoded: bytes, *, long_side_px: int = LONG_SIDE_PX) -> Thumb
 
     Raises UnreadableImage, one line.
     """
-    image = to_rgb(decode_image(encoded))
+    return shrink(to_rgb(decode_image(encoded)), long_side_px=long_side_px)
+
+
+def shrink(image: Image.Image, *, long_side_px: int = LONG_SIDE_PX) -> Thumbnail:
+    """Return an RGB image in a small size, and change it to that."""
     image.thumbnail((long_side_px, long_side_px))
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=JPEG_QUALITY)

@@ -85,11 +85,11 @@ def test_thumbnails_are_small_and_as_viewers_show_them(tmp_path: Path) -> None:
     Image.new("RGBA", (400, 100), (0, 0, 0, 0)).save(buffer, "PNG", exif=turned)
     gallery = Gallery(tmp_path / "page.html", method=METHOD, overwrite=False)
     gallery.show("a" * 64, make_thumbnail(buffer.getvalue()))
-    start, length, size = gallery._places["a" * 64]
-    assert size == (40, 160)
-    gallery._thumbnails.seek(start)
-    shown = Image.open(io.BytesIO(gallery._thumbnails.read(length)))
-    assert (shown.format, shown.size) == ("JPEG", size)
+    kept = gallery._thumbnails.get("a" * 64)
+    assert kept
+    assert kept.size == (40, 160)
+    shown = Image.open(io.BytesIO(kept.jpeg))
+    assert (shown.format, shown.size) == ("JPEG", kept.size)
     assert np.asarray(shown).min() == 255
     gallery.add(result_of("b", 0.1))
     gallery.finish()

@@ -27,6 +27,7 @@ from data.open_corpus.listing import Origin, Picture
 from gapl.labels import Label
 from gapl.origin import Finding, describe, read_origin
 from gapl.origin.xmp import read_xmp
+from gapl.results import OF_FILE
 from studies import origin
 
 if TYPE_CHECKING:
@@ -568,7 +569,8 @@ def test_explain_is_beside_the_verdict(
     assert rows == plain
     (finding,) = read_origin(png("parameters", A1111))
     assert explanations[0]["origin"] == explanations[2]["origin"] == [asdict(finding)]
-    assert explanations[1] == {"origin": [], "origin_in_words": describe([])}
+    assert {name: explanations[1][name] for name in OF_FILE} == {"origin": [], "origin_in_words": describe([])}
+    assert set(explanations[2]) == set(OF_FILE)  # without a verdict there is none to explain
     text = judge(tmp_path / "in/a.png", "--explain").out
     assert f"\n  -> Origin: {describe([finding])}\n     - png_text, tEXt parameters: {GENERATED}" in text
     assert "Origin" not in judge(tmp_path / "in/a.png").out

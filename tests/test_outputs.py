@@ -29,6 +29,15 @@ from conftest import MakeImage, RunCli
             ("a.png", "--gallery", "other.html"),
             "--gallery {other.html} is an image, which is not replaced; name another file",
         ),
+        (
+            ("a.png", "--sheets", "sheets"),
+            "--sheets {sheets/index.html} is among what is judged; name another file",
+        ),
+        (("a.png", "--sheets", "a.png"), "--sheets {a.png} is a file; expected a folder"),
+        (
+            ("a.png", "--gallery", "in/index.html", "--sheets", "in"),
+            "--gallery and --sheets are both {in/index.html}; name two files",
+        ),
         (("a.png", "--out", "in", "--format", "csv"), "--out {in} is a folder; expected the name of a file"),
         (("a.png", "--sort-into", "list.csv"), "--sort-into {list.csv} is a file; expected a folder"),
         (("@none.txt",), "none.txt: no such file; expected a file with a path in each line"),
@@ -45,6 +54,8 @@ def test_nothing_of_a_user_is_replaced(
     monkeypatch.chdir(tmp_path)
     make_image(Path("a.png"))
     Path("in").mkdir()
+    Path("sheets").mkdir()
+    Path("sheets/index.html").hardlink_to("a.png")
     Path("other.html").write_bytes(Path("a.png").read_bytes())
     Path("list.csv").write_text("filename\na.png\n")
     Path("list.txt").write_text("a.png\n")

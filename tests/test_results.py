@@ -25,6 +25,7 @@ import inference
 from gapl import judging
 from gapl import table as tables
 from gapl.cli import printable
+from gapl.detector import Judged
 from gapl.files.checksum import sha256_of
 from gapl.results import COLUMNS, Method, Result
 from gapl.table import Table
@@ -293,7 +294,8 @@ def test_a_stopped_table_goes_on(tmp_path: Path) -> None:
     with journal.open("a") as file:
         file.write('{"path": "torn')
     again = table_at(path)
-    assert again.verdicts() == {"a" * 64: Verdict(0.25, -1.0, "real", 0.6, 0.3, ("mind",))}
+    assert again.judged(explained=False) == {"a" * 64: Judged(Verdict(0.25, -1.0, "real", 0.6, 0.3, ("mind",)))}
+    assert again.judged(explained=True) == {}
     again.add(row_of("a"))
     again.add(row_of("b"))
     again.finish()
@@ -419,7 +421,7 @@ def test_a_full_disk_is_told_by_the_file_and_nothing_is_lost(
     with pytest.raises(OSError, match=r"No space left on device: '.*t.jsonl'"):
         table.finish()
     del table
-    assert list(table_at(tmp_path / "t.jsonl").verdicts()) == ["a" * 64]
+    assert list(table_at(tmp_path / "t.jsonl").judged(explained=False)) == ["a" * 64]
 
 
 def test_only_a_file_is_replaced_by_a_table(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from gapl.engine import Outcome
 from gapl.explain.background import SUFFIX, Background, read_background
-from gapl.explain.head import TENSORS, Head
+from gapl.explain.head import TENSORS, Head, Shares
 from gapl.explain.words import in_words
 from gapl.files import tensorfile
 from gapl.fingerprint import fingerprint
@@ -42,20 +42,31 @@ class Explainer:
 
     def explain(self, outcome: Outcome, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
         """Return for each image of a batch the object `explanation` of docs/result.schema.json, but its origin."""
-        found = self._answers(outcome)
-        if self.background and self.background.families and outcome.feature_BD is not None:
-            named = self.background.families.name(outcome.feature_BD, [each.label for each in verdicts])
-            found = [each | {"family": family} for each, family in zip(found, named, strict=True)]
-        if self.background and self.background.memory:
-            compared = self.background.memory.compare(outcome.embedding_BE)
-            found = [each | {"unlike": unlike} for each, unlike in zip(found, compared, strict=True)]
+        if self.head is None or outcome.embedding_BE is None:
+            found: list[dict[str, Any]] = [
+                {"prototypes": [], "bias": None, "note": self.missing} for _ in verdicts
+            ]
+        else:
+            found = self._answers(outcome, self.head.shares(outcome.embedding_BE))
+            if self.background:
+                known = self._known(self.background, outcome, [each.label for each in verdicts])
+                found = [each | more for each, more in zip(found, known, strict=True)]
         return [each | {"in_words": in_words(each)} for each in found]
 
-    def _answers(self, outcome: Outcome) -> list[dict[str, Any]]:
+    def _known(self, background: Background, outcome: Outcome, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what training tells of each image: its family, and how far it is from training."""
+        assert outcome.embedding_BE is not None
+        known: list[dict[str, Any]] = [{} for _ in labels]
+        if background.families and outcome.feature_BD is not None:
+            for each, family in zip(known, background.families.name(outcome.feature_BD, labels), strict=True):
+                each["family"] = family
+        if background.memory:
+            for each, unlike in zip(known, background.memory.compare(outcome.embedding_BE), strict=True):
+                each["unlike"] = unlike
+        return known
+
+    def _answers(self, outcome: Outcome, shares: Shares) -> list[dict[str, Any]]:
         """Return the prototypes of each image: contributions and `bias` add up to its logit."""
-        if self.head is None:
-            return [{"prototypes": [], "bias": None, "note": self.missing} for _ in outcome.logit_B]
-        shares = self.head.shares(outcome.embedding_BE)
         contribution_BP, bias_B = self._as_stated(outcome, shares.contribution_BP, shares.bias)
         rows = zip(shares.attention_BP, contribution_BP, bias_B, strict=True)
         return [

@@ -11,6 +11,7 @@ from gapl.explain.stability import LEAST_HOLDING
 
 SHOWN = 3  # prototypes of each direction
 ALIKE = 0.9  # the effective share of the prototypes from which they answered alike
+TELLS_NOTHING = "so they do not tell what the image is like"
 THIRD = 1 / 3  # of an image's side
 APART = 0.1  # the scores of tiles, from where it matters which is the highest
 
@@ -32,12 +33,16 @@ def in_words(explanation: Mapping[str, Any]) -> list[str]:
 def _prototypes(explanation: Mapping[str, Any]) -> str:
     if not explanation["prototypes"]:
         return f"{explanation['note'].capitalize()}."
-    attention = [each["attention"] for each in explanation["prototypes"]]
-    if effective_number(attention) > ALIKE * len(attention):
-        return f"All {len(attention)} prototypes answered alike, so they do not tell what the image is like."
+    if answered_alike(explanation["prototypes"]):
+        return f"All {len(explanation['prototypes'])} prototypes answered alike, {TELLS_NOTHING}."
     towards_fake = _strongest(explanation["prototypes"], sign=1)
     towards_real = _strongest(explanation["prototypes"], sign=-1)
     return f"Towards fake: {towards_fake}. Towards real: {towards_real}."
+
+
+def answered_alike(prototypes: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the attention is spread over nearly all prototypes: then none of them says anything."""
+    return effective_number([each["attention"] for each in prototypes]) > ALIKE * len(prototypes)
 
 
 def effective_number(attention: Sequence[float]) -> float:

@@ -25,7 +25,7 @@ UNKNOWN_SIGNER = "unknown signer"
 DOUBTFUL = "doubtful"
 BROKEN = "broken"
 NOT_READ = "not read"
-_OF_SIGNATURE = {
+OF_SIGNATURE = {
     TRUSTED: "signed by a trusted signer",
     UNKNOWN_SIGNER: "signed, but nobody checked who the signer is",
     DOUBTFUL: "its signature is doubtful",
@@ -70,7 +70,7 @@ class Finding:
     def line(self) -> str:
         """Return the finding for a reader."""
         named = f": {self.name}" if self.name else ""
-        signed = f", {_OF_SIGNATURE[self.signature]}" if self.signature else ""
+        signed = f", {OF_SIGNATURE[self.signature]}" if self.signature else ""
         text = f' "{self.text}"' if self.text and self.text != self.name else ""
         return f"{self.kind}, {self.where}: {self.says}{named}{signed}{text}"
 

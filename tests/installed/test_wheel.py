@@ -56,7 +56,8 @@ def test_all_in_one_says_the_same_to_the_bit(tower: bytes, tmp_path: Path) -> No
     assert (found.code, found.out) == (expected.code, expected.out)
     assert not (site / "none").exists()
     assert (site / "gapl" / INT8_FILE).read_bytes() == tower
-    assert {path.suffix for path in (site / "gapl/gallery").iterdir()} >= {".html", ".css", ".js"}
+    for pages in ("gapl/gallery", "gapl/sheets"):
+        assert {path.suffix for path in (site / pages).iterdir()} >= {".html", ".css", ".js"}
     assert (site / "gapl/pretrained/gapl-vit-b16-open.explainer").is_file()
     assert (site / "gapl/pretrained/README.md").read_bytes() == (PROJECT / "pretrained/README.md").read_bytes()
     stated = message_from_string((info / "METADATA").read_text(encoding="utf-8"))

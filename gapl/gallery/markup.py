@@ -1,0 +1,61 @@
+"""Pieces of HTML that trust nothing: escaped and short texts, pictures as data, hashes for a page's policy."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from string import Template
+
+from gapl.cli import printable
+from gapl.thumbnail import Thumbnail
+
+MAX_TEXT, MAX_NAME = 400, 1_000  # characters of a text, and of a path
+
+_PICTURE = Template('<img src="data:image/jpeg;base64,$jpeg" width="$width" height="$height" alt="$name">')
+
+
+def text(value: str, *, limit: int = MAX_TEXT) -> str:
+    """Return a text in one line of at most `limit` characters, escaped for an element or an attribute."""
+    line = printable(value[: limit + 1])
+    return html.escape(line if len(line) <= limit else f"{line[: limit - 3]}...")
+
+
+def name(path: str, folder: str = "") -> str:
+    """Return a path without the folder that it is in, escaped."""
+    return text(path[len(folder) :].lstrip(os.sep) if folder else path, limit=MAX_NAME)
+
+
+def common_folder(paths: Iterable[str]) -> str:
+    """Return the folder that all paths are in; empty where there is none."""
+    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 - a name need not be that of a file
+    try:
+        return os.path.commonpath(folders)
+    except ValueError:  # absolute and relative ones, or other drives
+        return ""
+
+
+def picture(thumbnail: Thumbnail, *, alt: str) -> str:
+    """Return an image that holds its JPEG.
+
+    alt   escaped
+    """
+    width, height = thumbnail.size
+    jpeg = base64.b64encode(thumbnail.jpeg).decode()
+    return _PICTURE.substitute(jpeg=jpeg, width=width, height=height, name=alt)
+
+
+def policy_hash(source: str) -> str:
+    """Return how a Content-Security-Policy names a style or a script."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
+
+
+def begins_with(path: Path, start: str) -> bool:
+    """Tell whether a file begins so, as a page of ours does: only such a file may be replaced."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(start)) == start.encode()

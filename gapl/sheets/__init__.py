@@ -1,0 +1,1 @@
+"""One page for each image that explains its verdict, and an index of them."""
