@@ -107,7 +107,8 @@ def localise(args: argparse.Namespace) -> None:
 
 def large_pairs(args: argparse.Namespace) -> Iterator[Pair]:
     """Yield photographs in turn from each source, each with another fake, until there are no more fakes."""
-    from studies.groups import NO_PHOTOGRAPHS, style_of
+    from data.open_corpus.kinds import style_of
+    from studies.groups import NO_PHOTOGRAPHS
 
     def is_large(record: Record) -> bool:
         with opened(record.read_bytes()) as image:
