@@ -21,7 +21,7 @@ import export
 import inference
 from evaluation.tables.scores import read_scores
 from gapl.config import DetectorConfig, LoraSpec, TowerSpec
-from gapl.engine import Engine
+from gapl.engine import Engine, Outcome
 from gapl.files.checksum import sha256_of
 from gapl.info import header_of
 from gapl.names import EXPORT_PRECISIONS, FAST, PROGRAM_PRECISIONS, TINY
@@ -94,7 +94,7 @@ def exported(detector_file: Path, run_cli: RunCli) -> Path:
 
 def test_a_file_gives_all_outputs_of_any_number_of_images_and_views(detector_file: Path, exported: Path) -> None:
     _, engine = read_engine(exported)
-    assert engine.outputs == ["logit_B", "embedding_BE", "attention_BP"]
+    assert engine.outputs == ["logit_B", "embedding_BE", "feature_BD", "attention_BP"]
     expected = load_checkpoint(detector_file, allow_tiny=True).detector
     generator = torch.Generator().manual_seed(0)
     for num_images, num_views in ((1, 1), (3, 2), (2, 7)):
@@ -109,7 +109,7 @@ def test_a_detector_of_stage_1_has_no_attention(tmp_path: Path, run_cli: RunCli)
     source = make_detector(tmp_path / "one.safetensors", config_with(("centre",), stage=1), calibrated=False)
     assert run_cli(export.main, "--model_path", source, "--out", tmp_path, "--allow-tiny").code == 0
     _, engine = read_engine(tmp_path / "one.onnx")
-    assert engine.outputs == ["logit_B", "embedding_BE"]
+    assert engine.outputs == ["logit_B", "embedding_BE", "feature_BD"]
     assert load_detector(tmp_path / "one.onnx", allow_tiny=True).detector(
         torch.zeros(2, 3, 32, 32)
     ).logit_B.shape == (2,)
@@ -183,7 +183,7 @@ def test_int8_is_exact_where_weights_were_rounded_before(detector_file: Path) ->
     graph = GRAPHS(checkpoint.config)
     pixels = np.random.default_rng(0).standard_normal((2, 7, 3, 32, 32)).astype(np.float32)
     logits = {
-        precision: Engine(make(with_weights(graph, state)).SerializeToString())(pixels)
+        precision: Engine(make(with_weights(graph, state)).SerializeToString())(pixels).logit_B
         for precision, make in PRECISIONS.items()
     }
     assert 0 < np.abs(logits["int8"] - logits["fp32"]).max() < 3e-3  # q_proj is in float16
@@ -286,7 +286,8 @@ def test_a_file_that_is_not_near_enough_is_refused(
     assert "no images in them" in refused
     numbers = iter(range(1000))
     monkeypatch.setattr(
-        "models.onnx_file.Engine.__call__", lambda _engine, _pixels: np.array([next(numbers) % 2 * 18 - 9.0])
+        "models.onnx_file.Engine.__call__",
+        lambda _engine, _pixels: Outcome(np.array([next(numbers) % 2 * 18 - 9.0])),
     )
     refused = run_cli(export.main, *given, "--precision", "int8", "--calibration", labelled).only_error()
     assert "detector-int8.onnx: not written; it differs from torch, by full views: flips" in refused
