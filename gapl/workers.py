@@ -7,6 +7,7 @@ no sandbox: whoever takes over a decoder may do what the user may. docs/security
 from __future__ import annotations
 
 import argparse
+import atexit
 import hashlib
 import multiprocessing
 import os
@@ -152,16 +153,21 @@ class Workers:
         self._processes = [_Process(make_looker, limits) for _ in range(num_workers)]
         for process in self._processes:
             self._idle.put(process)
+        atexit.register(self._stop)  # multiprocessing would ask them to end, which they do not hear, and wait
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for process in self._processes:
-            process.stop()
+        atexit.unregister(self._stop)
+        self._stop()
         self._threads.shutdown(wait=bool(self._processes), cancel_futures=True)
         for process in self._processes:
             process.clear()
+
+    def _stop(self) -> None:
+        for process in self._processes:
+            process.stop()
 
     def look(self, images: Iterable[Input], *, ahead: int) -> Iterator[Look]:
         """Yield a look at each image, in their order. Up to `ahead` and one for each process are in memory.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import psutil
 
 PROJECT = Path(__file__).resolve().parent.parent
 GAPL = ("-m", "gapl", "serve")
-WAIT_S = 60  # in which whatever is waited for must have come
+WAIT_S = 120  # in which whatever is waited for must have come
 LOOK_S = 0.01  # from one look for it to the next
 
 T = TypeVar("T")
@@ -63,7 +64,7 @@ class ServiceProcess:
         line = [sys.executable, *command, *map(str, given)]
         self._log = folder / "log.jsonl"
         with self._log.open("w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(line, stderr=log, cwd=PROJECT)
+            self.process = subprocess.Popen(line, stderr=log, cwd=PROJECT, start_new_session=True)
         self.url = f"http://127.0.0.1:{self.wait_for_event('listening')['port']}"
 
     def __enter__(self) -> Self:
@@ -117,9 +118,13 @@ class ServiceProcess:
                 if each.is_running() and each.status() != psutil.STATUS_ZOMBIE:
                     each.resume()
 
+    def tell_to_end(self) -> None:
+        """Tell all of its processes to end, as systemd does."""
+        os.killpg(self.process.pid, signal.SIGTERM)
+
     def end(self) -> int:
         """Tell it to end, and return its exit code."""
-        self.process.send_signal(signal.SIGTERM)
+        self.tell_to_end()
         return self.process.wait(WAIT_S)
 
 

@@ -417,3 +417,5 @@ def test_version_and_packages_are_stated_once() -> None:
     assert f"\nversion: {version()}\n" in (PROJECT / "CITATION.cff").read_text(encoding="utf-8")
     required = (PROJECT / "requirements/gapl.txt").read_text(encoding="utf-8").splitlines()
     assert project["dependencies"] == required[1:]
+    served = (PROJECT / "requirements/serve.txt").read_text(encoding="utf-8").splitlines()
+    assert project["optional-dependencies"]["serve"] == served[2:]

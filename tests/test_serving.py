@@ -107,6 +107,16 @@ def test_an_image_may_be_the_body(client: httpx2.Client, images: list[Path]) -> 
     assert whole["sha256"] == sha256_of(images[0])
 
 
+def test_torch_says_the_same(client: httpx2.Client, images: list[Path], tiny_onnx: Path, tmp_path: Path) -> None:
+    options = ("--engine", "torch", "--device", "cpu", "--allow-tiny")
+    source = tiny_onnx.parent.with_name("tiny.safetensors")
+    with ServiceProcess(source, tmp_path, *options, command=("serve.py",)) as other, other.client() as asked:
+        other.wait_for_event("ready")
+        found, expected = (each.post("/v1/detect", files=form(*images)).json() for each in (asked, client))
+    assert [row["model"] for row in found] == [str(source)] * 3
+    assert [row["logit"] for row in found] == pytest.approx([row["logit"] for row in expected], abs=1e-4)
+
+
 def test_a_content_that_comes_again_is_judged_again(client: httpx2.Client, images: list[Path]) -> None:
     first, second, third = client.post("/v1/detect", files=form(images[0], images[1], images[0])).json()
     assert (third["path"], third["duplicate_of"]) == ("0.png (2)", "0.png")
@@ -165,6 +175,21 @@ def test_a_killed_decoder_costs_one_request(service: ServiceProcess, images: lis
         (lost,) = (each for each in answers if each.status_code == 422)
         assert check_problem(lost, "unreadable")["detail"] == "what decodes it crashed (SIGKILL)"
         assert client.post("/v1/detect", files=form(*images)).status_code == 200
+
+
+def test_a_mistake_of_ours_is_told_without_its_message(
+    tiny_onnx: Path, tmp_path: Path, images: list[Path]
+) -> None:
+    fail = "def fail(*_): raise ValueError('a secret name')\ngapl.detector.Detector.judge = fail"
+    command = ("-c", f"import gapl.detector, gapl.__main__\n{fail}\ngapl.__main__.main()", "serve")
+    with ServiceProcess(tiny_onnx, tmp_path, command=command) as service, service.client() as client:
+        service.wait_for_event("ready")
+        for _ in range(2):
+            check_problem(client.post("/v1/detect", files=form(images[0])), "internal")
+        first, _ = (line for line in service.log() if line["event"] == "failed")
+        assert first["error"] == "ValueError"
+        assert first["raised_in"][-1].endswith(" fail")
+        assert "secret" not in str(service.log())
 
 
 # ---------------------------------------------------------------------------------------------------------

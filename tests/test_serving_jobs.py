@@ -9,6 +9,7 @@ import sqlite3
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +193,11 @@ def test_what_is_too_much(client: httpx2.Client, service: ServiceProcess, images
     wait_until(lambda: not [each for each in service.jobs.iterdir() if each.is_dir()])
 
 
+def test_one_service_at_a_time_uses_a_folder(service: ServiceProcess, run_cli: RunCli) -> None:
+    done = run_cli(command._main, "serve", "--port", 0, "--jobs", service.jobs)
+    assert "jobs.sqlite: another process uses it; name another folder with --jobs" in done.only_error()
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Kills
 
@@ -227,10 +233,8 @@ def test_a_job_goes_on_after_an_orderly_end(tiny_onnx: Path, tmp_path: Path, mak
         service.wait_for_event("ready")
         path = begin(client, files=form(archive, field="file"))
         wait_until(lambda: client.get(path).json()["found"] >= 4)
-        with pytest.raises(AssertionError, match="another service keeps its jobs there"):
-            ServiceProcess(tiny_onnx, folder)
         assert service.end() == 0
-    with sqlite3.connect(service.jobs / "jobs.sqlite") as database:
+    with closing(sqlite3.connect(service.jobs / "jobs.sqlite")) as database:
         ((state, starts),) = database.execute("select state, starts from jobs")
     assert (state, starts) == ("running", 0)
     with ServiceProcess(tiny_onnx, folder) as service, service.client() as client:

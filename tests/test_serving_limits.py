@@ -28,7 +28,7 @@ origins = ["https://pages.example"]
 [requests]
 files = 2
 bytes = 100_000
-upload_seconds = 0.5
+upload_seconds = 2
 [tokens.ann]
 sha256 = "{ann}"
 [tokens.bob]
@@ -39,7 +39,7 @@ TIGHT = """
 [requests]
 files = 1
 waiting = 3
-deadline_seconds = 1.5
+deadline_seconds = 3
 """
 
 
@@ -162,13 +162,13 @@ def test_overload_deadline_and_recovery(tight: ServiceProcess, image: Path) -> N
         tight.wait_for_images(3)
         refused = send(tight, image)
         check_problem(refused, "overloaded")
-        assert refused.elapsed.total_seconds() < 1
+        assert refused.elapsed.total_seconds() < 3
         assert int(refused.headers["retry-after"]) >= 1
         for each in waiting:
             answer = each.result()
             check_problem(answer, "too-late")
             assert answer.headers["retry-after"]
-            assert 1.5 <= answer.elapsed.total_seconds() < 10
+            assert 3 <= answer.elapsed.total_seconds() < 20
         assert tight.metric("gapl_waiting_images") == 0
     assert send(tight, image).status_code == 200
 
@@ -211,7 +211,7 @@ def test_the_end_waits_for_what_was_accepted(tiny_onnx: Path, tmp_path: Path, ma
         with service.decoders_stopped():
             waiting = [in_thread(send, service, image) for image in images]
             service.wait_for_images(8)
-            service.process.terminate()
+            service.tell_to_end()
             wait_until(lambda: refuses_connections(service))
         answers = [each.result() for each in waiting]
         assert [(each.status_code, each.json()) for each in answers] == [(200, rows) for rows in expected]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import signal
 import socket
@@ -13,8 +14,11 @@ from typing import TYPE_CHECKING
 from gapl.names import FULL, VIEWS, VIEWS_HELP
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from gapl.detector import Detector
     from gapl.serving.config import Setup
+    from gapl.serving.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,12 @@ The log is lines of JSON on stderr. docs/serving.md tells what is answered, the 
 """
 HOST, PORT = "127.0.0.1", 8000
 WORKERS = 2
+PACKAGES = {  # and the modules that they bring
+    "fastapi": "fastapi",
+    "prometheus-client": "prometheus_client",
+    "python-multipart": "python_multipart",
+    "uvicorn": "uvicorn",
+}
 MARGIN_S = 5  # for the answers of what is judged at the end
 
 
@@ -108,28 +118,43 @@ def _default_folder() -> Path:
 
 
 def _serve(args: argparse.Namespace, load: Callable[[], Detector], setup: Setup) -> int:
-    from gapl.inputs.input import require
-
-    for package, module in (
-        ("fastapi", "fastapi"),
-        ("uvicorn", "uvicorn"),
-        ("python-multipart", "python_multipart"),
-    ):
-        require("'gapl[serve]'", module, what=f"the service, by {package},")
-    import uvicorn
-
-    from gapl.serving.app import build_app
+    _check_packages()
     from gapl.serving.logs import log_as_json, log_event
     from gapl.serving.service import Service
 
     listener = _listen(args.host, args.port)
-    log_as_json()
     service = Service(load, setup)
-    requests = setup.config.requests
+    log_as_json()  # from now on: a mistake of the user is told as by other commands
+    server = _make_server(service)
+    for each in (signal.SIGINT, signal.SIGTERM):  # also before and after the server handles them itself
+        signal.signal(each, server.handle_exit)
+    host, port = listener.getsockname()[:2]
+    log_event(log, "listening", host=host, port=port)
+    server.run(sockets=[listener])
+    log_event(log, "ended")
+    if service.error:
+        raise service.error
+    return 0
+
+
+def _check_packages() -> None:
+    """Raise ValueError when packages are missing that the service needs."""
+    missing = [package for package, module in PACKAGES.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        named = " ".join(missing)
+        raise ValueError(f"the service needs packages that are not installed: pip install {named}")
+
+
+def _make_server(service: Service) -> uvicorn.Server:
+    """Return what answers requests to a service, and ends when its detector cannot be loaded."""
+    import uvicorn
+
+    from gapl.serving.app import build_app
 
     def end() -> None:
         server.should_exit = True
 
+    limits = service.config.requests
     config = uvicorn.Config(
         build_app(service, on_error=end),
         http="h11",
@@ -140,18 +165,10 @@ def _serve(args: argparse.Namespace, load: Callable[[], Detector], setup: Setup)
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=int(requests.upload_seconds + requests.deadline_seconds + MARGIN_S),
+        timeout_graceful_shutdown=int(limits.upload_seconds + limits.deadline_seconds + MARGIN_S),
     )
     server = uvicorn.Server(config)
-    for each in (signal.SIGINT, signal.SIGTERM):  # also before and after the server handles them itself
-        signal.signal(each, server.handle_exit)
-    host, port = listener.getsockname()[:2]
-    log_event(log, "listening", host=host, port=port)
-    server.run(sockets=[listener])
-    log_event(log, "ended")
-    if service.error:
-        raise service.error
-    return 0
+    return server
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -93,7 +93,7 @@ class Jobs:
         except sqlite3.Error as error:
             self._database.close()
             is_taken = "locked" in str(error)
-            why = "another service keeps its jobs there" if is_taken else f"it cannot be used ({error})"
+            why = "another process uses it" if is_taken else f"it cannot be used ({error})"
             raise ValueError(f"{path}: {why}; name another folder with --jobs") from error
 
     def _open(self) -> None:

@@ -111,6 +111,8 @@ class Runner:
         except Exception:
             log.exception("failed", extra={FIELDS: {"job": job.id}})
             error = "the service made a mistake; its log says more"
+        if error and self._is_stopped:  # it may come of the end: the next start tells
+            return
         self._jobs.end(job.id, now=time.time(), error=error)
         self._files.delete(job.id)
         log_event(log, "job", job=job.id, token=job.owner, failed=bool(error))

@@ -64,11 +64,16 @@ class Service:
         started = time.perf_counter()
         try:
             judging = Judging(self._load(), self.setup, note_batch=self._note_batch)
+            self._runner = self._start_runner(judging)
         except Exception as error:
             self.error = error
             on_error()
             return
-        self._runner = Runner(
+        self._judging = judging
+        log_event(log, "ready", model=self.setup.model, seconds=round(time.perf_counter() - started, 2))
+
+    def _start_runner(self, judging: Judging) -> Runner:
+        runner = Runner(
             self.jobs,
             judging,
             files=self.job_files,
@@ -76,9 +81,8 @@ class Service:
             batch_size=self.setup.batch_size,
             metrics=self.metrics,
         )
-        self._runner.start()
-        self._judging = judging
-        log_event(log, "ready", model=self.setup.model, seconds=round(time.perf_counter() - started, 2))
+        runner.start()
+        return runner
 
     def _note_batch(self, num: int, seconds: float) -> None:
         self.admission.note_batch(num, seconds)
@@ -110,11 +114,11 @@ class Service:
 
     def close(self) -> None:
         """End what is going on in order; jobs go on when the service is started again."""
-        has_stopped = self._runner is None or self._runner.stop()
+        if self._runner and not self._runner.stop():
+            return  # the end of the process stops it
         if self._judging:
             self._judging.close()
-        if has_stopped:
-            self.jobs.close()
+        self.jobs.close()
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
