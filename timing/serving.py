@@ -24,6 +24,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
@@ -31,6 +32,7 @@ from gapl import cli
 
 PROJECT = Path(__file__).resolve().parent.parent
 OK, REFUSED = 200, 503
+LOOK_S = 0.02  # from one look at the log to the next
 
 
 @dataclass
@@ -112,16 +114,18 @@ def start(args: argparse.Namespace, folder: Path) -> tuple[subprocess.Popen[str]
     line = [sys.executable, "-m", "gapl", "serve", *options]
     with (folder / "log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(line, cwd=PROJECT, stderr=log, text=True)
-    port = 0
-    while True:
+    started, events = time.perf_counter(), dict[str, dict[str, Any]]()
+    while "ready" not in events:
+        time.sleep(LOOK_S)
         lines = (folder / "log").read_text(encoding="utf-8").splitlines()
         if process.poll() is not None:
             raise ValueError(f"the service ended: {lines[-1] if lines else 'no message'}")
-        for event in map(json.loads, lines):
-            port = event.get("port", port)
-            if event["event"] == "ready":
-                return process, port
-        time.sleep(0.1)
+        for each in map(json.loads, lines):
+            if each["event"] not in events:
+                print(f"{each['event']} after {time.perf_counter() - started:.2f} s")
+            events[each["event"]] = each
+    print()
+    return process, events["listening"]["port"]
 
 
 def memory_mb(pid: int) -> float:
