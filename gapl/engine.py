@@ -89,7 +89,11 @@ class Engine:
 
 
 def _import_onnxruntime() -> Any:
-    """Return the package. Raises ValueError when it is missing, or too old to be given weights."""
+    """Return the package. Raises ValueError when it is missing, or too old to be given weights.
+
+    It is told to send no telemetry, unless the variable says otherwise: who judges images asked for none.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

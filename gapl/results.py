@@ -121,9 +121,12 @@ def verdict_text(path: Path | str, verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
-def mark_duplicates(results: Iterable[Result]) -> Iterator[Result]:
-    """Yield the results; those of a content that was judged before say of which path they are the duplicate."""
-    first: dict[str, str] = {}
+def mark_duplicates(results: Iterable[Result], judged: Mapping[str, str] = {}) -> Iterator[Result]:
+    """Yield the results; those of a content that was judged before say of which path they are the duplicate.
+
+    judged   what was before the results: SHA-256 -> path
+    """
+    first = dict(judged)
     for result in results:
         path = first.setdefault(result.sha256, result.path) if result.verdict else result.path
         yield result if path == result.path else replace(result, duplicate_of=path)

@@ -7,6 +7,7 @@ no sandbox: whoever takes over a decoder may do what the user may. docs/security
 from __future__ import annotations
 
 import argparse
+import atexit
 import hashlib
 import multiprocessing
 import os
@@ -61,27 +62,28 @@ class Look:
 
 
 class Looker:
-    """Looks at images in this process, at each content once."""
+    """Looks at images in this process: at each content once, or, where `known` is None, whenever it comes."""
 
-    def __init__(self, pixel: PixelSpec, *, known: Iterable[str], thumbnails: bool, explain: bool) -> None:
-        self._explain = explain
-        self._see, self._seen = seeing(pixel), set(known)
+    def __init__(self, pixel: PixelSpec, *, known: Iterable[str] | None, thumbnails: bool) -> None:
+        self._see, self._seen = seeing(pixel), set(known or ())
+        self._remembers = known is not None
         self._thumbnails = thumbnails
         self._shown: set[str] = set()
 
-    def look(self, read: Callable[[], bytes]) -> Look:
-        """Look at the image whose encoded bytes can be read so."""
+    def look(self, read: Callable[[], bytes], *, explain: bool) -> Look:
+        """Look at the image whose encoded bytes can be read so; `explain`: also at what it says of its origin."""
         sha256, seen, thumbnail, origin = "", None, None, None
         try:
             encoded = read()
             sha256 = hashlib.sha256(encoded).hexdigest()
-            origin = tuple(read_origin(encoded)) if self._explain else None
+            origin = tuple(read_origin(encoded)) if explain else None
             if self._thumbnails and sha256 not in self._shown:
                 thumbnail = _small(encoded)
                 self._shown.add(sha256)
             if sha256 not in self._seen:
                 seen = self._see(encoded)
-                self._seen.add(sha256)
+                if self._remembers:
+                    self._seen.add(sha256)
         except REFUSALS as error:
             return Look(sha256, error=_reason(error), origin=origin)
         return Look(sha256, seen, thumbnail, origin=origin)
@@ -133,33 +135,39 @@ class Workers:
         *,
         pixel: PixelSpec,
         limits: Limits,
-        known: Iterable[str] = (),
+        known: Iterable[str] | None = (),
         thumbnails: bool = False,
         explain: bool = False,
     ) -> None:
         """Take what a detector looks at, and which contents need not be seen again.
 
-        known       their SHA-256
+        known       their SHA-256; None: a content is seen whenever it comes, and none is remembered
         thumbnails  whether they are made of all contents
-        explain     whether what each file says about its origin is read
+        explain     whether `look` reads what each file says about its origin
         """
-        make_looker = partial(Looker, pixel, known=frozenset(known), thumbnails=thumbnails, explain=explain)
-        self._looker = make_looker()
+        remembered = None if known is None else frozenset(known)
+        make_looker = partial(Looker, pixel, known=remembered, thumbnails=thumbnails)
+        self._looker, self._explain = make_looker(), explain
         self._threads = ThreadPoolExecutor(max(1, num_workers))
         self._idle: SimpleQueue[_Process] = SimpleQueue()
         self._processes = [_Process(make_looker, limits) for _ in range(num_workers)]
         for process in self._processes:
             self._idle.put(process)
+        atexit.register(self._stop)  # multiprocessing would ask them to end, which they do not hear, and wait
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for process in self._processes:
-            process.stop()
+        atexit.unregister(self._stop)
+        self._stop()
         self._threads.shutdown(wait=bool(self._processes), cancel_futures=True)
         for process in self._processes:
             process.clear()
+
+    def _stop(self) -> None:
+        for process in self._processes:
+            process.stop()
 
     def look(self, images: Iterable[Input], *, ahead: int) -> Iterator[Look]:
         """Yield a look at each image, in their order. Up to `ahead` and one for each process are in memory.
@@ -171,7 +179,7 @@ class Workers:
         for image in images:
             content = self._content(image)
             size = len(content) if isinstance(content, bytes) else 0
-            waiting.append((self._threads.submit(self._look, content), size))
+            waiting.append((self._threads.submit(self._look, content, self._explain), size))
             num_bytes += size
             while len(waiting) >= ahead + len(self._processes) or num_bytes > MOST_BYTES:
                 future, size = waiting.popleft()
@@ -179,13 +187,13 @@ class Workers:
                 yield future.result()
         yield from (future.result() for future, _ in waiting)
 
-    def submit(self, image: Input) -> Future[Look]:
-        """Look at an image. What was seen of its content before may be left out."""
-        return self._threads.submit(self._look, self._content(image))
+    def submit(self, image: Input | bytes, *, explain: bool = False) -> Future[Look]:
+        """Look at an image, or at its encoded bytes. What was seen of its content before may be left out."""
+        return self._threads.submit(self._look, self._content(image), explain)
 
-    def _content(self, image: Input) -> Content:
+    def _content(self, image: Input | bytes) -> Content:
         """Return what a process is to look at. It reads files; what else holds images is read here, in order."""
-        if not self._processes:
+        if isinstance(image, bytes) or not self._processes:
             return image
         if image.file:
             return image.file
@@ -194,14 +202,16 @@ class Workers:
         except REFUSALS as error:
             return Look("", error=_reason(error))
 
-    def _look(self, content: Content) -> Look:
+    def _look(self, content: Content, explain: bool) -> Look:
         if isinstance(content, Look):
             return content
-        if isinstance(content, Input):
-            return self._looker.look(partial(read_within, content))
+        if not self._processes:
+            read = partial(read_within, content) if isinstance(content, Input) else partial(read_image, content)
+            return self._looker.look(read, explain=explain)
+        assert not isinstance(content, Input)
         process = self._idle.get()
         try:
-            return process.look(content)
+            return process.look(content, explain=explain)
         finally:
             self._idle.put(process)
 
@@ -217,12 +227,12 @@ class _Process:
         self._connection: Connection | None = None
         self._process: BaseProcess | None = None
 
-    def look(self, image: Path | bytes) -> Look:
+    def look(self, image: Path | bytes, *, explain: bool) -> Look:
         """Look at an image. Raises OSError when no process can be started."""
         with self._lock:
             connection = self._connected()
         try:
-            connection.send(image)
+            connection.send((image, explain))
             if connection.poll(self._seconds):
                 look: Look = connection.recv()
                 return look
@@ -310,7 +320,8 @@ def _no_interrupts() -> Iterator[None]:
 
 def _serve(connection: Connection, make_looker: Callable[[], Looker], limits: Limits) -> None:
     """Look at the images that come through the connection, until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for each in (signal.SIGINT, signal.SIGTERM):  # the parent, which gets them too, finishes what it has begun
+        signal.signal(each, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     allow_pixels(limits.megapixels)
     Image.init()  # now, and not in the time of the first image
@@ -319,10 +330,10 @@ def _serve(connection: Connection, make_looker: Callable[[], Looker], limits: Li
     connection.send(STARTED)
     while True:
         try:
-            image = connection.recv()
+            image, explain = connection.recv()
         except EOFError:
             return
-        connection.send(looker.look(partial(read_image, image)))
+        connection.send(looker.look(partial(read_image, image), explain=explain))
 
 
 def _end_with_parent() -> None:

@@ -17,7 +17,7 @@ from gapl.weights import read_engine
 from gapl.wheel import INT8_FILE, read_int8
 
 PROJECT = Path(__file__).resolve().parent.parent
-PARTS = ("gapl", "pretrained/licenses", "pyproject.toml", "LICENSE")  # of the project that the wheel is made of
+PARTS = ("gapl", "pretrained/licenses", "docs/result.schema.json", "pyproject.toml", "LICENSE")  # of the project
 CARD = "pretrained/README.md"  # of the detector that ships
 
 
@@ -51,6 +51,7 @@ def build_wheel(detector: Path, *, out: Path) -> Path:
 
 def _copy_project(source: Path) -> None:
     for part in PARTS:
+        (source / part).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (PROJECT / part).is_dir() else shutil.copyfile
         copy(PROJECT / part, source / part)
 

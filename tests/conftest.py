@@ -188,6 +188,20 @@ def tiny_run(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory, run_cli:
     return TinyRun(tiny_root, stage1 / "detector.safetensors", bank, stage2 / "detector.safetensors")
 
 
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, run_cli: RunCli) -> Path:
+    """A calibrated detector with several views on the random tower, in a file that needs no torch."""
+    import export
+    from tests.test_gapl import make_detector
+    from tests.test_several_views import ALL, config_with
+
+    folder = tmp_path_factory.mktemp("tiny_onnx")
+    source = make_detector(folder / "tiny.safetensors", config_with(ALL))
+    done = run_cli(export.main, "--model_path", source, "--out", folder / "onnx", "--allow-tiny")
+    assert done.code == 0, done.err
+    return folder / "onnx" / "tiny.onnx"
+
+
 @pytest.fixture
 def judge(run_cli: RunCli, tiny_run: TinyRun) -> RunCli:
     """`judge(*arguments)` runs inference.py with the detector of `tiny_run`."""

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 40  # of a function
 MAX_ARGUMENTS = 7  # of a function
 REQUIRED = ("numpy", "PIL", "onnx", "onnxruntime", "safetensors", "tqdm")  # what gapl/ may import
-EXTRAS = ("pyarrow", "fsspec", "av", "ray", "c2pa")  # what it may import where a user asks for it
+SERVING = ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client")
+EXTRAS = ("pyarrow", "fsspec", "av", "ray", "c2pa", *SERVING)  # what it may import where a user asks for it
 
 # Who may import whom: each of these may import the ones named, and itself.
 _IMAGES = {"data", "prototype_dataset", "gapl"}
@@ -28,7 +29,7 @@ _DETECTORS = {"data", "models", "gapl"}
 _SCORES = {"evaluation", *_DETECTORS}
 _TRAINING = {"training", "prototype", "features", *_IMAGES, *_SCORES}
 _COMMANDS = {"commands", "reporting", *_TRAINING}
-_SCRIPTS = {"train", "inference", "export", "benchmarks", *_COMMANDS}
+_SCRIPTS = {"train", "inference", "export", "benchmarks", "serve", *_COMMANDS}
 LAYERS: dict[str, set[str]] = {
     "gapl": set(),
     "data": {"gapl"},
@@ -44,6 +45,7 @@ LAYERS: dict[str, set[str]] = {
     "inference": _SCRIPTS,
     "export": _SCRIPTS,
     "benchmarks": _SCRIPTS,
+    "serve": _SCRIPTS,
     "studies": {"studies", "timing", *_SCRIPTS},
     "timing": {"studies", "timing", *_SCRIPTS},
     "tests": {"studies", "timing", *_SCRIPTS},

@@ -411,9 +411,30 @@ def test_command_is_instant_and_needs_no_torch(detector_file: Path, images: list
     assert run(images[0], "--model_path", detector_file, setup=graph) == (0, "PIL numpy onnx")
 
 
+def test_onnxruntime_keeps_no_number_of_this_machine(
+    detector_file: Path, images: list[Path], tmp_path: Path
+) -> None:
+    code = f"import gapl.weights, gapl.__main__; gapl.weights.GRAPH = gapl.weights.Path({str(weights.GRAPH)!r})"
+    line = [
+        sys.executable,
+        "-c",
+        f"{code}; gapl.__main__.main()",
+        str(images[0]),
+        "--model_path",
+        str(detector_file),
+    ]
+    (tmp_path / "home").mkdir()
+    variables = os.environ | {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": ""}
+    variables.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run(line, cwd=PROJECT, check=True, capture_output=True, env=variables)
+    assert list((tmp_path / "home").iterdir()) == []
+
+
 def test_version_and_packages_are_stated_once() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert "version" in project["dynamic"]
     assert f"\nversion: {version()}\n" in (PROJECT / "CITATION.cff").read_text(encoding="utf-8")
     required = (PROJECT / "requirements/gapl.txt").read_text(encoding="utf-8").splitlines()
     assert project["dependencies"] == required[1:]
+    served = (PROJECT / "requirements/serve.txt").read_text(encoding="utf-8").splitlines()
+    assert project["optional-dependencies"]["serve"] == served[2:]

@@ -14,7 +14,8 @@ from structure import EXTRAS, LAYERS, ROOT, import_graph, imports, reach, read_m
 MODULES = {module.name: module for module in read_modules(ROOT)}
 COMMANDS = [name for name in MODULES if name.startswith("commands")]
 TOOLS = ("tests", "studies", "timing")  # they may use requirements-test.txt
-OPTIONAL = {"ray", "pillow-heif", "av", "c2pa-python"}  # of --ray, data.collect, videos, --explain
+SERVING = {"fastapi", "starlette", "uvicorn", "python-multipart", "prometheus-client"}
+OPTIONAL = {"ray", "pillow-heif", "av", "c2pa-python", *SERVING}  # of --ray, data.collect, videos, --explain
 NOT_IMPORTED = {"scikit-image", "onnxscript"}  # its photographs are used; torch imports it
 FILES = [ROOT / "requirements.txt", ROOT / "requirements-test.txt", *(ROOT / "requirements").glob("*.txt")]
 
@@ -56,6 +57,12 @@ def test_a_group_has_what_its_commands_import(file: str, commands: list[str]) ->
     graph = import_graph(list(MODULES.values()))
     names = set(commands).union(*(reach(graph, name) for name in commands))
     assert packages_of(names) - OPTIONAL - {*EXTRAS} <= set(read_requirements(ROOT / "requirements" / file))
+
+
+def test_the_service_has_what_it_imports() -> None:
+    names = {name for name in MODULES if name.startswith("gapl.serving")}
+    own, base = (read_requirements(ROOT / "requirements" / name) for name in ("serve.txt", "gapl.txt"))
+    assert packages_of(names) == SERVING == set(own) - set(base)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -144,6 +144,15 @@ def test_known_contents_are_not_decoded(images: list[Path]) -> None:
         assert list(workers.look(inputs(images[0]), ahead=1)) == [Look(known[0])]
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_contents_are_seen_again_where_none_is_remembered(images: list[Path], num_workers: int) -> None:
+    encoded = images[0].read_bytes()
+    with Workers(num_workers, pixel=SPEC, limits=LIMITS, known=None) as workers:
+        looks = [workers.submit(encoded, explain=explain).result() for explain in (False, True)]
+    assert [bool(look.seen) for look in looks] == [True, True]
+    assert [look.origin for look in looks] == [None, ()]
+
+
 @pytest.mark.parametrize("how", ["kill -9", "Ctrl-C"])
 def test_no_process_outlives_its_parent(how: str) -> None:
     parent = start(hang)

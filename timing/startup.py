@@ -22,7 +22,7 @@ from gapl import cli
 PROJECT = Path(__file__).resolve().parent.parent
 
 TARGET_S = 1.0
-MODULES = ("gapl", "models.weights", "data.shards.plan", "data.demo", "data.collect")  # run with `python -m`
+MODULES = ("gapl", "gapl serve", "models.weights", "data.shards.plan", "data.demo", "data.collect")  # `python -m`
 DETECTOR = "pretrained/gapl-vit-b16-open.safetensors"
 MISSING = "no/such"  # a path
 REFUSED = {
@@ -49,6 +49,8 @@ REFUSED = {
     ),
     "prototype_dataset.py": ("--no-such-option", f"--data-root {MISSING}"),
     "-m gapl": ("--no-such-option assets", MISSING, f"assets --model_path {MISSING}"),
+    "-m gapl serve": ("--no-such-option", f"--config {MISSING}", "--host 0.0.0.0"),
+    "serve.py": ("--no-such-option", f"--config {MISSING}", "--device cuda"),
     "export.py": (f"--model_path {MISSING} --out {MISSING}",),
     "-m models.weights": (f"inspect {MISSING}",),
     "-m data.collect": (f"--out {MISSING} --mirror {MISSING}",),

@@ -77,7 +77,7 @@ def list_archive(path: Path, kind: str, *, note: Note, limits: Limits = LIMITS) 
         listed = (_list_zip if kind == ZIP else _list_tar)(path, note, limits)
     members, broken = listed
     opened = partial(_open_zip if kind == ZIP else _open_tar, path, limits)
-    names = _numbered([f"{path}/{name}" for name, _ in members])
+    names = numbered([f"{path}/{name}" for name, _ in members])
     inputs = inputs_in([(name, member) for name, (_, member) in zip(names, members, strict=True)], opened)
     return [*inputs, *([refused_input(str(path), broken)] if broken else [])]
 
@@ -99,7 +99,7 @@ def _refusing(path: Path, kind: str) -> Iterator[None]:
         raise ValueError(f"{path}: damaged, or no {kind} archive ({first_line(error)})") from error
 
 
-def _numbered(names: list[str]) -> list[str]:
+def numbered(names: list[str]) -> list[str]:
     """Return names of which none stands twice: a later one of the same name gets a number."""
     listed, taken = set(names), set()
     times: Counter[str] = Counter()

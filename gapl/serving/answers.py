@@ -1,0 +1,58 @@
+"""What a client gets instead of what it asked for: a problem document, whatever went wrong."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from gapl.serving.access import note_of, service_of
+from gapl.serving.problems import MEDIA_TYPE, TYPE, Problem
+
+
+def add_answers(app: FastAPI) -> None:
+    """Have an app answer all errors with problem documents."""
+    app.add_exception_handler(Problem, answer_problem)
+    app.add_exception_handler(HTTPException, answer_http_error)
+    app.add_exception_handler(RequestValidationError, answer_wrong_parameter)
+    app.add_exception_handler(Exception, answer_failure)
+
+
+def answer_problem(request: Request, problem: Exception) -> JSONResponse:
+    """Return the document of a Problem."""
+    assert isinstance(problem, Problem)
+    service_of(request).metrics.refused.labels(problem.kind).inc()
+    headers = {"Retry-After": str(problem.retry_after_s)} if problem.retry_after_s else {}
+    if problem.kind == "no-token":
+        headers["WWW-Authenticate"] = "Bearer"
+    kind = {"type": f"{TYPE}{problem.kind}", "title": problem.title, "status": problem.status}
+    content = kind | {"detail": problem.detail, "request_id": note_of(request).request_id} | problem.more
+    return JSONResponse(content, problem.status, headers, media_type=MEDIA_TYPE)
+
+
+def answer_http_error(request: Request, error: Exception) -> JSONResponse:
+    """Return the document of what the framework refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    content = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status,
+        "request_id": note_of(request).request_id,
+    }
+    return JSONResponse(content, status, error.headers, media_type=MEDIA_TYPE)
+
+
+def answer_wrong_parameter(request: Request, error: Exception) -> JSONResponse:
+    """Return the document of a query that cannot be read. It does not repeat what was sent."""
+    assert isinstance(error, RequestValidationError)
+    found = (f"{each['loc'][-1]}: {each['msg']}" for each in error.errors())
+    return answer_problem(request, Problem("bad-request", "; ".join(found)))
+
+
+def answer_failure(request: Request, _error: Exception) -> JSONResponse:
+    """Return the document of an error of ours. The log has more."""
+    return answer_problem(request, Problem("internal", "the log of the service says more, by the request_id"))
