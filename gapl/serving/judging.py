@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
-from gapl.detector import Detector
+from gapl.detector import Detector, Judged
 from gapl.files.checksum import sha256_of
 from gapl.results import Method, Result
 from gapl.serving.batching import Line, Wish
 from gapl.serving.config import Setup
 from gapl.serving.problems import Problem
 from gapl.serving.uploads import Upload
-from gapl.workers import Limits, Workers
+from gapl.workers import Limits, Look, Workers
 
 
 class Judging:
@@ -38,12 +39,9 @@ class Judging:
         """Return a wish. Raises Problem when the detector has no such operating point."""
         known = self.line.operating_points
         if operating_point and operating_point not in known:
-            has = (
-                f"this detector has {', '.join(known)}"
-                if known
-                else "this detector is not calibrated and has none"
-            )
-            raise Problem("bad-request", f"an unknown operating point; {has}", operating_points=known)
+            has = ", ".join(known) or "none: it is not calibrated"
+            what = f"an unknown operating point; this detector has {has}"
+            raise Problem("bad-request", what, operating_points=known)
         return Wish(operating_point, explain)
 
     def method(self, wish: Wish) -> Method:
@@ -58,10 +56,16 @@ class Judging:
         assert isinstance(upload.content, bytes)
         look = await asyncio.wrap_future(self._workers.submit(upload.content, explain=wish.explain))
         if look.seen is None:
-            return Result(upload.name, look.sha256, None, look.error, origin=look.origin)
+            return result_of(upload.name, look)
         judged = await asyncio.wrap_future(self.line.join(look.seen, wish))
-        return Result(upload.name, look.sha256, judged.verdict, "", "", judged.explanation, look.origin)
+        return result_of(upload.name, look, judged)
 
     def close(self) -> None:
         """Judge what waits, and end the processes."""
         self._open.close()
+
+
+def result_of(name: str, look: Look, judged: Judged | None = None) -> Result:
+    """Return what is found of an image of this name."""
+    found = Result(name, look.sha256, None, look.error, origin=look.origin)
+    return replace(found, **judged._asdict()) if judged else found

@@ -24,7 +24,7 @@ from gapl.results import Result, mark_duplicates
 from gapl.serving.batching import Wish
 from gapl.serving.job_files import JobFiles
 from gapl.serving.jobs import Job, Jobs
-from gapl.serving.judging import Judging
+from gapl.serving.judging import Judging, result_of
 from gapl.serving.limits import BatchLimits
 from gapl.serving.logs import FIELDS, log_event
 from gapl.serving.metrics import Metrics
@@ -192,6 +192,4 @@ class Runner:
 
 
 def _result(name: str, look: Look, verdict: Future[Judged] | None) -> Result:
-    if verdict is None:
-        return Result(name, look.sha256, None, look.error, origin=look.origin)
-    return Result(name, look.sha256, origin=look.origin, **verdict.result()._asdict())
+    return result_of(name, look, verdict.result() if verdict else None)
