@@ -69,7 +69,10 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace --out, or what was begun of it, --gallery and --sheets"
     )
     group.add_argument(
-        "--explain", action="store_true", help="also tell what each file says about its own origin, as evidence"
+        "--explain",
+        action="store_true",
+        help="also tell what can be said beside the verdict: prototypes, family of generators, distance from "
+        "training, and what the file says about its own origin",
     )
     group.add_argument(
         "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
@@ -84,8 +87,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--sheets",
         type=Path,
         metavar="DIR",
-        help="write a page for each image there that explains its verdict; implies --explain; takes seconds an "
-        "image",
+        help="write a page for each image there that explains its verdict (25 times the work of a verdict)",
     )
     group.add_argument(
         "--sort-into",

@@ -123,7 +123,7 @@ def error_table(error_N: np.ndarray, sure_N: np.ndarray, holds_N: np.ndarray) ->
 
     surest_first_N = error_N[np.argsort(-sure_N, kind="stable")]
     lines: list[Sequence[str]] = []
-    for least in (len(RESAVES), LEAST_HOLDING):
+    for least in (len(RESAVES), len(RESAVES) - 1):
         num = int((holds_N >= least).sum())
         groups = {
             f"in {least} or more": (error_N[holds_N >= least], surest_first_N[:num]),

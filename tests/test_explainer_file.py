@@ -115,7 +115,7 @@ def test_prototypes_are_described_by_the_images_that_are_nearest_to_them() -> No
     first, second, third = describe(similarity_NP, names)
     assert first.shares == {"portrait": 0.75, "car": 0.2}
     assert str(second) == "GAN 100%"
-    assert str(third) == "no training image is nearest to it"
+    assert str(third) == "few training images are nearest to it"
 
 
 def test_every_generator_of_the_corpus_has_a_family_or_is_not_known() -> None:

@@ -82,7 +82,7 @@ def test_stability(run_cli: RunCli, folder: Path, detector_file: Path, tmp_path:
     assert len({row["source"] for row in rows}) == 5
     assert all((folder / row["image"]).is_file() and not Path(row["image"]).is_absolute() for row in rows)
     assert "| score alone | " in done.out
-    assert "| 5 of 6 must hold, then score (the rule) | " in done.out
+    assert "| 6 of 6 must hold, then score (the rule) | " in done.out
     assert "| in fewer than 5 | " in done.out
 
 

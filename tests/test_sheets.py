@@ -113,7 +113,9 @@ def test_a_sheet_says_all_that_is_known(folder: Path) -> None:
         "below 0.200 it is called real, from 0.660 on fake, between unsure",
         "300 x 200 px",
         "2 tiles of 100 px of the image reduced by 2: scores from 0.50 to 0.90",
-        "The strongest change of the logit is 0.40; full colour is 0.50.",
+        "Covering changes the logit by -0.40 to +0.20.",
+        "it does not turn into the opposite. In 1 it stays the same.",
+        "All 10 prototypes answered alike, so they do not tell what the image is like.",
         "In 1 of 2, the verdict holds",
         "That is too few: take it as unsure.",
         "Made by a generator: Midjourney",
@@ -159,7 +161,9 @@ def test_overlapping_tiles_are_averaged_and_cut_at_the_edges() -> None:
     tiles = {"reduced_by": 1, "side": 200, "tiles": [[-20, 0, 0.9], [100, 0, 0.4]]}
     cells = list(maps._cells(tiles, 250, 150))
     assert [cell[:4] for cell in cells] == [(0, 0, 100, 150), (100, 0, 180, 150), (180, 0, 250, 150)]
-    assert [cell.value for cell in cells] == pytest.approx([0.8, 0.3, -0.2])
+    assert [cell.value for cell in cells] == pytest.approx(
+        [1.0, 0.0, -0.649], abs=1e-3
+    )  # of logits, beside the middle one
 
 
 def test_the_index_lists_all_and_leads_to_the_sheets(folder: Path) -> None:

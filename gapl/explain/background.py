@@ -20,7 +20,7 @@ from gapl.schema import build_spec, is_name
 
 FORMAT = "gapl-explainer-1"
 SUFFIX = ".explainer"  # in place of the suffix of the detector file
-NOTHING = "no training image is nearest to it"
+NOTHING = "few training images are nearest to it"
 WHAT = "an explainer file of prototype/explainer.py"
 
 

@@ -54,16 +54,22 @@ class Explainer:
         return [each | {"in_words": in_words(each)} for each in found]
 
     def _known(self, background: Background, outcome: Outcome, labels: Sequence[str]) -> list[dict[str, Any]]:
-        """Return what training tells of each image: its family, and how far it is from training."""
+        """Return what training tells of each image: its family, and how far it is from training.
+
+        It was learnt from all views, so that nothing is told of an image that the whole alone decided.
+        """
         assert outcome.embedding_BE is not None
         known: list[dict[str, Any]] = [{} for _ in labels]
+        if self.info.config.whole_layers and self.info.config.pixel.num_views == 1:
+            return known
         if background.families and outcome.feature_BD is not None:
             for each, family in zip(known, background.families.name(outcome.feature_BD, labels), strict=True):
                 each["family"] = family
         if background.memory:
             for each, unlike in zip(known, background.memory.compare(outcome.embedding_BE), strict=True):
                 each["unlike"] = unlike
-        return known
+        by_whole_B = np.zeros(len(known), dtype=bool) if outcome.by_whole_B is None else outcome.by_whole_B
+        return [{} if by_whole else each for each, by_whole in zip(known, by_whole_B, strict=True)]
 
     def _answers(self, outcome: Outcome, shares: Shares) -> list[dict[str, Any]]:
         """Return the prototypes of each image: contributions and `bias` add up to its logit."""

@@ -14,7 +14,7 @@ from gapl.verdict import Verdict
 if TYPE_CHECKING:
     from gapl.detector import Detector
 
-LEAST_HOLDING = 5  # of the six re-saves: with fewer, a verdict is taken as unsure
+LEAST_HOLDING = 6  # of the six re-saves: with fewer, a verdict is taken as unsure
 LONGEST_PX = {"JPEG": 65500, "WEBP": 16383}  # sides that these formats can hold
 
 BICUBIC, BILINEAR = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR

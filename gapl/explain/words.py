@@ -68,7 +68,7 @@ def _family(family: Mapping[str, Any]) -> str:
     likeliest, probability = next(iter(family["probabilities"].items()))
     if family["name"] == UNKNOWN:
         return "Family of generators: not known."
-    return f"Family of generators: {likeliest} ({probability:.0%})."
+    return f"Family of generators, if one made it: {likeliest} ({probability:.0%})."
 
 
 def _tiles(tiles: Mapping[str, Any]) -> str:

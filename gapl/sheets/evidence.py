@@ -57,16 +57,24 @@ def prototypes(explanation: Mapping[str, Any], verdict: Verdict) -> str:
     strongest, others = found[:SHOWN], found[SHOWN:]
     most = max(abs(each["contribution"]) for each in strongest)
     rows = "".join(_prototype(each, most) for each in strongest)
-    body = (
-        f"<p>The logit is a sum of what each of the detector's {len(found)} prototypes adds, and a constant. A "
-        "prototype stands for real images or for generators. Its attention is how much it has to say of this "
-        "image, and it may pull either way: below 0 towards real, above 0 towards fake."
-        f"{f' <b>Here all answered alike, {TELLS_NOTHING}.</b>' if answered_alike(found) else ''}</p>\n"
+    table = (
         '<table><thead><tr><th scope="col">Prototype</th><th scope="col" class="number">Attention</th>'
         '<th scope="col" class="ways"><span>real</span><span>fake</span></th>'
         f'<th scope="col" class="number">Adds</th></tr></thead>\n<tbody>{rows}'
         f"{_sums(strongest, len(others), explanation['bias'], verdict)}</tbody></table>"
     )
+    said = (
+        "<p>The logit, which the score is made of, is a sum of what each of the detector's "
+        f"{len(found)} prototypes adds, and a constant. A prototype stands for real images or for generators. Its "
+        "attention is how much it has to say of this image, and it may pull either way: below 0 towards real, "
+        "above 0 towards fake.</p>\n"
+    )
+    body = said + table
+    if answered_alike(found):
+        body = (
+            f"<p><b>All {len(found)} prototypes answered alike, {TELLS_NOTHING}.</b></p>\n"
+            f"<details><summary>What each of them adds</summary>{body}</details>"
+        )
     return _section("prototypes", "What adds up to the score", body)
 
 
@@ -114,10 +122,11 @@ def family(explanation: Mapping[str, Any]) -> str:
         _FAMILY.substitute(name=text(name), bar=bars.share(probability), probability=f"{probability:.0%}")
         for name, probability in list(found["probabilities"].items())[:MOST]
     )
-    named = "none is likely enough to be named" if found["name"] == UNKNOWN else text(found["name"])
+    is_known = found["name"] != UNKNOWN
+    named = text(found["name"]) if is_known else "not known: none is likely enough"
     body = (
         f"<p>If a generator made the image: <b>{named}</b>. A family that the detector was not trained on cannot "
-        f"be named.</p>\n<table><tbody>{rows}</tbody></table>"
+        f"be named.</p>\n{f'<table><tbody>{rows}</tbody></table>' if is_known else ''}"
     )
     return _section("family", "Family of generators", body)
 
@@ -136,6 +145,11 @@ def unlike(explanation: Mapping[str, Any]) -> str:
 def holds(stable: Mapping[str, Any]) -> str:
     """Return in how many of the re-saves the verdict holds."""
     return f"{stable['holds']:d} of {len(stable['resaves']):d}"
+
+
+def _same(stable: Mapping[str, Any], verdict: Verdict) -> str:
+    """Return in how many of the re-saves the label is the same."""
+    return f"{sum(each['label'] == verdict.label for each in stable['resaves']):d}"
 
 
 def is_unstable(explanation: Mapping[str, Any], verdict: Verdict) -> bool:
@@ -160,7 +174,8 @@ def stability(explanation: Mapping[str, Any], verdict: Verdict) -> str:
     unstable = " <b>That is too few: take it as unsure.</b>" if is_unstable(explanation, verdict) else ""
     body = (
         f"<p>The image was changed as sharing changes images, and judged again. In {holds(stable)}, the "
-        f"verdict holds: it does not turn into the opposite.{unstable}</p>\n<table><tbody>{rows}</tbody></table>"
+        "verdict holds: it does not turn into the opposite. "
+        f"In {_same(stable, verdict)} it stays the same.{unstable}</p>\n<table><tbody>{rows}</tbody></table>"
     )
     return _section("stable", "Is the verdict stable?", body)
 

@@ -1,11 +1,12 @@
 """The picture of a sheet, and over it the maps of where its score comes from.
 
-Lengths are pixels of the image as shown. Orange speaks for a fake and blue for a real image; nothing is said by
-colour alone: the captions have the numbers.
+Lengths are pixels of the image as shown. A part is orange where it speaks more for a fake than the median part of
+the image, and blue where it speaks less for one; nothing is said by colour alone: the captions have the numbers.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -18,7 +19,8 @@ from gapl.gallery import markup
 from gapl.thumbnail import shrink
 
 LONG_SIDE_PX = 1024  # of the picture, at most
-FULL = 0.5  # the change of the logit that has full colour, or the strongest one: weak maps look weak
+FULL = 0.5  # the difference of logits that has full colour, or the largest one: weak maps look weak
+LEAST, MOST = 1e-6, 1 - 1e-6  # of a score, whose logit is taken
 
 _FIGURE = Template(
     '<figure class="picture"><div class="stack">$picture<svg class="maps" viewBox="0 0 $width $height"'
@@ -45,7 +47,7 @@ _FADING = (
 
 
 class Cell(NamedTuple):
-    """A part of a map, and what it says: from -1, real, to 1, fake."""
+    """A part of a map, and what it says beside the other parts: from -1, more for real, to 1, more for fake."""
 
     left: float
     top: float
@@ -103,11 +105,16 @@ def _rect(cell: Cell) -> str:
 def _tiles(tiles: Mapping[str, Any], width: int, height: int) -> Layer:
     """Return the map of what the detector says of each tile."""
     caption = (
-        "<p>The detector judged each tile as if it were all that it sees closely. The colour is the mean score of "
-        f"the tiles that lie there. {_spread(tiles)}</p>"
+        "<p>The detector judged each tile as if it were all that it sees closely. Orange: a higher score than the "
+        f"middle one. Blue: a lower one. {_spread(tiles)}</p>"
     )
-    legend = _LEGEND.format(low="0, like real", high="1, like fake")
+    legend = _LEGEND.format(low="lower than the middle one", high="higher")
     return Layer("tiles", "".join(map(_rect, _cells(tiles, width, height))), legend + caption)
+
+
+def _logit(score: float) -> float:
+    score = min(max(score, LEAST), MOST)
+    return math.log(score / (1 - score))
 
 
 def _spread(tiles: Mapping[str, Any]) -> str:
@@ -128,6 +135,8 @@ def _cells(tiles: Mapping[str, Any], width: int, height: int) -> Iterator[Cell]:
         (max(left, 0), max(top, 0), min(left + side, width), min(top + side, height), score)
         for left, top, score in tiles["tiles"]  # that of an image which was padded stands out of it
     ]
+    middle = _logit(statistics.median(score for *_, score in boxes))
+    full = max(FULL, *(abs(_logit(score) - middle) for *_, score in boxes))
     columns = sorted({edge for left, _, right, _, _ in boxes for edge in (left, right)})
     rows = sorted({edge for _, top, _, bottom, _ in boxes for edge in (top, bottom)})
     for top, bottom in pairwise(rows):
@@ -135,7 +144,7 @@ def _cells(tiles: Mapping[str, Any], width: int, height: int) -> Iterator[Cell]:
             scores = [score for x, y, to_x, to_y, score in boxes if x <= left < to_x and y <= top < to_y]
             if scores:
                 score = statistics.fmean(scores)
-                yield Cell(left, top, right, bottom, 2 * score - 1, f"score {score:.2f}")
+                yield Cell(left, top, right, bottom, (_logit(score) - middle) / full, f"score {score:.2f}")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -146,8 +155,9 @@ def _patches(patches: Mapping[str, Any]) -> Layer:
     """Return the map of what covering each patch does to the score."""
     left, top, width, height = patches["box"]
     map_HW = patches["map"]
-    strongest = max(abs(value) for row in map_HW for value in row)
-    full = max(strongest, FULL)
+    values = [value for row in map_HW for value in row]
+    middle = statistics.median(values)
+    full = max(FULL, *(abs(value - middle) for value in values))
     high, wide = height / len(map_HW), width / len(map_HW[0])
     cells = [
         Cell(
@@ -155,18 +165,18 @@ def _patches(patches: Mapping[str, Any]) -> Layer:
             top + high * y,
             left + wide * (x + 1),
             top + high * (y + 1),
-            value / full,
+            (value - middle) / full,
             f"covered, the logit changes by {-value:+.2f}",
         )
         for y, row in enumerate(map_HW)
         for x, value in enumerate(row)
     ]
     caption = (
-        "<p>Parts of what the detector sees of the whole were covered, one after the other. Orange: covering that "
-        "part lowers the score, so it speaks for a fake. Blue: it raises the score. The strongest change of the "
-        f"logit is {strongest:.2f}; full colour is {full:.2f}. The frame is where the detector's view of the "
-        "whole ends.</p>"
+        "<p>Parts of the small copy of the whole image, which is one of the detector's views, were covered, one "
+        "after the other. Orange: covering that part lowers the score more than covering the median part, so it "
+        f"speaks more for a fake. Blue: less. Covering changes the logit by {-max(values):+.2f} to "
+        f"{-min(values):+.2f}. The frame is where that view ends. The verdict is by all views.</p>"
     )
-    legend = _LEGEND.format(low="speaks for real", high="speaks for fake")
+    legend = _LEGEND.format(low="more for real", high="more for fake")
     frame = f'<rect class="view" x="{left:g}" y="{top:g}" width="{width:g}" height="{height:g}"/>'
     return Layer("patches", "".join(map(_rect, cells)) + frame, legend + caption)
