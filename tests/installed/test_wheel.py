@@ -89,7 +89,7 @@ def test_other_detectors(tmp_path: Path) -> None:
     done = build(tmp_path / "brightness.onnx", out=tmp_path / "out")
     assert done.code == 0, done.err
     (wheel,) = (tmp_path / "out").iterdir()
-    assert wheel.stat().st_size < 200_000
+    assert wheel.stat().st_size < 300_000
     install(wheel, tmp_path / "site")
     shown = judge(tmp_path / "site").out
     assert shown == judge(None, "--model_path", tmp_path / "brightness.onnx").out.replace(f"{tmp_path}/", "")
