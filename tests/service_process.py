@@ -62,7 +62,8 @@ class ServiceProcess:
             *options,
         ]
         line = [sys.executable, *command, *map(str, given)]
-        self._log = folder / f"log{len(list(folder.glob('log*.jsonl')))}.jsonl"  # one that nothing killed writes to
+        number = len(list(folder.glob("log*.jsonl")))  # what was killed may still write to its own
+        self._log = folder / f"log{number}.jsonl"
         with self._log.open("x", encoding="utf-8") as log:
             self.process = subprocess.Popen(line, stderr=log, cwd=PROJECT, start_new_session=True)
         self.url = f"http://127.0.0.1:{self.wait_for_event('listening')['port']}"
