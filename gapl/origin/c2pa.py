@@ -69,12 +69,18 @@ def _finding(store: Manifest) -> Finding:
     name = _name(action.get("softwareAgent")) or _claim_generator(active)
     if says == UNCLEAR:
         says = of_credit(name) or UNCLEAR
-    failures = [each["code"] for each in store["validation_results"]["activeManifest"]["failure"]]
+    failures = _failures(store["validation_results"])
     signer = active.get("signature_info") or {}
     signed = ", ".join(str(signer[key]) for key in ("issuer", "common_name", "time") if signer.get(key))
     type = short_source_type(str(action.get("digitalSourceType") or ""))
     text = "; ".join(filter(None, [f"signed by {signed}", type, ", ".join(failures)]))
     return found(C2PA, WHERE, says, name=name, text=text, signature=_state(failures))
+
+
+def _failures(results: Manifest) -> list[str]:
+    """Return the codes of what is wrong with the manifest, or with those of what the image was made from."""
+    deltas = [each["validationDeltas"] for each in results.get("ingredientDeltas") or ()]
+    return [each["code"] for part in (results["activeManifest"], *deltas) for each in part["failure"]]
 
 
 def _statements(manifests: Mapping[str, Manifest], active: str) -> Iterator[tuple[str, Manifest]]:
