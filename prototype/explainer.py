@@ -26,7 +26,7 @@ from data.open_corpus.collection import Collection
 from data.open_corpus.kinds import family_of, style_of
 from data.records import Manifest, Record
 from gapl import cli
-from gapl.explain.background import FORMAT, SUFFIX, BackgroundSpec
+from gapl.explain.background import FORMAT, SUFFIX, BackgroundSpec, read_background
 from gapl.labels import Label, Source
 from models.device import DEVICES, pick_device
 from models.precision import PRECISIONS, resolve_precision
@@ -46,8 +46,7 @@ def main() -> None:
     args = parse_arguments()
     file = find_model(args.model_path)
     out = args.out or file.with_suffix(SUFFIX)
-    if out.exists() and not args.overwrite:
-        raise ValueError(f"{out} exists; name another --out, or pass --overwrite to replace it")
+    check_out(out, overwrite=args.overwrite)
     images, kinds = open_images(args.corpus)
     device = pick_device(args.device)
 
@@ -93,6 +92,18 @@ def write(out: Path, found: Learnt, *, head: Mapping[str, np.ndarray], about: di
     out.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: torch.from_numpy(array) for name, array in found.tensors.items()}
     tensorfile.write(out, tensors, format=FORMAT, header=asdict(spec))
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Raise ValueError where the explainer file would replace anything; another one is, with `overwrite`."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise ValueError(f"{out} exists; name another --out, or pass --overwrite to replace it")
+    try:
+        read_background(out)
+    except ValueError as error:
+        raise ValueError(f"{out} is no explainer file, and is not replaced; name another --out") from error
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -95,6 +95,17 @@ def make_image() -> MakeImage:
 
 
 @pytest.fixture(scope="session")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The forward pass of detectors with several views on the random tower, as gapl/graph.onnx has it."""
+    from models.export import save_graph
+    from tests.test_several_views import ALL, config_with
+
+    path = tmp_path_factory.mktemp("graph") / "graph.onnx"
+    save_graph(path, config_with(ALL))
+    return path
+
+
+@pytest.fixture(scope="session")
 def run_cli() -> RunCli:
     """`run_cli(main, *arguments)` runs a command of the project in this process, as its file would."""
     from gapl import cli

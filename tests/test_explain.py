@@ -23,18 +23,10 @@ from gapl.files import tensorfile as reading
 from gapl.fingerprint import fingerprint
 from gapl.info import FORMAT as DETECTOR
 from models import tensorfile
-from models.export import save_graph
 from models.weights.checkpoint import load_checkpoint
 from tests.conftest import MakeImage, RunCli
 from tests.test_gapl import LORA, make_detector
 from tests.test_several_views import ALL, config_with
-
-
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("graph") / "graph.onnx"
-    save_graph(path, config_with(ALL))
-    return path
 
 
 @pytest.fixture
@@ -205,6 +197,27 @@ def test_explainer_files_that_do_not_fit_are_refused(
     detector(image)  # a verdict takes no explainer file
     with pytest.raises(ValueError, match=message):
         detector.explain([detector.see(image)])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (MEMORY, np.full((9, 8), np.nan), "'memory_NE' has values that are no finite numbers"),
+        (MEMORY, np.ones((9, 3)), "it belongs to another detector"),
+        (MEMORY, np.ones(9), r"a memory of shape \(9,\)"),
+        (WEIGHT, np.ones((2, 3)), "it belongs to another detector"),
+        (BIAS, np.ones((2, 1)), "2 families with weights"),
+    ],
+)
+def test_explainer_files_with_wrong_tensors_are_refused(
+    detector_file: Path, name: str, value: np.ndarray, message: str
+) -> None:
+    path = write_background(detector_file)
+    header, tensors = reading.read(path, format=FORMAT)
+    changed = {key: torch.from_numpy(array).float() for key, array in (tensors | {name: value}).items()}
+    tensorfile.write(path, changed, format=FORMAT, header=header)
+    with pytest.raises(ValueError, match=message):
+        _ = gapl.Detector.load(detector_file).explainer
 
 
 def test_a_damaged_explainer_file_is_refused(detector_file: Path, image: Path) -> None:

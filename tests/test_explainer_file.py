@@ -61,6 +61,11 @@ def test_the_file_describes_the_prototypes_of_its_detector(
     assert any(each.shares for each in described)
     assert {name for each in described for name in each.shares} <= {"portrait", "car", GAN, OPENAI}
     assert "exists; name another --out" in run_cli(explainer.main, *given).only_error()
+    assert run_cli(explainer.main, *given, "--overwrite").code == 0
+    before = detector_file.read_bytes()
+    refused = run_cli(explainer.main, *given, "--overwrite", "--out", detector_file).only_error()
+    assert "is no explainer file, and is not replaced" in refused
+    assert detector_file.read_bytes() == before
 
 
 def test_what_is_no_corpus_and_no_stage_2_is_refused(

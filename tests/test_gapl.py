@@ -35,7 +35,7 @@ from gapl.version import version
 from gapl.weights import GRAPH
 from models import precision, tensorfile
 from models.detector import build_detector
-from models.export import save_graph, with_weights
+from models.export import with_weights
 from models.run import run_detector
 from models.weights.backbone import fingerprint, load_backbone
 from models.weights.checkpoint import Checkpoint, load_checkpoint, read_info, save_checkpoint, store_calibration
@@ -70,14 +70,6 @@ def make_detector(path: Path, config: DetectorConfig, *, form: str = "full", cal
 def outcome(num: int, logit: float) -> Outcome:
     """What an engine computes that gives every image the same logit."""
     return Outcome(np.full(num, logit), np.zeros((num, 8), dtype=np.float32))
-
-
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The forward pass of detectors with several views on the random tower."""
-    path = tmp_path_factory.mktemp("graph") / "graph.onnx"
-    save_graph(path, config_with(ALL))
-    return path
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from gapl.explain.patches import PATCHES, map_patches, occlude
 from gapl.explain.tiles import MAX_TILES, TileMap, map_tiles
 from gapl.explain.words import in_words
 from gapl.info import DetectorInfo
-from models.export import save_graph
 from tests.conftest import MakeImage
 from tests.test_calibration import FOUND as CALIBRATION
 from tests.test_gapl import make_detector
@@ -224,13 +223,6 @@ def test_the_view_of_a_padded_image_begins_outside() -> None:
 
 # ---------------------------------------------------------------------------------------------------------
 # Together
-
-
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("graph") / "graph.onnx"
-    save_graph(path, config_with(ALL))
-    return path
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ import inference
 from data.open_corpus.listing import Origin, Picture
 from gapl.labels import Label
 from gapl.origin import Finding, describe, read_origin
+from gapl.origin.names import of_credit, of_program
 from gapl.origin.xmp import read_xmp
 from gapl.results import OF_FILE
 from studies import origin
@@ -242,6 +243,12 @@ def test_the_credit_line_of_iptc_records() -> None:
         assert told(content) == [("iptc", GENERATED, "AI Generated")]
 
 
+@pytest.mark.parametrize("credit", ["Not AI-generated", "Not made with AI", "never edited with AI", "Non-Firefly"])
+def test_a_credit_that_denies_a_generator_names_none(credit: str) -> None:
+    assert of_credit(credit) == ""
+    assert of_program(credit) == SOFTWARE
+
+
 # ---------------------------------------------------------------------------------------------------------
 # C2PA
 
@@ -374,6 +381,17 @@ def test_a_changed_file_breaks_the_signature(authority: Authority) -> None:
     assert "assertion.dataHash.mismatch" in finding.text
     assert "the file was changed after it was signed" in finding.line()
     assert "under a broken signature, which is no proof" in describe([finding])
+
+
+def test_a_changed_record_of_what_was_opened_breaks_the_signature(authority: Authority) -> None:
+    generated = authority.sign(saved("JPEG"), CREATED)
+    signed = authority.sign(saved("JPEG"), OPENED, parent=generated)
+    forged = signed.replace(b"trainedAlgorithmicMedia", b"digitalCapture/////////")
+    assert forged != signed
+    for content, state in ((signed, "trusted"), (forged, "broken")):
+        (finding,) = read_origin(content, trusted=authority.root)
+        assert finding.signature == state
+    assert "a trusted signer says so" not in describe([finding])
 
 
 def test_what_was_opened_counts(authority: Authority) -> None:

@@ -157,6 +157,17 @@ def test_what_is_not_known_is_left_out(folder: Path, tmp_path: Path) -> None:
         assert missing not in text
 
 
+def test_files_that_are_only_called_alike_stay(tmp_path: Path) -> None:
+    write_sheets(tmp_path)
+    mine = tmp_path / f"my-00001-{'b':a<12}.html"
+    mine.write_text(text_of(tmp_path / f"00001-{'b':a<12}.html"), encoding="utf-8")
+    older = tmp_path / f"00077-{'b':a<12}.html"
+    older.write_text(mine.read_text(encoding="utf-8"), encoding="utf-8")
+    write_sheets(tmp_path, overwrite=True)
+    assert mine.exists()
+    assert not older.exists()
+
+
 def test_overlapping_tiles_are_averaged_and_cut_at_the_edges() -> None:
     tiles = {"reduced_by": 1, "side": 200, "tiles": [[-20, 0, 0.9], [100, 0, 0.4]]}
     cells = list(maps._cells(tiles, 250, 150))
@@ -271,6 +282,28 @@ def test_each_content_is_explored_once_and_rows_say_what_was_found(
                 each.get("explanation", {}).pop(added, None)
         assert row == before
     assert len(list((tmp_path / "out").iterdir())) == 3  # two sheets and the index; nothing that was kept
+
+
+def test_too_little_memory_costs_the_maps_of_one_image(
+    judge: RunCli,
+    make_image: MakeImage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def explore(_detector: object, image: Image.Image) -> dict[str, Any]:
+        if image.width > 64:
+            raise MemoryError
+        return {"where": WHERE, "stable": STABLE}
+
+    monkeypatch.setitem(sys.modules, "gapl.explain.exploring", SimpleNamespace(explore=explore))
+    make_image(tmp_path / "in/a.png", size=(70, 50))
+    make_image(tmp_path / "in/z.png", seed=1, size=(64, 64))
+    done = judge(tmp_path / "in", "--json", "--sheets", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "a.png: its sheet has no maps: too little memory" in caplog.text
+    assert [row["explanation"].get("where") for row in read_rows(done.out)] == [None, WHERE]
+    assert len(list((tmp_path / "out").glob("0*.html"))) == 2
 
 
 def test_a_table_keeps_what_was_found(

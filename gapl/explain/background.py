@@ -82,13 +82,19 @@ def background_of(spec: BackgroundSpec, tensors: Mapping[str, np.ndarray]) -> Ba
     """Return what a header and its tensors make. Raises ValueError for tensors that do not fit."""
     if expected := _expected(spec).difference(tensors):
         raise ValueError(f"tensor {min(expected)!r} is missing")
+    for name in _expected(spec):
+        if not np.isfinite(tensors[name]).all():
+            raise ValueError(f"tensor {name!r} has values that are no finite numbers")
     families = memory = None
     if spec.families:
         weight_FD, bias_F = (tensors[name].astype(np.float32) for name in (WEIGHT, BIAS))
-        if weight_FD.ndim != 2 or not len(weight_FD) == len(bias_F) == len(spec.families.names):
+        num = len(spec.families.names)
+        if weight_FD.ndim != 2 or len(weight_FD) != num or bias_F.shape != (num,):
             raise ValueError(f"{len(spec.families.names)} families with weights of shape {weight_FD.shape}")
         families = Families(spec.families, weight_FD=weight_FD, bias_F=bias_F)
     if spec.memory:
+        if tensors[MEMORY].ndim != 2:
+            raise ValueError(f"a memory of shape {tensors[MEMORY].shape}")
         memory = Memory(spec.memory, memory_NE=tensors[MEMORY])
     return Background(spec, families, memory)
 

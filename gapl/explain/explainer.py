@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gapl.config import DetectorConfig
 from gapl.engine import Outcome
 from gapl.explain.background import SUFFIX, Background, read_background
 from gapl.explain.head import TENSORS, Head, Shares
@@ -118,6 +119,16 @@ class Explainer:
         return num_real if isinstance(num_real, int) else num // 2
 
 
+def _fits(background: Background, config: DetectorConfig) -> bool:
+    """Tell whether a background has as many prototypes, and is of as wide features, as a detector."""
+    families, memory = background.families, background.memory
+    return (
+        len(background.spec.described) in (0, config.num_prototypes)
+        and (families is None or families.width == config.feature_width)
+        and (memory is None or memory.width == config.embed_dim)
+    )
+
+
 def read_explainer(file: Path, info: DetectorInfo, tensors: Mapping[str, np.ndarray] | None = None) -> Explainer:
     """Return what explains the verdicts of a detector file, with the explainer file beside it, if there is one.
 
@@ -137,6 +148,6 @@ def read_explainer(file: Path, info: DetectorInfo, tensors: Mapping[str, np.ndar
         return Explainer(info, head)
     background = read_background(beside)
     own = fingerprint({name: tensors[name] for name in TENSORS})
-    if background.spec.head != own or len(background.spec.described) not in (0, info.config.num_prototypes):
+    if background.spec.head != own or not _fits(background, info.config):
         raise ValueError(f"{beside}: it belongs to another detector than {file}; remove it, or make it anew")
     return Explainer(info, head, background)

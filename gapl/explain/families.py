@@ -40,10 +40,14 @@ class FamilySpec:
 
 
 class Families:
-    """A linear classifier of the features of fakes."""
+    """A linear classifier of the features of fakes.
+
+    width   D of the features that it reads
+    """
 
     def __init__(self, spec: FamilySpec, *, weight_FD: np.ndarray, bias_F: np.ndarray) -> None:
         self.spec, self._weight_FD, self._bias_F = spec, weight_FD, bias_F
+        self.width = weight_FD.shape[1]
 
     def probabilities(self, feature_BD: np.ndarray) -> np.ndarray:
         """Return probability_BF, which adds up to 1 for each image."""

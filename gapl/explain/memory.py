@@ -30,13 +30,17 @@ class MemorySpec:
 
 
 class Memory:
-    """Embeddings of some training images, of length 1."""
+    """Embeddings of some training images, of length 1.
+
+    width   E
+    """
 
     def __init__(self, spec: MemorySpec, *, memory_NE: np.ndarray) -> None:
         """Take the embeddings, of any float type. Raises ValueError when there are too few."""
         if len(memory_NE) < spec.nearest:
             raise ValueError(f"a memory of {len(memory_NE)} images has no {spec.nearest} nearest ones")
         self.spec, self._memory_NE = spec, memory_NE.astype(np.float32)
+        self.width = memory_NE.shape[1]
 
     def distances(self, embedding_BE: np.ndarray) -> np.ndarray:
         """Return distance_B, from 0 (as in training) to 2."""

@@ -38,6 +38,8 @@ _GENERATORS = re.compile(
 _MADE = re.compile(r"\b(?:made|created|generated) (?:with|by|using) [^.;]{0,40}\bAI\b|\bAI[- ]generated\b", re.I)
 _EDITED = re.compile(r"\bedited (?:with|by|using) [^.;]{0,40}\bAI\b|\bapple photos clean up\b", re.I)
 
+_DENIED = re.compile(r"\b(?:not?|never|without|non)\b", re.IGNORECASE)  # such as "not AI-generated"
+
 
 def of_source_type(address: str) -> str:
     """Return what a digital source type says, which is given as an address or by its name."""
@@ -55,7 +57,9 @@ def of_program(program: str) -> str:
 
 
 def of_credit(credit: str) -> str:
-    """Return what a credit line says; empty where it names neither generator nor AI, but a person, say."""
+    """Return what a credit line says; empty where it names neither generator nor AI, or denies it."""
+    if _DENIED.search(credit):
+        return ""
     if _EDITED.search(credit):
         return EDITED
     return GENERATED if _MADE.search(credit) or _GENERATORS.search(credit) else ""

@@ -57,7 +57,7 @@ class Exploration:
                     decoded = self._decoded(image, result.sha256)
                 self._kept.drop(image.name)
                 if decoded:
-                    result = self._explain(result, decoded, known)
+                    result = self._explain(result, decoded, known, name=image.name)
                 self._sheets.add(result, self._as_seen(decoded) if decoded else None)
                 yield result
         self._sheets.finish()
@@ -80,13 +80,17 @@ class Exploration:
         """Return a decoded image in RGB, as the places in an explanation mean it."""
         return to_rgb(decoded, conversion=self._detector.pixel.conversion)
 
-    def _explain(self, result: Result, image: Image.Image, known: dict[str, Judged]) -> Result:
+    def _explain(self, result: Result, image: Image.Image, known: dict[str, Judged], *, name: str) -> Result:
         assert result.verdict
         explanation = dict(result.explanation or {})
         if not explanation.keys() >= set(FOUND):  # else a table has it, of a run that was stopped
             from gapl.explain.exploring import explore
 
-            explanation |= explore(self._detector, image)
+            try:
+                explanation |= explore(self._detector, image)
+            except MemoryError:
+                log.warning("%s: its sheet has no maps: too little memory", printable(name))
+                return result
             explanation["in_words"] = in_words(explanation)
         known[result.sha256] = Judged(result.verdict, explanation)
         return replace(result, explanation=explanation)

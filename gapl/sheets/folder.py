@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 KIND = "gapl-sheets"
 THUMBNAIL_PX = 96
 DIGITS = 12  # of the SHA-256, in the name of a sheet
+_NAME = re.compile(rf"\d{{5,}}-[0-9a-z]{{{DIGITS}}}\.html")
 
 _TABLE = (
     '<table class="sheets"><caption>The name of an image leads to its sheet, which explains the verdict.</caption>'
@@ -95,7 +97,7 @@ class Sheets:
         """Remove sheets of earlier runs: those of the same images under other numbers, and others if we may."""
         own = set(self._sheets.values())
         contents = {_content(name) for name in own}
-        found = (each for each in self.path.glob("*-*.html") if each.name not in own)
+        found = (each for each in self.path.iterdir() if _NAME.fullmatch(each.name) and each.name not in own)
         older = [each for each in found if markup.begins_with(each, listing.start(sheet.KIND))]
         removed = [each for each in older if self._overwrite or _content(each.name) in contents]
         for each in removed:
