@@ -132,7 +132,7 @@ class DetectorConfig:
 
     def forward_pass(self) -> dict[str, Any]:
         """Return what decides how a detector without LoRA computes, as JSON would have it."""
-        names = ("stage", "embed_dim", "num_heads", "num_prototypes")
+        names = ("stage", "embed_dim", "num_heads")
         layers = {name: list(getattr(self, name)) for name in ("feature_layers", "whole_layers")}
         return {"tower": asdict(self.tower), **{name: getattr(self, name) for name in names}, **layers}
 

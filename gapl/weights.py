@@ -13,6 +13,7 @@ import numpy as np
 
 from gapl.config import DetectorConfig, LoraSpec
 from gapl.engine import Engine
+from gapl.explain.head import PROTOTYPES
 from gapl.files import tensorfile
 from gapl.files.refusal import check_is_file, refusal
 from gapl.files.strict_json import strict_json
@@ -76,15 +77,16 @@ def _read_graph(path: Path, config: DetectorConfig) -> tuple[bytes, dict[str, tu
     """
     import onnx
 
-    content = GRAPH.read_bytes()
-    model = onnx.load_from_string(content)
+    model = onnx.load_from_string(GRAPH.read_bytes())
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if strict_json(metadata["forward_pass"]) != config.forward_pass():
         raise ValueError(f"{path}: its detector is built otherwise than the one that ships; {OTHERWISE}")
     external = onnx.TensorProto.EXTERNAL
-    return content, {
-        each.name: tuple(each.dims) for each in model.graph.initializer if each.data_location == external
-    }
+    needed = [each for each in model.graph.initializer if each.data_location == external]
+    for each in needed:
+        if each.name == PROTOTYPES:  # the graph takes any number of them
+            each.dims[0] = config.num_prototypes
+    return model.SerializeToString(), {each.name: tuple(each.dims) for each in needed}
 
 
 def _tower_state(path: Path, info: DetectorInfo) -> dict[str, np.ndarray]:

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gapl.config import DetectorConfig
+from gapl.explain.head import PROTOTYPES
 from gapl.files.atomic import replacing
+from gapl.schema import MAX_SIZE
 from models.detector import Output, TowerHead, build_detector
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ def graph_of(
     shapes = {name: tuple(tensor.shape) for name, tensor in module.detector.state_dict().items()}
     zeros = {name: torch.zeros(shape) for name, shape in shapes.items()}
     examples = {"inputs": list(inputs.values()), "tensors": zeros}
-    varying = {"inputs": list(sizes or [None] * len(inputs)), "tensors": dict.fromkeys(zeros)}
+    varying = {"inputs": list(sizes or [None] * len(inputs)), "tensors": {name: _varying(name) for name in zeros}}
     model = _export(
         _WithTensors(module).eval(), examples, names=([*inputs, *zeros], list(outputs)), varying=varying
     )
@@ -115,6 +117,11 @@ def graph_of(
     _make_external(model, shapes, inputs=list(inputs))
     _strip(model)
     return model
+
+
+def _varying(name: str) -> dict[int, Any] | None:
+    """Return which dimensions of a tensor of the detector vary: there may be any number of prototypes."""
+    return {0: torch.export.Dim("P", min=2, max=MAX_SIZE)} if name == PROTOTYPES else None
 
 
 def _export(
@@ -190,6 +197,8 @@ def with_weights(model: ModelProto, state: Mapping[str, Tensor]) -> ModelProto:
         if each.data_location == TensorProto.EXTERNAL:
             tensor = state[each.name.removesuffix(".T")].detach().float().cpu()
             array = (tensor.T if each.name.endswith(".T") else tensor).contiguous().numpy()
+            if each.name == PROTOTYPES:
+                each.dims[0] = len(array)
             assert array.shape == tuple(each.dims), each.name
             each.ClearField("external_data")
             each.ClearField("data_location")

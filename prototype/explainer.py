@@ -11,11 +11,10 @@ not seen.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +27,8 @@ from data.records import Manifest, Record
 from gapl import cli
 from gapl.explain.background import FORMAT, SUFFIX, BackgroundSpec, read_background
 from gapl.labels import Label, Source
-from models.device import DEVICES, pick_device
-from models.precision import PRECISIONS, resolve_precision
 from models.weights.hub import find_model
+from prototype.looking import Looker
 
 if TYPE_CHECKING:  # torch takes seconds to import
     import numpy as np
@@ -39,8 +37,6 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from models.weights.checkpoint import Checkpoint
     from prototype.training_images import Learnt, TrainingImages
 
-log = logging.getLogger(__name__)
-
 
 def main() -> None:
     args = parse_arguments()
@@ -48,7 +44,7 @@ def main() -> None:
     out = args.out or file.with_suffix(SUFFIX)
     check_out(out, overwrite=args.overwrite)
     images, kinds = open_images(args.corpus)
-    device = pick_device(args.device)
+    looker = Looker.of(args)
 
     from models.weights.checkpoint import load_checkpoint
     from prototype.training_images import learn
@@ -60,7 +56,7 @@ def main() -> None:
     chosen = choose(images, held_out=held_out, per_source=args.per_source)
     print(f"{len(chosen)} of {len(images)} training images", flush=True)
     head = checkpoint.detector.head_tensors()
-    features_ND, read = look_at(file, checkpoint, chosen, args=args, device=device)
+    features_ND, read = looker.features(file, checkpoint, chosen)
     found = learn(training_images(checkpoint, features_ND, read, kinds=kinds, held_out=held_out), seed=args.seed)
     about = {
         "detector": file.name,
@@ -114,18 +110,12 @@ def parse_arguments() -> argparse.Namespace:
         "--per-source", type=int, default=3, help="images of each source at most (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
-    parser.add_argument("--batch-size", type=int, default=8, help="images per forward pass")
-    parser.add_argument("--num-workers", type=int, default=1, help="processes that decode images")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the tower (default: auto)")
-    parser.add_argument("--device", choices=DEVICES, default="auto")
-    parser.add_argument(
-        "--feature-cache", type=Path, help="folder of embeddings (default: features in GAPL_CACHE)"
-    )
+    Looker.add_arguments(parser)
     parser.add_argument("--out", type=Path, help="default: NAME.explainer beside the detector file")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     args = parser.parse_args()
-    if min(args.per_source, args.batch_size) < 1:
-        raise ValueError("--per-source and --batch-size must be at least 1")
+    if args.per_source < 1:
+        raise ValueError("--per-source must be at least 1")
     return args
 
 
@@ -156,29 +146,6 @@ def choose(images: Manifest, *, held_out: Sequence[Source], per_source: int) -> 
         own[record.source].append(record)
     kept = [records[: per_source * (2 if source in held_out else 1)] for source, records in sorted(own.items())]
     return Manifest(images.name, tuple(chain.from_iterable(kept)))
-
-
-def look_at(
-    file: Path, checkpoint: Checkpoint, images: Manifest, *, args: argparse.Namespace, device: str
-) -> tuple[Tensor, Manifest]:
-    """Return features_ND of the images, and the N of them that could be read. A stopped pass goes on."""
-    import torch
-
-    from features.extractor import FeatureExtractor
-    from features.spec import FeatureSpec
-    from features.store import FeatureStore
-    from gapl.files.checksum import sha256_of
-    from models.run import place_detector
-
-    precision = resolve_precision(args.precision, device=device)
-    place_detector(checkpoint.detector, device=device, precision=precision)
-    spec = replace(FeatureSpec.of(checkpoint, precision=precision), backbone=sha256_of(file))  # with its LoRA
-    store = FeatureStore.open(spec, args.feature_cache)
-    extractor = FeatureExtractor(checkpoint.detector.feature, args.batch_size, args.num_workers, device)
-    (table,), read, failures = extractor.tables(images, [store], desc="features")
-    for failure in failures:
-        log.warning("left out %s: %s", failure.record.uri, failure.reason)
-    return table[torch.arange(len(table))], read
 
 
 def training_images(

@@ -181,9 +181,11 @@ def test_other_forms_give_the_same(
             gapl.Detector.load(tmp_path / "other.safetensors")
 
 
-def test_shipped_graph_is_that_of_the_shipped_detector() -> None:
-    """With random weights, since the real ones are not in the repository."""
+@pytest.mark.parametrize("added", [0, 3])
+def test_shipped_graph_is_that_of_the_shipped_detector(added: int) -> None:
+    """With random weights, since the real ones are not in the repository, and with any number of prototypes."""
     config = replace(read_info(SHIPPED).config, lora=None)
+    config = replace(config, num_prototypes=config.num_prototypes + added)
     model = onnx.load_from_string(GRAPH.read_bytes())
     assert len(GRAPH.read_bytes()) < 150_000
     (forward_pass,) = (json.loads(each.value) for each in model.metadata_props)
