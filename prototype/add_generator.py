@@ -3,10 +3,10 @@
     python prototype/add_generator.py --model_path pretrained/gapl-vit-b16-open.safetensors \\
         --images flux2/ --name flux2 --out detectors/with-flux2.safetensors
 
-Ten to two hundred images do. `--photos` does the same for real images that are called fake, such as those of a new
-camera or shop. Some of the new images are kept for judging. The head is refitted with prototypes of the others. The
-rehearsal memory beside the detector file, NAME.rehearsal, keeps it from forgetting, and says whether it did. With
---max-loss, a detector that loses more on the images that training held out is not written.
+Ten to two hundred images do. `--photos` does the same for real images that are called fake, such as those of a
+new camera. Some of the new images are kept for judging. The head is refitted with prototypes of the others. The
+rehearsal memory beside the detector file, NAME.rehearsal, keeps it from forgetting, and says whether it did: a
+detector that loses more than --max-loss on the images that training held out is not written.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
         "--prototypes", type=int, help="new prototypes of a class (default: one for ten images, at most eight)"
     )
     parser.add_argument(
-        "--max-loss", type=float, help="write no detector that loses more, such as 0.01, on held-out images"
+        "--max-loss", type=float, default=0.02, help="write no detector that loses more on held-out images (0.02)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draw for judging, and of k-means")
     Looker.add_arguments(parser)
@@ -96,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
         raise ValueError(f"--judged {args.judged}: a share of the new images is above 0 and below 1")
     if args.prototypes is not None and not 0 <= args.prototypes <= 1000:
         raise ValueError(f"--prototypes {args.prototypes}: expected a number from 0 to 1000")
-    if args.max_loss is not None and not 0 <= args.max_loss <= 1:
+    if not 0 <= args.max_loss <= 1:
         raise ValueError(f"--max-loss {args.max_loss}: a share is between 0 and 1")
     return args
 
@@ -131,9 +131,9 @@ def find_images(args: argparse.Namespace) -> Manifest:
     return Manifest("new", tuple(records))
 
 
-def check_loss(addition: Addition, most: float | None) -> None:
+def check_loss(addition: Addition, most: float) -> None:
     """Raise ValueError for a detector that lost more than was allowed."""
-    if most is not None and addition.changes.loss > most:
+    if addition.changes.loss > most:
         raise ValueError(
             f"the new detector loses {addition.changes.loss:.3f} on held-out images, more than --max-loss {most}; "
             "it is not written. More images, or better ones, may help; docs/keep-up.md says when it does not"

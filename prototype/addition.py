@@ -71,14 +71,16 @@ class Addition:
 
     def write_report(self, path: Path) -> None:
         """Write what changed as a page (.html) or as JSON, whole or not at all. Raises OSError."""
-        from reporting.additions import page
-
         facts = {"added": dict(self.memory.added[-1]), **self.changes.facts()}
         facts |= {"suspects": list(self.suspects), "known": list(self.known)}
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".html":
+            from reporting.additions import write_additions
+
+            write_additions(path, facts)
+            return
         with replacing(path) as scratch:
-            text = json.dumps(facts, indent=2) + "\n" if path.suffix == ".json" else page(facts)
-            scratch.write_text(text, encoding="utf-8")
+            scratch.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     def save(self, out: Path) -> list[Path]:
         """Write the memory of the new detector, and then its file. Raises OSError when one cannot be written."""

@@ -26,6 +26,7 @@ from prototype.reduce import kmeans
 from prototype.rehearsal import PROJECT, Seen, parts_of
 
 IMAGES_PER_PROTOTYPE = 10
+LR_FACTOR = 5
 MOST_PROTOTYPES = 8  # of each class, where their number is not given
 
 
@@ -34,16 +35,16 @@ class Refitting:
     """How a head is refitted.
 
     prototypes  that the new images of a class give; None: one for each ten of them, and at most eight
-    project     also change the projection, along the directions of the memory
-    steps, lr   of Adam, with a cosine; each step sees all images
+    fitted      what is: names of Head's parts. "change_EK" changes the projection, along the memory's directions
+    steps, lr   of Adam, with a cosine; each step sees all images. The projection's change has LR_FACTOR times lr
     share       of the new images in the loss; the memory has the rest
     penalty     of the squares of the projection's change, so that few images do not move it far
     """
 
     prototypes: int | None = None
-    project: bool = True
+    fitted: tuple[str, ...] = ("attention", "classifier", "change_EK")
     steps: int = 60
-    lr: float = 5e-3
+    lr: float = 1e-3
     share: float = 0.15
     penalty: float = 0.1
     seed: int = 0
@@ -103,8 +104,9 @@ def refit(detector: PrototypeDetector, known: Seen, new: Seen, *, num_real: int,
         of_new = [_reduce(before.embed(new.where(new.labels_N == label)), how, label) for label in (0, 1)]
     old = detector.prototypes_PE.split([num_real, len(detector.prototypes_PE) - num_real])
     prototypes_PE = torch.cat([old[0], of_new[0], old[1], of_new[1]])
-    head = Head(detector, prototypes_PE, num_real=num_real + len(of_new[0]), units=units).requires_grad_()
-    head.change_EK.requires_grad_(how.project)
+    head = Head(detector, prototypes_PE, num_real=num_real + len(of_new[0]), units=units).requires_grad_(False)
+    for name in how.fitted:
+        head.get_submodule(name).requires_grad_()
     views = (False, True) if len(known.parts) > 1 else (False,)
     with torch.no_grad():
         kept = [torch.sigmoid(before(known, by_whole=by_whole)) for by_whole in views]
@@ -117,12 +119,17 @@ def _fit(head: Head, known: Sequence[tuple[Seen, bool, Tensor]], new: Seen, *, h
 
     Classes weigh the same among the remembered ones.
     """
-    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=how.lr)
+    optimizer = torch.optim.Adam(
+        {
+            "params": list(head.get_submodule(name).parameters()),
+            "peak": how.lr * (LR_FACTOR if name == "change_EK" else 1),
+        }
+        for name in how.fitted
+    )
     target_N = new.labels_N.float()
     for step in range(how.steps):
         for group in optimizer.param_groups:
-            group["lr"] = how.lr * 0.5 * (1 + math.cos(math.pi * step / how.steps))
+            group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * step / how.steps))
         loss = how.penalty * torch.stack([change_EK.square().sum() for change_EK in head.change_EK]).sum()
         for seen, by_whole, kept_N in known:
             old = binary_cross_entropy_with_logits(
