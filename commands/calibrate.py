@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="error rate outside of the unsure band, in each class (default: 0.05)",
     )
     parser.add_argument(
+        "--per-source",
+        type=int,
+        default=0,
+        help="use at most so many images of each source, so that no large one decides (default: 0, all)",
+    )
+    parser.add_argument(
         "--against",
         nargs="+",
         type=Path,
@@ -44,9 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.per_source < 0:
+        raise ValueError(f"--per-source must be 0 or more, not {args.per_source}")
     require_tables([*args.tables, *args.against])
     check_is_file(args.model_path, what=DETECTOR_FILE)
-    from evaluation.calibrate import calibrate, check_no_overlap
+    from evaluation.calibrate import calibrate, check_no_overlap, few_of_each_source
     from evaluation.tables.scores import CLEAN, read_scores
     from models.weights.checkpoint import store_calibration
 
@@ -56,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
     held_out = frame[(frame["model"] == name) & (frame["degradation"] == CLEAN)]
     for path in args.against:
         check_no_overlap(held_out, read_scores(path).frame)
+    if args.per_source:
+        held_out = few_of_each_source(held_out, args.per_source)
     calibration = calibrate(held_out, method=args.method, alpha=args.alpha)
     store_calibration(args.model_path, calibration, out=args.out, fast=args.fast)
     _show(calibration)

@@ -184,6 +184,18 @@ def split_by_source(frame: pd.DataFrame, *, seed: int, share: float = 0.5) -> tu
     return frame[is_first], frame[~is_first]
 
 
+def few_of_each_source(frame: pd.DataFrame, count: int, *, seed: int = 0) -> pd.DataFrame:
+    """Draw at most `count` images of each source, so that no large one decides the threshold for all others.
+
+    Fakes count by `generator`, and real images by `source`, or by `generator` if that is empty or missing.
+    """
+    source = frame["generator"]
+    if "source" in frame:
+        source = frame["source"].where((frame["label"] == 0) & (frame["source"] != ""), source)
+    order = pd.Series(np.random.default_rng(seed).permutation(len(frame)), index=frame.index)
+    return frame[order.groupby([frame["label"], source]).rank() <= count]
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Probabilities
 

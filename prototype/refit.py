@@ -1,8 +1,9 @@
 """Refit the head of a detector to new images and to a rehearsal memory.
 
-The new images give prototypes of their own. Attention, classifier and, along the directions of the memory, the
-projection are then fitted to them, while the remembered images of training keep the logits that they had: what the
-detector knew stays as it was, mistakes included.
+The new images give prototypes of their own. The classifier and, along the directions of the memory, the projection
+are then fitted to them, while the remembered images of training keep the logits that they had: what the detector
+knew stays as it was, mistakes included. The attention stays, too: fitted to few images, it finds fewer of the new
+ones (docs/keep-up.md).
 
 Shape suffixes: N images, D width of a part of the feature, E embedding, K directions, P prototypes.
 """
@@ -26,7 +27,7 @@ from prototype.reduce import kmeans
 from prototype.rehearsal import PROJECT, Seen, parts_of
 
 IMAGES_PER_PROTOTYPE = 10
-LR_FACTOR = 5
+LR_FACTOR = 20
 MOST_PROTOTYPES = 8  # of each class, where their number is not given
 
 
@@ -42,11 +43,11 @@ class Refitting:
     """
 
     prototypes: int | None = None
-    fitted: tuple[str, ...] = ("attention", "classifier", "change_EK")
-    steps: int = 60
+    fitted: tuple[str, ...] = ("classifier", "change_EK")
+    steps: int = 100
     lr: float = 1e-3
-    share: float = 0.15
-    penalty: float = 0.1
+    share: float = 0.2
+    penalty: float = 0.02
     seed: int = 0
 
 

@@ -3,14 +3,15 @@
     python studies/keep_up.py --corpus DIR --out runs/keep-up
 
 DIR is the open corpus. Twenty generators with enough images, and ten real sources, are dealt to folds. For each
-fold a detector is trained without them as scripts/train_mini.sh trains it, but for LoRA: a head on the frozen tower,
+fold a detector is trained without them as scripts/train_mini.sh does it, but for LoRA: a head on the frozen tower,
 which has never been shown a generator. Then 10, 30 or 100 images of one are added, in several draws, by
 
     nothing     the detector as it is
     nearest     new prototypes; an image is what its nearest prototype is. Nothing is refitted
     classifier  the linear classifier alone is refitted, with the memory
     head        what prototype/add_generator.py does
-    wrong       the same, with a tenth of the new images real ones that are called fakes
+    attention   the same, with the attention refitted, too (30 images)
+    wrong       the same as head, with a tenth of the new images real ones that are called fakes (30 images)
     retrained   stage 1, prototypes and head trained anew with the images, for one generator of each fold
 
 and, with a detector that has seen none of the twenty, ten generators one after the other. Judged are other images

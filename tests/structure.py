@@ -36,7 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "models": {"gapl"},
     "prototype_dataset": _IMAGES,
     "features": _DETECTORS,
-    "prototype": {"features", *_IMAGES, *_DETECTORS},
+    "prototype": {"features", "evaluation", "reporting", *_IMAGES, *_DETECTORS, *_SCORES},
     "evaluation": _DETECTORS,
     "training": _TRAINING,
     "reporting": _SCORES,

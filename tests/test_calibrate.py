@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from evaluation.calibrate import (
     calibrate,
     check_no_overlap,
+    few_of_each_source,
     fit,
     fpr_threshold,
     images_needed,
@@ -275,6 +276,16 @@ def test_image_of_two_sources_stays_in_one_half() -> None:
     for seed in range(10):
         first, second = split_by_source(frame, seed=seed)
         assert not set(first["content_sha256"]) & set(second["content_sha256"])
+
+
+def test_few_images_of_each_source_are_drawn() -> None:
+    frame = held_out(300, 40).assign(generator=[f"shop {n // 290}" for n in range(300)] + ["gan"] * 40)
+    for table in (frame.assign(source=""), frame.drop(columns="source"), frame.assign(source=frame["generator"])):
+        few = few_of_each_source(table, 25)
+        assert few["generator"].value_counts().to_dict() == {"shop 0": 25, "gan": 25, "shop 1": 10}
+        assert few["uri"].tolist() == [uri for uri in table["uri"] if uri in set(few["uri"])]
+    assert set(few_of_each_source(frame, 25, seed=1)["uri"]) != set(few["uri"])
+    assert len(few_of_each_source(frame, 1000)) == len(frame)
 
 
 def test_what_a_calibration_says_of_itself() -> None:
