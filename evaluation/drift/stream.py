@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +11,6 @@ import pandas as pd
 from evaluation.drift.results_table import is_table_of_results, read_results
 from evaluation.tables.scores import CLEAN, ScoreTable, read_scores
 from gapl.verdict import DecisionRule
-
-WORD = {"detector": "detectors", "views": "views", "operating point": "operating points"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Stream:
     """The different images of a table.
 
     images      a row for each: `path`, `sha256`, `error` (empty where it has a score), `score`, and what the table
-                holds of: `distance` (from training), `family`, `warnings`, `format`, `side` (the short one, px)
+                holds of: `distance` (from training), `family`, `warnings`, `format`, `side` (the short one, px), `generator`
     vectors_NE  embeddings of the rows of `images`, of length 1, if the table has them for all that could be read
     duplicates  rows that were left out, since their content is in a row before them
     """
@@ -108,14 +104,17 @@ def _of_scores(path: Path, scores: ScoreTable, *, model: str | None) -> tuple[pd
     if name not in scores.models:
         raise ValueError(f"{path} has no scores of {name!r}; it has {found}")
     if name not in scores.detectors:
-        raise ValueError(f"{path} does not say which detector file made its scores; expected a table of this project")
+        raise ValueError(
+            f"{path} does not say which detector file made its scores; expected a table of this project"
+        )
     known, frame = scores.detectors[name], scores.frame
     rows = frame[(frame["model"] == name) & (frame["degradation"] == CLEAN)]
     images = rows.rename(columns={"uri": "path", "content_sha256": "sha256"})
     if rows.empty:
         raise ValueError(f"{path} has no scores of {name!r} without degradation")
     kept = ["path", "sha256", "error", "score", "generator"]
-    if (rows["format"] != "").all() and (rows["width"] > 0).all():
+    read = rows[rows["error"] == ""]
+    if (read["format"] != "").all() and (read["width"] > 0).all():
         images = images.assign(side=rows[["width", "height"]].min(axis=1).astype(float))
         kept += ["format", "side"]
     kept += ["embedding"] if "embedding" in images else []
