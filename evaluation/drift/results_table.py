@@ -104,8 +104,8 @@ def _rows(path: Path) -> Iterator[Row]:
             yield from csv.DictReader(lines, strict=True)
 
 
-def _read(row: Row) -> tuple[dict[str, Any], tuple[Any, ...] | None]:
-    """Return what a row says of its image, and how that was judged, None where it was not."""
+def _read(row: Row) -> tuple[dict[str, Any], tuple[Any, ...] | None, str]:
+    """Return what a row says of its image, how it was judged (None: it was not), and which file explained it."""
     if row.get("schema") != SCHEMA:
         raise ValueError(f"its schema is {row.get('schema')!r}, not {SCHEMA}")
     image = {
@@ -117,13 +117,14 @@ def _read(row: Row) -> tuple[dict[str, Any], tuple[Any, ...] | None]:
         raise ValueError("it names no image")
     if image["error"]:
         nothing = dict.fromkeys(("distance", "family"))
-        return image | {"score": math.nan, "warnings": "", **nothing, "error": _text(image["error"])}, None
+        return image | {"score": math.nan, "warnings": "", **nothing, "error": _text(image["error"])}, None, ""
     score, real_below, threshold = (_share(row, name) for name in ("score", "real_below", "threshold"))
     explanation = _explanation(row)
     said = {"distance": _distance(explanation), "family": _family(explanation)}
     method = (_sha256(row["model_sha256"] or ""), *(_text(row[name] or "") for name in METHOD[1:]))
-    way = (*method, real_below, threshold, _sha256(explanation.get("explainer_sha256", "")))
-    return image | {"score": score, "warnings": _kinds(row.get("warnings") or ""), **said}, way
+    explainer = _sha256(explanation.get("explainer_sha256", ""))
+    warnings = _kinds(row.get("warnings") or "")
+    return image | {"score": score, "warnings": warnings, **said}, (*method, real_below, threshold), explainer
 
 
 def _explanation(row: Row) -> Mapping[str, Any]:

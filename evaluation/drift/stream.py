@@ -1,4 +1,4 @@
-"""A table of verdicts, of the command line or of `benchmarks.py run` -> a stream: each image once, as it was judged."""
+"""A table of verdicts, of the command line or of `benchmarks.py run` -> a stream: each image once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Stream:
     """The different images of a table.
 
     images      a row for each: `path`, `sha256`, `error` (empty where it has a score), `score`, and what the table
-                holds of: `distance` (from training), `family`, `warnings`, `format`, `side` (the short one, px), `generator`
+                holds of: `distance` (from training), `family`, `warnings`, `format`, `side` (the short one, in px)
+                and `generator`
     vectors_NE  embeddings of the rows of `images`, of length 1, if the table has them for all that could be read
     duplicates  rows that were left out, since their content is in a row before them
     """
@@ -85,8 +86,8 @@ def check_comparable(before: Stream, now: Stream) -> None:
     for what, (one, other) in pairs.items():
         if one != other and (what != "explainer files" or (one and other)):
             raise ValueError(
-                f"{before.path} and {now.path} are of different {what}, {one} and {other}: a change of scores would "
-                "say nothing of the images; judge both alike"
+                f"{before.path} and {now.path} are of different {what}, {one} and {other}: a change of scores "
+                "would say nothing of the images; judge both alike"
             )
 
 
@@ -122,7 +123,7 @@ def _of_scores(path: Path, scores: ScoreTable, *, model: str | None) -> tuple[pd
 
 
 def _vectors(embeddings: pd.Series, is_read: pd.Series) -> np.ndarray | None:
-    """Return embeddings as unit vectors, zeros for images without a score; None where one of the others has none."""
+    """Return unit vectors, zeros for images without a score; None where one of the others has no embedding."""
     if embeddings[is_read].isna().any():
         return None
     width = len(embeddings[is_read].iloc[0])

@@ -154,7 +154,7 @@ def found_share(share: float, *, num_before: int, num_now: int, level: float) ->
 
 
 def found_chance(*, num_before: int, num_now: int, level: float) -> float | None:
-    """Return the chance of `higher_now` that is found with a chance of POWER, above .5; None: not even 1 would be."""
+    """Return the `higher_now` above .5 that is found with a chance of POWER; None: not even 1 would be."""
     chance = 0.5 + _spreads(level) * math.sqrt((num_before + num_now + 1) / (12 * num_before * num_now))
     return chance if chance < 1 else None
 
