@@ -9,12 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from evaluation.metrics import RATES
 from evaluation.tables.report import make_table
 from evaluation.tables.scores import ScoreTable
-from gapl.files.atomic import replacing
 from reporting.audits import audited
 from reporting.blocks import Section
 from reporting.curves import calibrated, ranking
@@ -23,11 +20,11 @@ from reporting.mistakes import mistakes
 from reporting.prototype_use import prototype_use
 from reporting.provenance import absences, made
 from reporting.results import by_source, subsets, summary
+from reporting.template import write_page
 
 if TYPE_CHECKING:
     from evaluation.audit.audit import Audit
 
-TEMPLATES = Path(__file__).with_name("templates")
 TITLE = "Detector report"
 
 
@@ -40,17 +37,7 @@ def write_report(
     thumbnails   show the worst mistakes as small images, read from where the table says that they are
     """
     sections = make_sections(scores, audits=audits or {}, thumbnails=thumbnails)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(title=TITLE, sections=sections, models=scores.models)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as scratch:
-        scratch.write_text(page, encoding="utf-8", errors="replace")
+    write_page(path, sections, title=TITLE, models=scores.models)
 
 
 def make_sections(scores: ScoreTable, *, audits: Mapping[str, Audit], thumbnails: bool) -> list[Section]:

@@ -18,6 +18,7 @@ import pandas as pd
 from evaluation.drift.properties import NAMES, NUMBERS
 from evaluation.drift.stream import Stream
 from gapl.files.atomic import replacing
+from gapl.results import encodable
 from gapl.verdict import DecisionRule
 
 COUNT = 50
@@ -110,4 +111,6 @@ def write_csv(path: Path, chosen: Sequence[Chosen]) -> None:
     with replacing(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        writer.writerows([each.path, "", f"{each.score:.4f}", each.verdict, each.reason] for each in chosen)
+        writer.writerows(
+            [encodable(each.path), "", f"{each.score:.4f}", each.verdict, each.reason] for each in chosen
+        )
