@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", metavar="NAME", help="the detector, where tables of scores have several")
     parser.add_argument(
+        "--cluster",
+        choices=("folder", "source"),
+        help="what images that belong together share, such as the folder of an uploader, or the source in tables of "
+        "scores: each counts as one draw",
+    )
+    parser.add_argument(
         "--fail-on-change",
         action="store_true",
         help=f"end with exit code {EXIT_CHANGED} if the stream has changed",
@@ -54,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from evaluation.drift.stream import read_stream
     from evaluation.drift.words import to_text
 
-    before, now = (read_stream(path, model=args.model) for path in (args.before, args.now))
+    before, now = (read_stream(path, model=args.model, cluster=args.cluster) for path in (args.before, args.now))
     drift = compare_streams(before, now, alpha=args.alpha, looks=args.looks)
     chosen = choose(before, now, count=args.label_first)
     print(to_text(drift, chosen))

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.drift import two_sample
-from evaluation.drift.properties import YES, Groups, Property, grouped, left_out, properties
+from evaluation.drift.properties import OTHERS, YES, Property, grouped, left_out, properties
 from evaluation.drift.stream import Stream, check_comparable
-from evaluation.drift.two_sample import Estimate
+from evaluation.drift.two_sample import Estimate, Groups
 
 ALPHA, LOOKS = 0.01, 1
-SHARE, RISEN = 0.10, 0.15  # examples of what a table can find
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,11 @@ class Drift:
         return any(each.changed for each in self.changes)
 
     @property
+    def is_clustered(self) -> bool:
+        """Whether clusters of images are drawn, instead of images."""
+        return "cluster" in self.before.images
+
+    @property
     def level_of_one(self) -> float:
         """The p, before it is adjusted, at which one property alone is an alarm."""
         return self.level / max(1, len(self.changes))
@@ -93,28 +97,28 @@ def compare_streams(before: Stream, now: Stream, *, alpha: float = ALPHA, looks:
 def compare_properties(found: Sequence[Property], *, level: float) -> list[Change]:
     """Return what the tests say of the properties, the surest change first."""
     groups = [grouped(each) for each in found]
-    p_T = np.array([_p(found[i], groups[i], level=level / len(found), seed=i) for i in range(len(found))])
+    level_of_one = level / max(1, len(found))
+    p_T = np.array([two_sample.permutation_p(each, level=level_of_one, seed=i) for i, each in enumerate(groups)])
     told = zip(found, groups, two_sample.holm(p_T), strict=True)
     changes = [_change(each, of_each, p=float(p), level=level) for each, of_each, p in told]
     return sorted(changes, key=lambda change: change.p)
 
 
-def _p(given: Property, groups: Groups, *, level: float, seed: int) -> float:
-    is_ordered = given.is_number
-    return two_sample.permutation_p(groups.before_K, groups.now_K, is_ordered=is_ordered, level=level, seed=seed)
-
-
 def _change(given: Property, groups: Groups, *, p: float, level: float) -> Change:
+    before, now, clusters, moved = given.before_N, given.now_M, given.clusters, ""
     if given.is_number:
-        effect, moved = two_sample.higher_now(given.before_N, given.now_M), ""
-        before, now = (float(np.median(each)) for each in (given.before_N, given.now_M))
+        effect = two_sample.higher_now(before, now, clusters=clusters)
+        shown = float(np.median(before)), float(np.median(now))
     else:
-        num_before, num_now = len(given.before_N), len(given.now_M)
-        k = _moved_most(groups)
-        counts = int(groups.before_K[k]), int(groups.now_K[k])
-        effect = two_sample.more_now(*counts, num_before=num_before, num_now=num_now)
-        moved, before, now = str(groups.names_K[k]), counts[0] / num_before, counts[1] / num_now
-    return Change(given, groups, p, effect, moved, before, now, changed=p <= level)
+        moved = str(groups.names_K[_moved_most(groups)])
+        is_moved = [_is_named(values, moved, groups) for values in (before, now)]
+        effect = two_sample.more_now(*is_moved, clusters=clusters)
+        shown = float(is_moved[0].mean()), float(is_moved[1].mean())
+    return Change(given, groups, p, effect, moved, *shown, changed=p <= level)
+
+
+def _is_named(values: np.ndarray, name: str, groups: Groups) -> np.ndarray:
+    return ~np.isin(values, groups.names_K[:-1]) if name == OTHERS else values == name
 
 
 def _moved_most(groups: Groups) -> int:
@@ -129,11 +133,11 @@ def _moved_most(groups: Groups) -> int:
 
 
 def _check_enough(before: Stream, now: Stream, *, level: float) -> None:
-    counts = len(before.readable), len(now.readable)
+    counts = before.num_drawn, now.num_drawn
     if two_sample.can_be_found(*counts, level=level):
         return
     needed = next(n for n in range(1, 1000) if two_sample.can_be_found(n, n, level=level))
     raise ValueError(
-        f"{before.path} and {now.path} have {counts[0]} and {counts[1]} different images with a verdict: too few "
-        f"to find any change at this rate of false alarms; from {needed} in each on, the largest can be found"
+        f"{before.path} and {now.path} have {counts[0]} and {counts[1]} {before.drawn} with a verdict: too few to "
+        f"find any change at this rate of false alarms; from {needed} in each on, the largest can be found"
     )

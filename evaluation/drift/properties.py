@@ -1,17 +1,18 @@
 """Two streams -> what is compared of them: the values of one property after the other, in groups.
 
-Shape suffixes: N images before, M images now, K groups.
+Shape suffixes: N images before, M images now, K groups, C clusters before and then now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from evaluation.drift.stream import Stream
-from evaluation.drift.two_sample import MAX_GROUPS
+from evaluation.drift.two_sample import MAX_GROUPS, Clusters, Groups
 
 SCORE, UNSURE, UNREADABLE = "score", "unsure", "unreadable"
 NUMBERS = {"distance": "distance from training", "side": "short side in px"}  # columns of a stream -> their names
@@ -22,11 +23,12 @@ OTHERS, NONE = "others", "none"
 
 @dataclass(frozen=True)
 class Property:
-    """The values of both streams, as numbers or as names."""
+    """The values of both streams, as numbers or as names, and the clusters of the images if there are any."""
 
     name: str
     before_N: np.ndarray
     now_M: np.ndarray
+    clusters: Clusters = None
 
     @property
     def is_number(self) -> bool:
@@ -36,18 +38,6 @@ class Property:
     def varies(self) -> bool:
         """Whether there is anything to compare: not all images have the same value."""
         return len(np.unique(np.concatenate([self.before_N, self.now_M]))) > 1
-
-
-@dataclass(frozen=True)
-class Groups:
-    """How many images have which values.
-
-    names_K   of the groups: the name, or the least value of the images in it
-    """
-
-    names_K: Sequence[str] | np.ndarray
-    before_K: np.ndarray
-    now_K: np.ndarray
 
 
 def properties(before: Stream, now: Stream) -> Iterator[Property]:
@@ -69,44 +59,74 @@ def left_out(before: Stream, now: Stream) -> list[str]:
 
 
 def _of_scores(before: Stream, now: Stream) -> Property:
-    return Property(SCORE, *(each.readable["score"].to_numpy(float) for each in (before, now)))
+    return _of_readable(SCORE, before, now, lambda each: each["score"].to_numpy(float))
 
 
 def _of_unsure(before: Stream, now: Stream) -> Property:
     rule = before.judgement.rule
-    unsure = (rule.unsure(each.readable["score"].to_numpy(float)) for each in (before, now))
-    return Property(UNSURE, *(np.where(each, YES, NO) for each in unsure))
+    return _of_readable(UNSURE, before, now, lambda each: np.where(rule.unsure(each["score"]), YES, NO))
 
 
 def _of_columns(before: Stream, now: Stream) -> Iterator[Property]:
-    for column, name in (NUMBERS | NAMES).items():
+    for column, name in NUMBERS.items():
         if column in before.images and column in now.images:
-            kind = float if column in NUMBERS else str
-            values = [each.readable[column].to_numpy().astype(kind) for each in (before, now)]
-            yield Property(name, *(np.where(each == "", NONE, each) if kind is str else each for each in values))
+            yield _of_readable(name, before, now, lambda each, column=column: each[column].to_numpy(float))
+    for column, name in NAMES.items():
+        if column in before.images and column in now.images:
+            yield _of_readable(name, before, now, lambda each, column=column: _texts(each[column]))
+
+
+def _texts(values: pd.Series) -> np.ndarray:
+    return values.where(values != "", NONE).to_numpy().astype(str)
+
+
+def _of_readable(name: str, before: Stream, now: Stream, values: Callable[[pd.DataFrame], np.ndarray]) -> Property:
+    first, second = before.readable, now.readable
+    return Property(name, values(first), values(second), _clusters(first, second))
 
 
 def _errors(before: Stream, now: Stream) -> Property:
-    return Property(UNREADABLE, *(np.where(each.images["error"] != "", YES, NO) for each in (before, now)))
+    failed = (np.where(each.images["error"] != "", YES, NO) for each in (before, now))
+    return Property(UNREADABLE, *failed, _clusters(before.images, now.images))
+
+
+def _clusters(before: pd.DataFrame, now: pd.DataFrame) -> Clusters:
+    if "cluster" not in before:
+        return None
+    first, second = (np.unique(each["cluster"].to_numpy(str), return_inverse=True)[1] for each in (before, now))
+    return first, second
 
 
 def grouped(given: Property) -> Groups:
     """Count the values in at most MAX_GROUPS groups, which depend on both streams together alone."""
     values = np.concatenate([given.before_N, given.now_M])
-    if given.is_number:
-        ranked = np.sort(values)
-        firsts = np.linspace(0, len(ranked), min(MAX_GROUPS, len(ranked)), endpoint=False).astype(int)
-        names_K = np.unique(np.append(ranked[firsts], ranked[-1]))
-        group = np.searchsorted(names_K, values, side="right") - 1
-    else:
-        names, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-        frequent = np.argsort(-counts, kind="stable")
-        place = np.empty(len(names), dtype=int)
-        place[frequent] = np.minimum(np.arange(len(names)), MAX_GROUPS - 1)
-        group = place[group]
-        names_K = names[frequent[:MAX_GROUPS]]
-        if len(names) > MAX_GROUPS:
-            names_K[-1] = OTHERS
-    num_before = len(given.before_N)
-    counts_of = (np.bincount(each, minlength=len(names_K)) for each in (group[:num_before], group[num_before:]))
-    return Groups(names_K, *counts_of)
+    names_K, group = (_neighbours if given.is_number else _most_frequent)(values)
+    num = len(given.before_N)
+    counted = [np.bincount(each, minlength=len(names_K)) for each in (group[:num], group[num:])]
+    if given.clusters is None:
+        return Groups(names_K, *counted, is_ordered=given.is_number)
+    first, second = given.clusters
+    num_before = int(first.max()) + 1
+    counts_CK = np.zeros((num_before + int(second.max()) + 1, len(names_K)))
+    np.add.at(counts_CK, (np.concatenate([first, num_before + second]), group), 1)
+    return Groups(names_K, *counted, is_ordered=given.is_number, counts_CK=counts_CK, num_before=num_before)
+
+
+def _neighbours(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least values of groups of about equally many images, and the group of each image."""
+    ranked = np.sort(values)
+    firsts = np.linspace(0, len(ranked), min(MAX_GROUPS, len(ranked)), endpoint=False).astype(int)
+    least_K = np.unique(np.append(ranked[firsts], ranked[-1]))  # the greatest value has a group of its own
+    return least_K, np.searchsorted(least_K, values, side="right") - 1
+
+
+def _most_frequent(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the names, the most frequent first and rare ones together, and the number of each image's name."""
+    names, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    frequent = np.argsort(-counts, kind="stable")
+    place = np.empty(len(names), dtype=int)
+    place[frequent] = np.minimum(np.arange(len(names)), MAX_GROUPS - 1)
+    kept = [str(names[i]) for i in frequent[:MAX_GROUPS]]
+    if len(names) > MAX_GROUPS:
+        kept[-1] = OTHERS
+    return np.array(kept), place[group]

@@ -12,6 +12,8 @@ from evaluation.drift.results_table import is_table_of_results, read_results
 from evaluation.tables.scores import CLEAN, ScoreTable, read_scores
 from gapl.verdict import DecisionRule
 
+FOLDER, SOURCE = CLUSTERS = ("folder", "source")
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -32,9 +34,9 @@ class Judgement:
 class Stream:
     """The different images of a table.
 
-    images      a row for each: `path`, `sha256`, `error` (empty where it has a score), `score`, and what the table
-                holds of: `distance` (from training), `family`, `warnings`, `format`, `side` (the short one, in px)
-                and `generator`
+    images      a row for each: `path`, `sha256`, `error` (empty where it has a score), `score`, `cluster` where
+                images belong together, and what the table holds of: `distance` (from training), `family`,
+                `warnings`, `format`, `side` (the short one, in px), `generator` and `source`
     vectors_NE  embeddings of the rows of `images`, of length 1, if the table has them for all that could be read
     duplicates  rows that were left out, since their content is in a row before them
     """
@@ -50,11 +52,22 @@ class Stream:
         """The images that have a score."""
         return self.images[self.images["error"] == ""]
 
+    @property
+    def drawn(self) -> str:
+        """What one draw from the stream is, in the plural."""
+        return "clusters" if "cluster" in self.images else "different images"
 
-def read_stream(path: Path, *, model: str | None = None) -> Stream:
+    @property
+    def num_drawn(self) -> int:
+        """How many of them have a score."""
+        return int(self.readable["cluster"].nunique()) if "cluster" in self.images else len(self.readable)
+
+
+def read_stream(path: Path, *, model: str | None = None, cluster: str | None = None) -> Stream:
     """Read a table of `--out` (parquet, CSV, JSON or JSONL), or the scores.parquet of `benchmarks.py run`.
 
-    model   which detector of a table of scores; None: it has only one
+    model    which detector of a table of scores; None: it has only one
+    cluster  which images belong together: those of a "folder" or of a "source"; None: each stands for itself
 
     Of a table of scores, images without degradation count. Raises ValueError, one line, when the file is no such
     table, holds no verdict, or those of several detectors or options.
@@ -70,8 +83,18 @@ def read_stream(path: Path, *, model: str | None = None) -> Stream:
     once = frame[~content.duplicated()].reset_index(drop=True)
     if not (once["error"] == "").any():
         raise ValueError(f"{path}: none of its {len(once)} images has a verdict")
+    if cluster:
+        once = once.assign(cluster=_clusters(once, by=cluster, where=path))
     vectors_NE = _vectors(once.pop("embedding"), once["error"] == "") if "embedding" in once else None
     return Stream(path, stated, once, len(frame) - len(once), vectors_NE)
+
+
+def _clusters(images: pd.DataFrame, *, by: str, where: Path) -> pd.Series:
+    if by == FOLDER:
+        return images["path"].str.replace("\\", "/", regex=False).str.rpartition("/")[0]
+    if SOURCE not in images or (images[SOURCE] == "").any():
+        raise ValueError(f"{where} does not name a source for each image; clusters may be folders")
+    return images[SOURCE]
 
 
 def check_comparable(before: Stream, now: Stream) -> None:
@@ -113,7 +136,7 @@ def _of_scores(path: Path, scores: ScoreTable, *, model: str | None) -> tuple[pd
     images = rows.rename(columns={"uri": "path", "content_sha256": "sha256"})
     if rows.empty:
         raise ValueError(f"{path} has no scores of {name!r} without degradation")
-    kept = ["path", "sha256", "error", "score", "generator"]
+    kept = ["path", "sha256", "error", "score", "generator", "source"]
     read = rows[rows["error"] == ""]
     if (read["format"] != "").all() and (read["width"] > 0).all():
         images = images.assign(side=rows[["width", "height"]].min(axis=1).astype(float))

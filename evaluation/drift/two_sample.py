@@ -1,16 +1,17 @@
 """Tests of whether two sets of images differ in one property, how much, and what they could find.
 
-A test permutes which images are of now. It is exact for any sample size: when nothing has changed, p is at most
-any level with at most that chance. Values are counted in groups that depend on both sets together, never on which
-image is of which, so a permutation is a draw of counts, however many images there are.
+A test permutes which images are of now, or which clusters of images that belong together. It is exact for any
+number of them: when nothing has changed, p is at most any level with at most that chance. Values are counted in
+groups that depend on both sets together, never on which image is of which. So a permutation of images is a draw of
+counts, however many images there are.
 
-Shape suffixes: K groups, R permutations, N images before, M images now.
+Shape suffixes: K groups, R permutations, N images before, M images now, C clusters before and then now.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -22,10 +23,29 @@ from evaluation.intervals import LEVEL, wilson
 MAX_GROUPS = 40  # of images with neighbouring values, or of names: rarer names are one group
 PER_LEVEL = 5  # permutations: so many of them are as extreme as a p at the level is
 ENOUGH = 20  # permutations as extreme as the data: then p is known well enough
-BATCH = 2000
+BATCH = 2000  # permutations,
+MAX_CELLS = 10_000_000  # of clusters in permutations: fewer of them where there are many
 POWER = 0.8
 
-Statistic = Callable[[np.ndarray], np.ndarray]  # counts_RK of now -> statistic_R
+Clusters = tuple[np.ndarray, np.ndarray] | None  # of the images before and now, numbered from 0 in each
+
+
+@dataclass(frozen=True)
+class Groups:
+    """How many images have which values.
+
+    names_K     of the groups: the name, or the least value of the images in it
+    is_ordered  groups of neighbouring values; else names
+    counts_CK   the same of each cluster, those before first; None: each image stands for itself
+    num_before  clusters before
+    """
+
+    names_K: Sequence[str] | np.ndarray
+    before_K: np.ndarray
+    now_K: np.ndarray
+    is_ordered: bool
+    counts_CK: np.ndarray | None = None
+    num_before: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,55 +61,67 @@ class Estimate:
 # The test
 
 
-def permutation_p(before_K: np.ndarray, now_K: np.ndarray, *, is_ordered: bool, level: float, seed: int) -> float:
-    """Return the p of the counts of two sets in the same groups.
+def permutation_p(groups: Groups, *, level: float, seed: int) -> float:
+    """Return the p of what was counted.
 
-    is_ordered   groups of neighbouring values; else names
-    level        the p that matters: the smallest that can be told is a fifth of it
+    level   the p that matters: the smallest that can be told is a fifth of it
 
     It draws permutations until enough are as extreme as the data (Besag & Clifford 1991).
     """
-    both_K = before_K + now_K
-    statistic = (ordered if is_ordered else named)(both_K, int(now_K.sum()))
-    least = statistic(now_K[None])[0] * (1 - 1e-9)  # of equal statistics, rounding makes none smaller
-    generator = np.random.default_rng(seed)
+    both_K = groups.before_K + groups.now_K
+    statistic = ordered if groups.is_ordered else named
+    least = statistic(groups.now_K[None], both_K)[0] * (
+        1 - 1e-9
+    )  # of equal statistics, rounding makes none smaller
     most = math.ceil(PER_LEVEL / level)
     drawn = extreme = 0
-    while drawn < most:
-        size = min(most - drawn, BATCH if drawn else 5 * ENOUGH)
-        counts_RK = generator.multivariate_hypergeometric(both_K, int(now_K.sum()), size, method="marginals")
-        extreme_R = extreme + np.cumsum(statistic(counts_RK) >= least)
+    for counts_RK in _permutations(groups, np.random.default_rng(seed), most=most):
+        extreme_R = extreme + np.cumsum(statistic(counts_RK, both_K) >= least)
         if extreme_R[-1] >= ENOUGH:
             return ENOUGH / (drawn + int(np.searchsorted(extreme_R, ENOUGH)) + 1)
-        drawn, extreme = drawn + size, int(extreme_R[-1])
+        drawn, extreme = drawn + len(counts_RK), int(extreme_R[-1])
     return (extreme + 1) / (most + 1)
 
 
-def ordered(both_K: np.ndarray, num_now: int) -> Statistic:
-    """Return the statistic of ordered groups: the mean over all cuts between them of the squared difference below
-    the cut, over its variance under permutation (Anderson & Darling 1952, in the form for two samples).
+def _permutations(groups: Groups, generator: np.random.Generator, *, most: int) -> Iterator[np.ndarray]:
+    """Yield counts_RK of now, so many permutations in all."""
+    size = 5 * ENOUGH
+    while most > 0:
+        if groups.counts_CK is None:
+            both_K, num_now = groups.before_K + groups.now_K, int(groups.now_K.sum())
+            size = min(most, size)
+            yield generator.multivariate_hypergeometric(both_K, num_now, size, method="marginals")
+        else:
+            size = min(most, size, max(1, MAX_CELLS // len(groups.counts_CK)))
+            is_now_C = np.arange(len(groups.counts_CK)) >= groups.num_before
+            is_now_RC = generator.permuted(np.tile(is_now_C, (size, 1)), axis=1)
+            yield is_now_RC.astype(np.float64) @ groups.counts_CK
+        most, size = most - size, BATCH
+
+
+def ordered(counts_RK: np.ndarray, both_K: np.ndarray) -> np.ndarray:
+    """Return the statistic of ordered groups: the mean over all cuts between them of the squared difference of the
+    shares below the cut, over its variance (Anderson & Darling 1952, in the form for two samples).
     """
-    num = both_K.sum()
-    share_K = both_K.cumsum()[:-1] / num
-    variance_K = num_now * share_K * (1 - share_K) * (num - num_now) / (num - 1)
-
-    def statistic(counts_RK: np.ndarray) -> np.ndarray:
-        below_RK = counts_RK.cumsum(axis=1)[:, :-1] - num_now * share_K
-        squares_R: np.ndarray = (below_RK**2 / variance_K).mean(axis=1)
-        return squares_R
-
-    return statistic
+    share_K = both_K.cumsum()[:-1] / both_K.sum()
+    num_R, weight_R = _sizes(counts_RK, both_K)
+    differences_RK = counts_RK.cumsum(axis=1)[:, :-1] / num_R[:, None] - share_K
+    statistic_R: np.ndarray = weight_R * (differences_RK**2 / (share_K * (1 - share_K))).mean(axis=1)
+    return statistic_R
 
 
-def named(both_K: np.ndarray, num_now: int) -> Statistic:
+def named(counts_RK: np.ndarray, both_K: np.ndarray) -> np.ndarray:
     """Return the statistic of groups without an order: Pearson's chi-square."""
-    expected_K = both_K * num_now / both_K.sum()
+    share_K = both_K / both_K.sum()
+    num_R, weight_R = _sizes(counts_RK, both_K)
+    statistic_R: np.ndarray = weight_R * ((counts_RK / num_R[:, None] - share_K) ** 2 / share_K).sum(axis=1)
+    return statistic_R
 
-    def statistic(counts_RK: np.ndarray) -> np.ndarray:
-        squares_R: np.ndarray = ((counts_RK - expected_K) ** 2 / expected_K).sum(axis=1)
-        return squares_R
 
-    return statistic
+def _sizes(counts_RK: np.ndarray, both_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many images are of now, and the weight of squared differences of shares between them and all."""
+    num, num_R = both_K.sum(), counts_RK.sum(axis=1)
+    return num_R, num_R * num / (num - num_R)
 
 
 def holm(p_T: np.ndarray) -> np.ndarray:
@@ -105,7 +137,7 @@ def holm(p_T: np.ndarray) -> np.ndarray:
 # How much
 
 
-def higher_now(before_N: np.ndarray, now_M: np.ndarray) -> Estimate:
+def higher_now(before_N: np.ndarray, now_M: np.ndarray, *, clusters: Clusters = None) -> Estimate:
     """Return the chance that an image of now has the higher value than one of before; an equal one counts half.
 
     The interval is Wilson's, for as many independent images as would give the variance of DeLong et al. 1988.
@@ -115,19 +147,41 @@ def higher_now(before_N: np.ndarray, now_M: np.ndarray) -> Estimate:
     of_before_N = 1 - (rank[:num_before] - rankdata(before_N)) / num_now
     of_now_M = (rank[num_before:] - rankdata(now_M)) / num_before
     chance = float(of_now_M.mean())
-    variance = of_before_N.var() / num_before + of_now_M.var() / num_now
-    effective = chance * (1 - chance) / variance if variance > 0 else min(num_before, num_now)
+    of_both = zip((of_before_N, of_now_M), clusters or (None, None), strict=True)
+    variance = sum(_variance_of_mean(values, each) for values, each in of_both)
+    effective = _effective(chance, variance, most=min(num_before, num_now))
     low, high = wilson(chance * effective, effective, level=LEVEL)
     return Estimate(chance, float(low), float(high))
 
 
-def more_now(count_before: int, count_now: int, *, num_before: int, num_now: int) -> Estimate:
-    """Return the share of now minus that of before, with the interval of Newcombe 1998 (his method 10)."""
-    share_K = np.array([count_before / num_before, count_now / num_now])
-    low_K, high_K = wilson([count_before, count_now], [num_before, num_now], level=LEVEL)
-    below_K, above_K = share_K - low_K, high_K - share_K
-    value = float(share_K[1] - share_K[0])
-    return Estimate(value, value - math.hypot(below_K[1], above_K[0]), value + math.hypot(above_K[1], below_K[0]))
+def more_now(is_before_N: np.ndarray, is_now_M: np.ndarray, *, clusters: Clusters = None) -> Estimate:
+    """Return the share of now minus that of before, with the interval of Newcombe 1998 (his method 10).
+
+    is_before_N, is_now_M   which images count
+    """
+    shares, below, above = [], [], []
+    for is_n, cluster_n in zip((is_before_N, is_now_M), clusters or (None, None), strict=True):
+        share = float(is_n.mean())
+        effective = _effective(share, _variance_of_mean(is_n, cluster_n), most=len(is_n))
+        low, high = wilson(share * effective, effective, level=LEVEL)
+        shares.append(share)
+        below.append(share - float(low))
+        above.append(float(high) - share)
+    value = shares[1] - shares[0]
+    return Estimate(value, value - math.hypot(below[1], above[0]), value + math.hypot(above[1], below[0]))
+
+
+def _effective(share: float, variance: float, *, most: float) -> float:
+    """Return how many independent images would give a share this variance."""
+    return share * (1 - share) / variance if variance > 0 else most
+
+
+def _variance_of_mean(values_n: np.ndarray, cluster_n: np.ndarray | None) -> float:
+    """Return the variance of a mean, over clusters where there are any."""
+    around_n = values_n - values_n.mean()
+    if cluster_n is not None:
+        around_n = np.bincount(cluster_n, weights=around_n)
+    return float((around_n**2).sum()) / len(values_n) ** 2
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -30,11 +30,13 @@ def answer(drift: Drift) -> str:
 
 def promise(drift: Drift) -> str:
     """Return what the answer promises, in one sentence."""
+    drawn = "clusters" if drift.is_clustered else "images"
+    condition = f"Where nothing changes and {drawn} come independently of each other"
     if drift.looks == 1:
-        return f"Where nothing has changed, at most {_rate(drift.alpha)} of such comparisons say that it has."
+        return f"{condition}, at most {_rate(drift.alpha)} of such comparisons find a change."
     return (
-        f"Where nothing changes, the chance of any false alarm in {drift.looks:,} comparisons is at most "
-        f"{_rate(drift.alpha)}: each has {_rate(drift.level)}."
+        f"{condition}, the chance of any false alarm in {drift.looks:,} comparisons is at most {_rate(drift.alpha)}: "
+        f"each has {_rate(drift.level)}."
     )
 
 
@@ -45,6 +47,7 @@ def counted(stream: Stream) -> str:
     shares = ", ".join(f"{(label_N == label).mean():.1%} {label}" for label in LABELS)
     told = [f"{len(images):,} images: {shares}"]
     told += [f"{len(images) - len(readable):,} unreadable"] if len(images) > len(readable) else []
+    told += [f"{stream.num_drawn:,} clusters"] if "cluster" in images else []
     told += [f"{stream.duplicates:,} duplicates left out"] if stream.duplicates else []
     return "; ".join(told)
 
@@ -65,16 +68,18 @@ def sentence(change: Change) -> str:
 
 def reach(drift: Drift) -> str:
     """Return what change tables of these sizes can find, and what tables a small change takes."""
-    sizes = {"num_before": len(drift.before.readable), "num_now": len(drift.now.readable)}
-    level = drift.level_of_one
+    sizes = {"num_before": drift.before.num_drawn, "num_now": drift.now.num_drawn}
+    level, drawn = drift.level_of_one, drift.before.drawn
     share, chance = found_share(SHARE, **sizes, level=level), found_chance(**sizes, level=level)
     found = [f"a share that rises from {SHARE:.0%} to {share:.0%}"] if share else []
     found += [f"numbers of which now has the higher in {chance:.0%} of pairs, not 50%"] if chance else []
     needed = images_needed(SHARE, RISEN, level=level)
-    return (
-        f"With a chance of {POWER:.0%}, tables of these sizes find {', or '.join(found) or 'hardly any change'}. "
-        f"A share that rises from {SHARE:.0%} to {RISEN:.0%} takes about {needed:,} images in each table."
-    )
+    said = [
+        f"With a chance of {POWER:.0%}, tables of these sizes find {', or '.join(found) or 'hardly any change'}.",
+        f"A share that rises from {SHARE:.0%} to {RISEN:.0%} takes about {needed:,} {drawn} in each table.",
+    ]
+    said += ["This is for clusters of equal images, the worst case."] if drift.is_clustered else []
+    return " ".join(said)
 
 
 def to_text(drift: Drift, chosen: Sequence[Chosen]) -> str:
@@ -123,6 +128,7 @@ def to_dict(drift: Drift, chosen: Sequence[Chosen]) -> dict[str, Any]:
         "alpha": drift.alpha,
         "looks": drift.looks,
         "level": drift.level,
+        "drawn": drift.before.drawn,
         "model_sha256": judgement.sha256,
         "views": judgement.views,
         "operating_point": judgement.operating_point,
