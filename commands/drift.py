@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster",
         choices=("folder", "source"),
-        help="what images that belong together share, such as the folder of an uploader, or the source in tables of "
-        "scores: each counts as one draw",
+        help="what images that belong together share: their folder, such as that of an uploader, or the source in "
+        "tables of scores; each counts as one draw",
     )
     parser.add_argument(
         "--fail-on-change",

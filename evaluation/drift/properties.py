@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -59,25 +60,27 @@ def left_out(before: Stream, now: Stream) -> list[str]:
 
 
 def _of_scores(before: Stream, now: Stream) -> Property:
-    return _of_readable(SCORE, before, now, lambda each: each["score"].to_numpy(float))
+    return _of_readable(SCORE, before, now, partial(_numbers, column="score"))
 
 
 def _of_unsure(before: Stream, now: Stream) -> Property:
     rule = before.judgement.rule
-    return _of_readable(UNSURE, before, now, lambda each: np.where(rule.unsure(each["score"]), YES, NO))
+    return _of_readable(UNSURE, before, now, lambda images: np.where(rule.unsure(images["score"]), YES, NO))
 
 
 def _of_columns(before: Stream, now: Stream) -> Iterator[Property]:
-    for column, name in NUMBERS.items():
-        if column in before.images and column in now.images:
-            yield _of_readable(name, before, now, lambda each, column=column: each[column].to_numpy(float))
-    for column, name in NAMES.items():
-        if column in before.images and column in now.images:
-            yield _of_readable(name, before, now, lambda each, column=column: _texts(each[column]))
+    for columns, values in ((NUMBERS, _numbers), (NAMES, _texts)):
+        for column, name in columns.items():
+            if column in before.images and column in now.images:
+                yield _of_readable(name, before, now, partial(values, column=column))
 
 
-def _texts(values: pd.Series) -> np.ndarray:
-    return values.where(values != "", NONE).to_numpy().astype(str)
+def _numbers(images: pd.DataFrame, *, column: str) -> np.ndarray:
+    return images[column].to_numpy(float)
+
+
+def _texts(images: pd.DataFrame, *, column: str) -> np.ndarray:
+    return images[column].where(images[column] != "", NONE).to_numpy().astype(str)
 
 
 def _of_readable(name: str, before: Stream, now: Stream, values: Callable[[pd.DataFrame], np.ndarray]) -> Property:
@@ -86,8 +89,8 @@ def _of_readable(name: str, before: Stream, now: Stream, values: Callable[[pd.Da
 
 
 def _errors(before: Stream, now: Stream) -> Property:
-    failed = (np.where(each.images["error"] != "", YES, NO) for each in (before, now))
-    return Property(UNREADABLE, *failed, _clusters(before.images, now.images))
+    first, second = (np.where(each.images["error"] != "", YES, NO) for each in (before, now))
+    return Property(UNREADABLE, first, second, _clusters(before.images, now.images))
 
 
 def _clusters(before: pd.DataFrame, now: pd.DataFrame) -> Clusters:
@@ -102,14 +105,14 @@ def grouped(given: Property) -> Groups:
     values = np.concatenate([given.before_N, given.now_M])
     names_K, group = (_neighbours if given.is_number else _most_frequent)(values)
     num = len(given.before_N)
-    counted = [np.bincount(each, minlength=len(names_K)) for each in (group[:num], group[num:])]
+    before_K, now_K = (np.bincount(each, minlength=len(names_K)) for each in (group[:num], group[num:]))
     if given.clusters is None:
-        return Groups(names_K, *counted, is_ordered=given.is_number)
+        return Groups(names_K, before_K, now_K, given.is_number)
     first, second = given.clusters
     num_before = int(first.max()) + 1
     counts_CK = np.zeros((num_before + int(second.max()) + 1, len(names_K)))
     np.add.at(counts_CK, (np.concatenate([first, num_before + second]), group), 1)
-    return Groups(names_K, *counted, is_ordered=given.is_number, counts_CK=counts_CK, num_before=num_before)
+    return Groups(names_K, before_K, now_K, given.is_number, counts_CK, num_before)
 
 
 def _neighbours(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evaluation.drift.judgement import Judgement
 from gapl.cli import printable
 from gapl.files.refusal import check_is_file, refusal
 from gapl.results import SCHEMA, WARNINGS_JOINED
@@ -55,34 +56,32 @@ def is_table_of_results(path: Path) -> bool:
         raise refusal(path, ValueError(error), what=WHAT) from error
 
 
-def read_results(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return a row for each row of the table, as `Stream.images` has them, and the fields of a `Judgement`.
+def read_results(path: Path) -> tuple[pd.DataFrame, Judgement]:
+    """Return a row for each row of the table, as `Stream.images` has them, and how they were judged.
 
     Raises ValueError, one line, when a row is not as docs/result.schema.json says, or rows are judged differently.
     """
-    images, ways, number = [], {}, 0
+    images: list[dict[str, Any]] = []
+    ways: set[tuple[Any, ...]] = set()
+    explainers: set[str] = set()
     try:
-        for number, row in enumerate(_rows(path), start=1):
-            image, way = _read(row)
+        for row in _rows(path):
+            image, way, explainer = _read(row)
             images.append(image)
-            if way:
-                ways[way] = number
+            ways |= {way} if way else set()
+            explainers |= {explainer} if explainer else set()
     except _DAMAGED as error:
-        reason = f"damaged at row {number or 1}: {error}" if str(error) else f"damaged at row {number or 1}"
-        raise refusal(path, ValueError(reason), what=WHAT) from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise refusal(path, ValueError(f"in row {len(images) + 1}, {reason}"), what=WHAT) from error
     if not ways:
         raise ValueError(f"{path}: none of its {len(images)} images has a verdict")
-    if len(ways) > 1:
-        raise ValueError(
-            f"{path} is of several detectors, options or explainer files, from row {max(ways.values())}"
-        )
-    ((sha256, views, operating_point, real_below, threshold, explainer),) = ways
+    if len(ways) > 1 or len(explainers) > 1:
+        raise ValueError(f"{path} is of several detectors, options or explainer files; expected one of each")
+    ((sha256, views, operating_point, real_below, threshold),) = ways
     frame = pd.DataFrame(images)
     held = frame[frame["error"] == ""].notna().all()
-    frame = frame[[name for name in frame if held[name]]]
     rule = DecisionRule(real_below, threshold)
-    stated = {"sha256": sha256, "views": views, "operating_point": operating_point, "explainer": explainer}
-    return frame, stated | {"rule": rule}
+    return frame.loc[:, held], Judgement(sha256, views, operating_point, rule, "".join(explainers))
 
 
 def _rows(path: Path) -> Iterator[Row]:
@@ -104,7 +103,7 @@ def _rows(path: Path) -> Iterator[Row]:
             yield from csv.DictReader(lines, strict=True)
 
 
-def _read(row: Row) -> tuple[dict[str, Any], tuple[Any, ...] | None, str]:
+def _read(row: Any) -> tuple[dict[str, Any], tuple[Any, ...] | None, str]:
     """Return what a row says of its image, how it was judged (None: it was not), and which file explained it."""
     if row.get("schema") != SCHEMA:
         raise ValueError(f"its schema is {row.get('schema')!r}, not {SCHEMA}")

@@ -8,26 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from evaluation.drift.judgement import Judgement
 from evaluation.drift.results_table import is_table_of_results, read_results
 from evaluation.tables.scores import CLEAN, ScoreTable, read_scores
-from gapl.verdict import DecisionRule
 
 FOLDER, SOURCE = CLUSTERS = ("folder", "source")
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """How the images of a stream were judged; two streams are compared only if it is the same.
-
-    sha256     of the detector file
-    explainer  SHA-256 of the explainer file; empty where the table names none
-    """
-
-    sha256: str
-    views: str
-    operating_point: str
-    rule: DecisionRule
-    explainer: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,8 +60,7 @@ def read_stream(path: Path, *, model: str | None = None, cluster: str | None = N
     if is_table_of_results(path):
         if model is not None:
             raise ValueError(f"{path} holds results of one detector; --model is for tables of scores")
-        frame, judgement = read_results(path)
-        stated = Judgement(**judgement)
+        frame, stated = read_results(path)
     else:
         frame, stated = _of_scores(path, read_scores(path), model=model)
     content = frame["sha256"].where(frame["sha256"] != "", "path " + frame["path"])

@@ -35,8 +35,8 @@ def promise(drift: Drift) -> str:
     if drift.looks == 1:
         return f"{condition}, at most {_rate(drift.alpha)} of such comparisons find a change."
     return (
-        f"{condition}, the chance of any false alarm in {drift.looks:,} comparisons is at most {_rate(drift.alpha)}: "
-        f"each has {_rate(drift.level)}."
+        f"{condition}, the chance of any false alarm in {drift.looks:,} comparisons is at most "
+        f"{_rate(drift.alpha)}: each has {_rate(drift.level)}."
     )
 
 
