@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.drift import two_sample
-from evaluation.drift.properties import OTHERS, YES, Property, grouped, left_out, properties
+from evaluation.drift.properties import NONE, OTHERS, YES, Property, grouped, left_out, properties
 from evaluation.drift.stream import Stream, check_comparable
 from evaluation.drift.two_sample import Estimate, Groups
 
@@ -122,14 +122,14 @@ def _is_named(values: np.ndarray, name: str, groups: Groups) -> np.ndarray:
 
 
 def _moved_most(groups: Groups) -> int:
-    """Return the group whose share has moved by the most standard deviations; of yes and no, yes."""
+    """Return the group whose share has moved by the most standard deviations: "yes", and never "none"."""
+    if YES in groups.names_K:
+        return list(groups.names_K).index(YES)
     both_K = groups.before_K + groups.now_K
     share_K = both_K / both_K.sum()
     moved_K = groups.now_K / groups.now_K.sum() - groups.before_K / groups.before_K.sum()
-    spread_K = np.sqrt(share_K * (1 - share_K))
-    if YES in groups.names_K:
-        return list(groups.names_K).index(YES)
-    return int(np.argmax(np.abs(moved_K) / spread_K))
+    spreads_K = np.abs(moved_K) / np.sqrt(share_K * (1 - share_K))
+    return int(np.argmax(np.where(np.asarray(groups.names_K) == NONE, -1, spreads_K)))
 
 
 def _check_enough(before: Stream, now: Stream, *, level: float) -> None:
