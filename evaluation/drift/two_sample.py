@@ -85,7 +85,7 @@ def permutation_p(groups: Groups, *, level: float, seed: int) -> float:
 
 def _permutations(groups: Groups, generator: np.random.Generator, *, most: int) -> Iterator[np.ndarray]:
     """Yield counts_RK of now, so many permutations in all."""
-    size = 5 * ENOUGH
+    size = 5 * ENOUGH  # twice as many in each next batch: most tests end early
     while most > 0:
         if groups.counts_CK is None:
             both_K, num_now = groups.before_K + groups.now_K, int(groups.now_K.sum())
@@ -96,7 +96,7 @@ def _permutations(groups: Groups, generator: np.random.Generator, *, most: int) 
             is_now_C = np.arange(len(groups.counts_CK)) >= groups.num_before
             is_now_RC = generator.permuted(np.tile(is_now_C, (size, 1)), axis=1)
             yield is_now_RC.astype(np.float64) @ groups.counts_CK
-        most, size = most - size, BATCH
+        most, size = most - size, min(2 * size, BATCH)
 
 
 def ordered(counts_RK: np.ndarray, both_K: np.ndarray) -> np.ndarray:
