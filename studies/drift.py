@@ -5,7 +5,7 @@
 The table holds the scores of one detector, with the generators of the fakes. DIR/drift.md has these tables:
 
 - false alarms: the images of the table are dealt into two halves at random, --pairs times; then whole sources are,
-  a fifth as often, where images do not come independently, and are compared as images and as clusters
+  where images do not come independently, and are compared as images and as clusters
 - delay: --images images are drawn before, with replacement, without one generator that has at least MIN_IMAGES
   images; a stream in which this generator makes a share of the images grows, and is looked at after 100, 300,
   1,000, 3,000 and 10,000 images, each time at alpha divided by the number of looks. --draws draws for each share
@@ -90,13 +90,13 @@ def false_alarm_table(stream: Stream, *, pairs: int, alpha: float, seed: int) ->
 
     by_source = replace(stream, images=stream.images.assign(cluster=stream.images["source"]))
     ways = (
-        ("images", "images", halves_of_images, stream, pairs),
-        ("whole sources", "images", halves_of_sources, stream, pairs // 5),
-        ("whole sources", "clusters", halves_of_sources, by_source, pairs // 5),
+        ("images", "images", halves_of_images, stream),
+        ("whole sources", "images", halves_of_sources, stream),
+        ("whole sources", "clusters", halves_of_sources, by_source),
     )
     lines = []
-    for dealt, compared, halves, of_stream, num in ways:
-        drawn = tqdm(halves(stream, num, seed), total=num, desc=f"{dealt}, {compared}", dynamic_ncols=True)
+    for dealt, compared, halves, of_stream in ways:
+        drawn = tqdm(halves(stream, pairs, seed), total=pairs, desc=f"{dealt}, {compared}", dynamic_ncols=True)
         alarms = [
             is_changed(part(of_stream, first), part(of_stream, second), level=alpha) for first, second in drawn
         ]
