@@ -2,14 +2,14 @@
 
     python studies/drift.py scores.parquet --out DIR
 
-The table holds the scores of one detector, with the generators of the fakes. DIR/drift.md has these tables:
+The table holds the scores of one detector, with the generators of the fakes. DIR/drift.md has two tables:
 
 - false alarms: the images of the table are dealt into two halves at random, --pairs times; then whole sources are,
   where images do not come independently, and are compared as images and as clusters
 - delay: --images images are drawn before, with replacement, without one generator that has at least MIN_IMAGES
   images; a stream in which this generator makes a share of the images grows, and is looked at after 100, 300,
-  1,000, 3,000 and 10,000 images, each time at alpha divided by the number of looks. --draws draws for each share
-- of the 50 images to label first of 1,000 such images, how many are of the new generator
+  1,000, 3,000 and 10,000 images, each time at alpha divided by the number of looks. --draws draws for each
+  share. Its last column: of the 50 images to label first of 1,000, how many are of that generator
 
 Size and format of the files are left out: in a collection, each source has its own, and they would tell at once.
 Brackets: 95 % intervals, Wilson's of shares, those of a bootstrap over draws of means.

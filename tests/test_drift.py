@@ -26,6 +26,7 @@ from evaluation.intervals import wilson
 from evaluation.tables.scores import FORMAT, METADATA_KEY, DetectorEntry
 from gapl.results import SCHEMA, WARNINGS_JOINED, Method
 from gapl.verdict import DecisionRule
+from studies import drift as study
 
 RULE = DecisionRule(0.2, 0.7)
 METHOD = Method(model="m.safetensors", model_sha256="ab" * 32, views="full", operating_point="")
@@ -365,3 +366,27 @@ def test_tiny_tables_and_wrong_options_are_refused(run_cli: RunCli, tmp_path: Pa
         (("--cluster", "source"), "does not name a source"),
     ):
         assert expected in drift(run_cli, table, table, *options).only_error()
+
+
+def test_the_study_measures_alarms_and_delay(
+    run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "LOOKS", (50, 200))
+    monkeypatch.setattr(study, "LISTED_OF", 100)
+    is_fake = np.arange(120) % 2
+    generators = np.where(is_fake, np.where(np.arange(120) < 40, "new", "old"), "")
+    scores = np.where(generators == "new", 0.99, mixture(120, 0.3))
+    table = write_scores(
+        tmp_path / "s.parquet",
+        scores,
+        label=is_fake,
+        generator=generators,
+        source=[f"s{i % 20}" for i in range(120)],
+    )
+    options = ("--out", tmp_path / "out", "--pairs", 4, "--draws", 2, "--images", 100)
+    done = run_cli(study.main, table, *options)
+    assert done.code == 0, done.err
+    lines = (tmp_path / "out/drift.md").read_text().splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:5]] == ["4"] * 3
+    assert lines[-1].startswith("| 20% | ")
+    assert lines[-1].count("[") == 3
