@@ -8,6 +8,7 @@
     python benchmarks.py report scores.parquet          tables of metrics, of our scores or another tool's
     python benchmarks.py report scores.parquet --html report.html
     python benchmarks.py compare A.parquet B.parquet    two detectors on the same images
+    python benchmarks.py drift BEFORE.parquet NOW.parquet   has the stream of images changed?
     python benchmarks.py audit --data-root DIR          do file format, size and compression give the label away?
     python benchmarks.py card scores.parquet --model_path FILE --licence mit --out README.md
     python benchmarks.py calibrate scores.parquet --model_path A.safetensors --out B.safetensors
@@ -34,6 +35,7 @@ COMMANDS = {  # module in commands/ -> its line in --help
     "compare": "compare two detectors on the same images",
     "audit": "measure how format, size and compression give the label away",
     "calibrate": "fit thresholds and probabilities to scores of held-out images",
+    "drift": "tell whether a stream of images has changed, and which to label first",
     "card": "write a model card for the Hugging Face hub",
 }
 

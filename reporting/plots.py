@@ -97,6 +97,20 @@ def histogram(
 
 
 @mpl.rc_context(STYLE)
+def before_and_now(before_N: np.ndarray, now_M: np.ndarray, *, name: str) -> Figure:
+    """Draw the numbers of two sets of images as shares of each set."""
+    figure, axes = _panel("", name, "share of the images", unit_square=False)
+    edges_K = np.histogram_bin_edges(np.concatenate([before_N, now_M]), SCORE_BINS)
+    for called, values_n, colour, dash in (("before", before_N, REAL, "-"), ("now", now_M, FAKE, "--")):
+        options: dict[str, Any] = {"bins": edges_K, "weights": np.full(len(values_n), 1 / len(values_n))}
+        axes.hist(values_n, histtype="step", linewidth=1.4, linestyle=dash, color=colour, label=called, **options)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.2)  # room for the legend
+    axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axes.legend(loc="upper center", ncols=2)
+    return figure
+
+
+@mpl.rc_context(STYLE)
 def strengths(points: pd.DataFrame, *, models: Sequence[str], family: str) -> Figure:
     """Draw the AUROC of evaluation.robustness.curves against the strength of one family of degradations.
 
