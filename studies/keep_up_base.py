@@ -18,7 +18,6 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from data.records import Manifest
-from gapl.calibration import BALANCED, score_of
 from gapl.labels import Label
 from models.detector import PrototypeDetector, build_detector
 from models.weights.checkpoint import Checkpoint
@@ -159,19 +158,21 @@ class Base:
     def judge(
         self, way: str, logits: Callable[[Seen], np.ndarray], others: Seen, *, added: int, seconds: float
     ) -> Result:
-        """Calibrate by the held-out images, and judge these and others."""
+        """Judge the held-out images and others, at the threshold of a calibration to the former; "nearest" has 0."""
         old_N, new_M = logits(self.held_out), logits(others)
-        calibration = recalibrate(old_N, self.held_out)
-        threshold, label = calibration.threshold(BALANCED), int(others.labels_N[0])
-        labels_N = self.held_out.labels_N.numpy()
-        old_right_N = (score_of(old_N, calibration) >= threshold) == (labels_N == 1)
+        threshold = 0.0
+        if way != "nearest":
+            calibration = recalibrate(old_N, self.held_out)
+            threshold = -calibration.b / calibration.a  # of logits, where the score is .5
+        labels_N, label = self.held_out.labels_N.numpy(), int(others.labels_N[0])
+        old_right_N = (old_N >= threshold) == (labels_N == 1)
         opposite_K = old_N[labels_N != label]
         truth = np.r_[np.full(len(new_M), label), np.full(len(opposite_K), 1 - label)]
         return Result(
             way,
             added,
             len(others),
-            new_right=float(((score_of(new_M, calibration) >= threshold) == (label == 1)).mean()),
+            new_right=float(((new_M >= threshold) == (label == 1)).mean()),
             new_auroc=float(roc_auc_score(truth, np.r_[new_M, opposite_K])),
             old_auroc=float(roc_auc_score(labels_N, old_N)),
             old_real_right=float(old_right_N[labels_N == 0].mean()),
