@@ -174,6 +174,13 @@ def test_a_detector_that_resizes_first_has_tiles_of_what_it_sees() -> None:
     assert (best.left, best.top) == (160, 160)
 
 
+def test_tiles_are_judged_by_the_calibration_of_all_views_whichever_the_verdict_is_by() -> None:
+    image = with_square((100, 80), left=10, top=10, side=40)
+    full = detector_of(brightness)
+    info = replace(full.info, fast_calibration=replace(CALIBRATION, a=9.0, b=2.0)).fast()
+    assert map_tiles(gapl.Detector(full._engine, info), image) == map_tiles(full, image)
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Patches
 
@@ -258,6 +265,15 @@ def test_views_auto_are_refused(detector_file: Path, with_torch: bool) -> None:
         detector = gapl.Detector.load(detector_file, views="auto")
     with pytest.raises(ValueError, match=r"^[^\n]*choose --views full or fast$"):
         explore(detector, Image.new("RGB", (90, 70)))
+
+
+def test_whatever_a_detector_takes_is_explored(make_image: MakeImage, tmp_path: Path) -> None:
+    path = make_image(tmp_path / "0.png", size=(90, 70))
+    expected = explore(detector_of(brightness), decode_image(path.read_bytes()))
+    for image in (path, str(path), path.read_bytes(), np.asarray(Image.open(path))):
+        assert explore(detector_of(brightness), image) == expected
+    with pytest.raises(ValueError, match="an image cannot be of type int"):
+        explore(detector_of(brightness), 5)  # type: ignore[arg-type]
 
 
 def test_places_are_those_of_the_upright_image() -> None:
