@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from PIL import Image
-
 from gapl.decode import to_rgb
-from gapl.detector import Detector
+from gapl.detector import Detector, ImageInput, open_image
 from gapl.explain.patches import map_patches
 from gapl.explain.stability import check_stability
 from gapl.explain.tiles import map_tiles
 
 
-def explore(detector: Detector, image: Image.Image) -> dict[str, Any]:
+def explore(detector: Detector, image: ImageInput) -> dict[str, Any]:
     """Return the objects `where` and `stable` of an explanation. They change no verdict.
-
-    image  a decoded image, as `gapl.decode.decode_image` returns it
 
     Places are in pixels of the image as viewers show it; where the PixelSpec has the conversion "pillow", of the
     image that the detector sees, which is not turned upright.
 
     It takes up to 171 passes through the tower.
 
-    Raises ValueError, one line, for a detector with views "auto", which judges by the whole image first, and
-    UnreadableImage as `to_rgb` does.
+    Raises ValueError, one line, for a detector with views "auto", which judges by the whole image first, and what
+    a call of the detector does.
     """
-    shown = to_rgb(image, conversion=detector.pixel.conversion)
+    shown = to_rgb(open_image(image), conversion=detector.pixel.conversion)
     seen = [detector.see(shown)]
     outcome = detector.compute(seen)
     if outcome.by_whole_B is not None:
