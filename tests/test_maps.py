@@ -17,11 +17,14 @@ from gapl import weights
 from gapl.calibration import score_of
 from gapl.decode import decode_image
 from gapl.engine import Outcome
+from gapl.explain import exploring
 from gapl.explain.exploring import explore
 from gapl.explain.patches import PATCHES, map_patches, occlude
+from gapl.explain.stability import Stability
 from gapl.explain.tiles import MAX_TILES, TileMap, map_tiles
 from gapl.explain.words import in_words
 from gapl.info import DetectorInfo
+from gapl.verdict import Verdict
 from tests.conftest import MakeImage
 from tests.test_calibration import FOUND as CALIBRATION
 from tests.test_gapl import make_detector
@@ -274,6 +277,26 @@ def test_whatever_a_detector_takes_is_explored(make_image: MakeImage, tmp_path: 
         assert explore(detector_of(brightness), image) == expected
     with pytest.raises(ValueError, match="an image cannot be of type int"):
         explore(detector_of(brightness), 5)  # type: ignore[arg-type]
+
+
+def test_a_large_image_is_shrunk_and_places_are_still_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def judging_resaves(_detector: object, image: Image.Image, verdict: Verdict) -> Stability:
+        sizes.append(image.size)
+        return Stability((), 0, verdict.label)
+
+    monkeypatch.setattr(exploring, "check_stability", judging_resaves)
+    image = with_square((401, 300), left=200, top=0, side=100)
+    plain = explore(detector_of(brightness), image)["where"]
+    monkeypatch.setattr(exploring, "MOST_PIXELS", 10_000)
+    found = explore(detector_of(brightness), image)["where"]
+    assert sizes == [(401, 300), (101, 75)]
+    assert found["tiles"]["reduced_by"] == 4
+    assert found["tiles"]["side"] == 4 * SIDE
+    best = max(found["tiles"]["tiles"], key=lambda tile: tile[2])
+    assert best[:2] == pytest.approx([200, 0], abs=50)
+    assert found["patches"]["box"] == pytest.approx(plain["patches"]["box"], abs=8)
 
 
 def test_places_are_those_of_the_upright_image() -> None:

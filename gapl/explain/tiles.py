@@ -46,6 +46,11 @@ class TileMap:
     side: int
     tiles: tuple[Tile, ...]
 
+    def enlarged(self, factor: int) -> TileMap:
+        """Return the same for an image that was shrunk by a factor before: its last pixels may be parts."""
+        tiles = tuple(Tile(factor * left, factor * top, score) for left, top, score in self.tiles)
+        return TileMap(factor * self.reduced_by, factor * self.side, tiles)
+
     def as_json(self) -> dict[str, Any]:
         """Return the object `tiles` of an explanation."""
         return {"reduced_by": self.reduced_by, "side": self.side, "tiles": [list(tile) for tile in self.tiles]}
