@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parent.parent
 GENERATED, EDITED, CAMERA = "made by a generator", "edited with a generator", "taken by a camera"
+SCANNED = "digitised by a scanner"
 SOFTWARE, UNCLEAR = "made or saved with software", "unclear"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 IMAGE = Image.effect_noise((48, 40), 60).convert("RGB")
@@ -225,6 +226,50 @@ def test_program_and_credit_in_xmp() -> None:
         assert [each.says for each in read_origin(saved("JPEG", xmp=xmp(inside)))] == says
 
 
+@pytest.mark.parametrize(
+    ("credit", "says"),
+    [
+        ("Adobe Firefly", GENERATED),
+        ("Adobe_Firefly/3.0", GENERATED),
+        ("Firefly (Beta)", GENERATED),
+        ("Grok 2", GENERATED),
+        ("xAI Grok", GENERATED),
+        ("Image Creator from Microsoft Designer", GENERATED),
+        ("Created by Grok.", GENERATED),
+        ("Made with Adobe Firefly, 2025", GENERATED),
+        ("Edited with Firefly", EDITED),
+        ("Azure OpenAI DALL-E3", GENERATED),
+        ("Created using generative AI tools", GENERATED),
+        ("Hawkeye Firefly", ""),
+        ("Grok Mueller", ""),
+        ("Created by Grok Mueller", ""),
+        ("Photographs by Firefly Ltd", ""),
+        ("Created by Jane Doe for AI Magazine", ""),
+        ("Created by Jane for AI.", ""),
+        ("Stable Air", ""),
+    ],
+)
+def test_a_credit_claims_a_generator_where_it_is_no_name_of_others(credit: str, says: str) -> None:
+    assert of_credit(credit) == says
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "says"),
+    [
+        ("OpenAI", "", GENERATED),
+        ("EPSON", "Perfection V600", SCANNED),
+        ("SEIKO EPSON CORP.", "PhotoPC 3100Z", CAMERA),
+        ("Canon", "CanoScan 9000F", SCANNED),
+        ("NIKON", "NIKON D90", CAMERA),
+    ],
+)
+def test_a_device_is_a_camera_a_scanner_or_none(make: str, model: str, says: str) -> None:
+    assert [each.says for each in read_origin(saved("JPEG", exif=exif(Make=make, Model=model)))] == [says]
+    tiff = 'xmlns:tiff="http://ns.adobe.com/tiff/1.0/"'
+    inside = f'<rdf:Description {tiff} tiff:Make="{make}" tiff:Model="{model}"/>'
+    assert [each.says for each in read_origin(saved("JPEG", xmp=xmp(inside)))] == [says]
+
+
 def test_a_manifest_that_is_kept_elsewhere_is_named_and_not_fetched() -> None:
     content = saved("JPEG", xmp=xmp('<rdf:Description t:provenance="https://example.org/m.c2pa"/>'))
     (finding,) = read_origin(content)
@@ -378,7 +423,7 @@ def test_a_changed_file_breaks_the_signature(authority: Authority) -> None:
     signed[-20] ^= 1
     (finding,) = read_origin(bytes(signed), trusted=authority.root)
     assert (finding.says, finding.signature) == (GENERATED, "broken")
-    assert "assertion.dataHash.mismatch" in finding.text
+    assert "the file was changed after it was signed (assertion.dataHash.mismatch)" in finding.text
     assert "the file was changed after it was signed" in finding.line()
     assert "under a broken signature, which is no proof" in describe([finding])
 

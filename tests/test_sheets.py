@@ -122,7 +122,7 @@ def test_a_sheet_says_all_that_is_known(folder: Path) -> None:
         "In 1 of 2, the verdict holds",
         "That is too few: take it as unsure.",
         "Made by a generator: Midjourney",
-        "signed, but nobody checked who the signer is",
+        "signed, but not by a signer who is known to be trusted",
         "Unlike anything in training: less certain.",
         "Its distance from them is 0.600; from 0.450 on",
         "GAN 25%",

@@ -19,7 +19,7 @@ from gapl.files.refusal import naming
 from gapl.gallery import listing, markup
 from gapl.gallery.thumbnails import Thumbnails
 from gapl.options import SHEETS_INDEX
-from gapl.origin.finding import CAMERA, EDITED, GENERATED
+from gapl.origin.finding import CAMERA, EDITED, GENERATED, SCANNED
 from gapl.results import Method, Result
 from gapl.sheets import bars, evidence, sheet
 from gapl.thumbnail import shrink
@@ -139,7 +139,7 @@ def _notes(explanation: Mapping[str, Any], verdict: Verdict) -> tuple[str, str]:
     if (family := explanation.get("family")) and family["name"] != UNKNOWN:
         lines.append(f"family of generators: {family['name']}")
     for each in explanation.get("origin", []):
-        if each["says"] in (GENERATED, EDITED, CAMERA):
+        if each["says"] in (GENERATED, EDITED, CAMERA, SCANNED):
             lines.append(f"the file says: {each['says']}" + (f" ({each['name']})" if each["name"] else ""))
     if explanation.get("unlike", {}).get("is_unlike"):
         lines.append("unlike anything in training")
