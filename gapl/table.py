@@ -22,6 +22,7 @@ from gapl.stored import Row, read_rows
 
 log = logging.getLogger(__name__)
 
+_MAX_CELL = 1 << 30  # characters
 _WRONG_TABLE = (LookupError, TypeError, RecursionError, csv.Error)  # what reading a file of others raises
 
 
@@ -183,8 +184,12 @@ def _read_json(path: Path) -> list[Row]:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return _parsed(_of_cells, csv.DictReader(file))
+    before = csv.field_size_limit(_MAX_CELL)  # 131,072 characters, which explanations may exceed
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return _parsed(_of_cells, csv.DictReader(file))
+    finally:
+        csv.field_size_limit(before)
 
 
 def _read_parquet(path: Path) -> list[Row]:

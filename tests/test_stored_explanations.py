@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,3 +167,12 @@ def test_an_explanation_that_is_no_json_is_refused_by_its_row(tmp_path: Path) ->
     path.write_text(path.read_text(encoding="utf-8").replace('{""origin', "{origin"), encoding="utf-8")
     with pytest.raises(ValueError, match="in row 1, explanation cannot be read: "):
         table_at(path)
+
+
+def test_explanations_of_any_length_are_read(tmp_path: Path) -> None:
+    many = EXPLANATION | {"prototypes": 3000 * EXPLANATION["prototypes"]}
+    path = finished(tmp_path / "t.csv", row_of("a", many))
+    before = csv.field_size_limit()
+    (judged,) = table_at(path).judged().values()
+    assert judged.explanation == many
+    assert csv.field_size_limit() == before
