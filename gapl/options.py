@@ -61,7 +61,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is made of the results")
     group.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="write a table there; the same command continues a stopped one, and brings a finished one up to date",
     )
@@ -79,23 +79,29 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--gallery",
-        type=Path,
+        type=_path,
         metavar="FILE.html",
         help="write a page with thumbnails there, which a browser sorts and filters (8 MB for 1,000 images)",
     )
     group.add_argument(
         "--sheets",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="write a page for each image there that explains its verdict (25 times the work of a verdict)",
     )
     group.add_argument(
         "--sort-into",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="copy images into DIR/fake, DIR/real, DIR/unsure and DIR/unreadable; no file is changed or replaced",
     )
     group.add_argument("--link", choices=LINKS, help="with --sort-into: make such links instead of copies")
+
+
+def _path(text: str) -> Path:
+    if not text:  # which would be the working folder
+        raise argparse.ArgumentTypeError("an empty path; name a file or a folder")
+    return Path(text)
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
