@@ -322,4 +322,11 @@ def test_in_words() -> None:
     assert said[1].startswith("The image is a single tile: P(fake) ")
     assert said[2].startswith("Covered parts of the view change the logit by ")
     even = explore(detector_of(brightness), Image.new("RGB", (90, 70)))
-    assert in_words({"prototypes": [], "note": "none"} | even)[1].endswith(", none stands out.")
+    tiles, patches = in_words({"prototypes": [], "note": "none"} | even)[1:3]
+    assert tiles.endswith(", none stands out.")
+    assert patches == "Covered parts of the view change the logit by +0.00 to +0.00, none stands out."
+    strip = explore(detector_of(brightness), with_square((900, 3), left=448, top=0, side=2))
+    assert re.fullmatch(
+        r"Covered parts of the view change the logit by \S+ to \S+\d\.",
+        in_words({"prototypes": [], "note": "none"} | strip)[2],
+    )
