@@ -186,6 +186,7 @@ def _judge(
         known=known,
         thumbnails=show is not None,
         explain=is_explained(args),
+        trusted=args.trusted,
     ) as workers:
         yield from judge_files(
             detector, images, workers, batch_size=batch_size, known=known, explain=is_explained(args), show=show

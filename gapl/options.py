@@ -75,6 +75,13 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "training, and what the file says about its own origin",
     )
     group.add_argument(
+        "--trusted",
+        type=_trusted,
+        default="",
+        metavar="FILE",
+        help="with --explain: certificates in PEM; who signed a C2PA manifest is trusted if one of these vouches",
+    )
+    group.add_argument(
         "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
     )
     group.add_argument(
@@ -102,6 +109,18 @@ def _path(text: str) -> Path:
     if not text:  # which would be the working folder
         raise argparse.ArgumentTypeError("an empty path; name a file or a folder")
     return Path(text)
+
+
+def _trusted(text: str) -> str:
+    """Return the certificates in a file, in PEM."""
+    from gapl.inputs.input import require
+    from gapl.origin.trust import read_trusted
+
+    try:
+        require("c2pa-python", "c2pa", what="--trusted")
+        return read_trusted(Path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -192,6 +211,8 @@ def chosen_format(args: argparse.Namespace) -> str:
         raise ValueError(f"--json is --format jsonl, and not {asked}; leave one of them out")
     if asked and of_suffix in FORMATS and of_suffix not in (TEXT, asked):
         raise ValueError(f"--out {args.out} is no file for {asked}; name one with the suffix .{asked}")
+    if args.trusted and not is_explained(args):
+        raise ValueError("--trusted needs --explain, or --sheets DIR")
     if args.link and not args.sort_into:
         raise ValueError("--link needs --sort-into DIR")
     if args.sheets and args.views == AUTO:

@@ -27,6 +27,7 @@ from data.open_corpus.listing import Origin, Picture
 from gapl.labels import Label
 from gapl.origin import Finding, describe, read_origin
 from gapl.origin.names import of_credit, of_program
+from gapl.origin.trust import read_trusted
 from gapl.origin.xmp import read_xmp
 from gapl.results import OF_FILE
 from studies import origin
@@ -418,6 +419,20 @@ def test_a_manifest_of_a_trusted_signer(authority: Authority) -> None:
         read_origin(saved("JPEG"), trusted="me")
 
 
+def test_trusted_certificates_are_read_from_a_file(authority: Authority, tmp_path: Path) -> None:
+    other = Authority()
+    file = tmp_path / "own.pem"
+    file.write_text(f"# mine, café\n{other.root}# and\n{authority.root}", encoding="utf-8")
+    (finding,) = read_origin(authority.sign(saved("JPEG"), CREATED), trusted=read_trusted(file))
+    assert finding.signature == "trusted"
+    for wrong in ("", "me", authority.root.replace("M", "-", 5), authority.root + other.root.replace("M", "-", 5)):
+        file.write_text(wrong)
+        with pytest.raises(ValueError, match=r"^[^\n]*own.pem: no certificate, or a damaged one; expected a file"):
+            read_trusted(file)
+    with pytest.raises(ValueError, match=r"gone.pem: no such file; expected a file of certificates in PEM"):
+        read_trusted(tmp_path / "gone.pem")
+
+
 def test_a_changed_file_breaks_the_signature(authority: Authority) -> None:
     signed = bytearray(authority.sign(saved("JPEG"), CREATED))
     signed[-20] ^= 1
@@ -644,3 +659,18 @@ def test_explain_is_beside_the_verdict(
         kept = list(csv.DictReader(table.open())) if format == "csv" else json.loads(table.read_text())
         shown = [json.loads(row["explanation"]) if format == "csv" else row["explanation"] for row in kept]
         assert shown == explanations
+
+
+def test_trusted_signers_are_named_on_the_command_line(
+    judge: Callable[..., Finished], authority: Authority, tmp_path: Path
+) -> None:
+    image, own, others = (tmp_path / name for name in ("a.jpg", "own.pem", "others.pem"))
+    image.write_bytes(authority.sign(saved("JPEG"), CREATED))
+    own.write_text(authority.root)
+    others.write_text(Authority().root)
+    for file, said in ((own, "and a trusted signer says so"), (others, "which is no proof")):
+        assert said in judge(image, "--explain", "--trusted", file).out
+    assert "--trusted needs --explain" in judge(image, "--trusted", own).only_error()
+    refused = judge(image, "--explain", "--trusted", image).only_error()
+    assert "argument --trusted: " in refused
+    assert "a.jpg: no certificate, or a damaged one; expected a file of certificates in PEM" in refused
