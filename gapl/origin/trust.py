@@ -18,9 +18,12 @@ def read_trusted(path: Path) -> str:
     Raises ValueError, one line, when there are none, or one is damaged; OSError when it cannot be read.
     """
     check_is_file(path, what=WHAT)
-    found = b"\n".join(_CERTIFICATE.findall(path.read_bytes())).decode("ascii", errors="replace")
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=found)
-    except (ssl.SSLError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: no certificate, or a damaged one; expected {WHAT}") from error
-    return found
+    found = [each.decode("latin-1") for each in _CERTIFICATE.findall(path.read_bytes())]
+    if not found:
+        raise ValueError(f"{path}: no certificate; expected {WHAT}")
+    for i, each in enumerate(found, start=1):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=each)
+        except (ssl.SSLError, ValueError) as error:
+            raise ValueError(f"{path}: certificate {i} is damaged; expected {WHAT}") from error
+    return "\n".join(found)
