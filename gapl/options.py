@@ -54,6 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="the same as --format jsonl: an object for each image")
     _add_outputs(parser)
+    _add_explanations(parser)
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +70,27 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace --out, or what was begun of it, --gallery and --sheets"
     )
     group.add_argument(
+        "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
+    )
+    group.add_argument(
+        "--gallery",
+        type=_path,
+        metavar="FILE.html",
+        help="write a page with thumbnails there, which a browser sorts and filters (8 MB for 1,000 images)",
+    )
+    group.add_argument(
+        "--sort-into",
+        type=_path,
+        metavar="DIR",
+        help="copy images into DIR/fake, DIR/real, DIR/unsure and DIR/unreadable; no file is changed or replaced",
+    )
+    group.add_argument("--link", choices=LINKS, help="with --sort-into: make such links instead of copies")
+
+
+def _add_explanations(parser: argparse.ArgumentParser) -> None:
+    """Add the options for what is said beside verdicts."""
+    group = parser.add_argument_group("what is said beside verdicts")
+    group.add_argument(
         "--explain",
         action="store_true",
         help="also tell what can be said beside the verdict: prototypes, family of generators, distance from "
@@ -82,27 +104,11 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         help="with --explain: certificates in PEM; who signed a C2PA manifest is trusted if one of these vouches",
     )
     group.add_argument(
-        "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
-    )
-    group.add_argument(
-        "--gallery",
-        type=_path,
-        metavar="FILE.html",
-        help="write a page with thumbnails there, which a browser sorts and filters (8 MB for 1,000 images)",
-    )
-    group.add_argument(
         "--sheets",
         type=_path,
         metavar="DIR",
         help="write a page for each image there that explains its verdict (25 times the work of a verdict)",
     )
-    group.add_argument(
-        "--sort-into",
-        type=_path,
-        metavar="DIR",
-        help="copy images into DIR/fake, DIR/real, DIR/unsure and DIR/unreadable; no file is changed or replaced",
-    )
-    group.add_argument("--link", choices=LINKS, help="with --sort-into: make such links instead of copies")
 
 
 def _path(text: str) -> Path:
