@@ -92,9 +92,8 @@ def chosen_cluster(args: argparse.Namespace, load: Callable[[], Detector]) -> Cl
         others = "--gallery, --sheets and --sort-into"
         raise ValueError(f"--ray makes a table; make {others} without it, by the same --out")
     num_processes = 1 if args.workers is None else args.workers
-    return Cluster(
-        load, args.ray, num_processes, address=args.ray_address, explain=args.explain, trusted=args.trusted
-    )
+    trusted = args.trusted or ""
+    return Cluster(load, args.ray, num_processes, address=args.ray_address, explain=args.explain, trusted=trusted)
 
 
 @contextmanager

@@ -186,7 +186,7 @@ def _judge(
         known=known,
         thumbnails=show is not None,
         explain=is_explained(args),
-        trusted=args.trusted,
+        trusted=args.trusted or "",
     ) as workers:
         yield from judge_files(
             detector, images, workers, batch_size=batch_size, known=known, explain=is_explained(args), show=show

@@ -83,6 +83,7 @@ def _remove_left(folder: Path) -> None:
         if not is_folder or not os.access(left, os.R_OK | os.W_OK | os.X_OK):  # it may be another user's
             continue
         with ExitStack() as held:
-            is_ours = all(each.name.isdecimal() or each.name == COPY for each in left.iterdir())
-            if is_ours and _lock(left, held):
+            if not _lock(left, held) or not left.exists():  # its run goes on, or has just ended
+                continue
+            if all(each.name.isdecimal() or each.name == COPY for each in left.iterdir()):
                 shutil.rmtree(left)

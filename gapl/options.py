@@ -99,7 +99,6 @@ def _add_explanations(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--trusted",
         type=_trusted,
-        default="",
         metavar="FILE",
         help="with --explain: certificates in PEM; who signed a C2PA manifest is trusted if one of these vouches",
     )

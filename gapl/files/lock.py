@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 
@@ -11,16 +12,18 @@ def lock(path: Path, *, wait: bool = False) -> int | None:
 
     wait   until no other process holds it
 
-    None: another process holds it, or there are no such locks here.
+    None: another process holds it, it is gone, or there are no such locks here.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         return None
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        os.close(descriptor)
-        return None
+    with ExitStack() as undo:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+            undo.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            return None
+        undo.pop_all()
     return descriptor
