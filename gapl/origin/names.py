@@ -39,7 +39,8 @@ _COINED = re.compile(
 _NAME = (
     r"(?:(?:adobe|xai|google|microsoft|bing)[\s_./-]+){0,2}"
     r"(?:firefly|grok|ideogram|recraft|draw ?things|image creator|nightcafe|google ai)"
-    r"(?:[\s_./-]+(?:ai|api|app|web|studio|creator|from|microsoft|designer|imag[a-z]{1,9}|v?\d[0-9a-z]{0,9}))*"
+    r"(?:[\s_./-]+(?:ai|api|app|web|studio|creator|from|microsoft|designer|model|video|beta|imag[a-z]{1,9}"
+    r"|v?\d[0-9a-z]{0,9}))*"
 )
 _NAMED = re.compile(rf"\s*{_NAME}\s*(?:$|\()", re.IGNORECASE)
 _AI = r"(?:(?!for\b)[\w'.-]{1,30} ){0,3}AI(?: (?:tools?|models?|generators?|technology))?"
