@@ -54,7 +54,7 @@ def _read_row(row: Row) -> Judged | None:
     text("path", row.get("path"))
     if "error" in row:
         return None
-    named = {name: row.get(name) for name in Verdict.__dataclass_fields__}
+    named: Row = {name: row.get(name) for name in Verdict.__dataclass_fields__}
     _VERDICT("", named)
     sha256("sha256", row.get("sha256"))
     verdict = Verdict(**named | {"warnings": tuple(named["warnings"])})
