@@ -325,8 +325,6 @@ def test_in_words() -> None:
     tiles, patches = in_words({"prototypes": [], "note": "none"} | even)[1:3]
     assert tiles.endswith(", none stands out.")
     assert patches == "Covered parts of the view change the logit by +0.00 to +0.00, none stands out."
-    strip = explore(detector_of(brightness), with_square((900, 3), left=448, top=0, side=2))
-    assert re.fullmatch(
-        r"Covered parts of the view change the logit by \S+ to \S+\d\.",
-        in_words({"prototypes": [], "note": "none"} | strip)[2],
-    )
+    in_strip = {"box": [448, 0, 3, 3], "map": [[1.0] * PATCHES, *(PATCHES - 1) * [[0.0] * PATCHES]]}
+    said = in_words({"prototypes": [], "note": "none", "where": even["where"] | {"patches": in_strip}})
+    assert said[2] == "Covered parts of the view change the logit by -1.00 to +0.00."

@@ -13,7 +13,8 @@ SHOWN = 3  # prototypes of each direction
 ALIKE = 0.9  # the effective share of the prototypes from which they answered alike
 TELLS_NOTHING = "so they do not tell what the image is like"
 THIRD = 1 / 3  # of an image's side
-APART = 0.1  # scores of tiles, or logits of covered patches, from where it matters which is the highest
+APART = 0.1  # the scores of tiles, from where it matters which is the highest
+SHIFTED = 0.02  # the logits of covered patches, from where two digits tell them apart
 
 
 def in_words(explanation: Mapping[str, Any]) -> list[str]:
@@ -96,7 +97,7 @@ def _patches(patches: Mapping[str, Any]) -> str:
     drops = [
         (drop, column / last, row / last) for row, each in enumerate(map_HW) for column, drop in enumerate(each)
     ]
-    differs = max(drops)[0] - min(drops)[0] >= APART
+    differs = max(drops)[0] - min(drops)[0] >= SHIFTED
     has_places = differs and min(patches["box"][2:]) >= len(map_HW)
     most, least = (
         f"{round(-drop, 2) + 0.0:+.2f}" + (f" ({_place(*at)})" if has_places else "")  # + 0.0: never -0.00

@@ -32,15 +32,15 @@ WHERE = "manifest"
 _STORE = bytes.fromhex("63327061001100108000 00AA00389B71")  # the UUID of a manifest store
 _UNTRUSTED = "signingCredential.untrusted"
 _IN_WORDS = {  # of the codes of the C2PA specification
-    _UNTRUSTED: "the signer is not known to be trusted",
-    "signingCredential.expired": "the signer's certificate has expired",
-    "signingCredential.invalid": "the signer's certificate is not made for this purpose",
-    "signingCredential.ocsp.revoked": "the signer's certificate was revoked",
-    "assertion.action.malformed": "the list of what was done lacks a part",
-    "assertion.dataHash.mismatch": "the file was changed after it was signed",
-    "assertion.hashedURI.mismatch": "the manifest was changed after it was signed",
-    "claimSignature.mismatch": "the manifest was changed after it was signed",
-    "timeStamp.untrusted": "the clock that signed the time is not known to be trusted",
+    _UNTRUSTED: "signer not known to be trusted",
+    "signingCredential.expired": "certificate expired",
+    "signingCredential.invalid": "certificate not made for this purpose",
+    "signingCredential.ocsp.revoked": "certificate revoked",
+    "assertion.action.malformed": "list of what was done lacks a part",
+    "assertion.dataHash.mismatch": "file changed after it was signed",
+    "assertion.hashedURI.mismatch": "manifest changed after it was signed",
+    "claimSignature.mismatch": "manifest changed after it was signed",
+    "timeStamp.untrusted": "clock not known to be trusted",
 }
 _OFFLINE = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
 
@@ -84,7 +84,7 @@ def _finding(store: Manifest) -> Finding:
     signer = active.get("signature_info") or {}
     signed = ", ".join(str(signer[key]) for key in ("issuer", "common_name", "time") if signer.get(key))
     type = short_source_type(str(action.get("digitalSourceType") or ""))
-    text = "; ".join(filter(None, [f"signed by {signed}", type, ", ".join(map(_in_words, failures))]))
+    text = "; ".join(filter(None, [f"signed by {signed}", type, _in_words(failures)]))
     return found(C2PA, WHERE, says, name=name, text=text, signature=_state(failures))
 
 
@@ -94,9 +94,9 @@ def _failures(results: Manifest) -> list[str]:
     return [each["code"] for part in (results["activeManifest"], *deltas) for each in part["failure"]]
 
 
-def _in_words(code: str) -> str:
-    """Return what a code of the specification means, and the code."""
-    return f"{_IN_WORDS[code]} ({code})" if code in _IN_WORDS else code
+def _in_words(codes: Sequence[str]) -> str:
+    """Return what codes of the specification mean; those that are not known here as they are."""
+    return ", ".join(dict.fromkeys(_IN_WORDS.get(code, code) for code in codes))
 
 
 def _statements(manifests: Mapping[str, Manifest], active: str) -> Iterator[tuple[str, Manifest]]:
