@@ -32,6 +32,7 @@ class Cluster:
     num_gpus       of each worker
     address        of the cluster; None starts one here
     explain        also read what each file says about its origin
+    trusted        certificates in PEM, of those whose signatures are trusted
     """
 
     load: Callable[[], Detector]
@@ -40,6 +41,7 @@ class Cluster:
     num_gpus: int = 0
     address: str | None = None
     explain: bool = False
+    trusted: str = ""
 
     def judge(
         self, images: list[Input], *, batch_size: int, limits: Limits, known: dict[str, Judged]
@@ -69,7 +71,7 @@ class Cluster:
         items = [{"images": ray.cloudpickle.dumps(batch)} for batch in batches]
         judged = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _Judge,
-            fn_constructor_args=(self.load, self.num_processes, self.explain, *arguments),
+            fn_constructor_args=(self.load, self.num_processes, self.explain, self.trusted, *arguments),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=self.num_workers),
             num_gpus=self.num_gpus,
@@ -90,7 +92,8 @@ def chosen_cluster(args: argparse.Namespace, load: Callable[[], Detector]) -> Cl
         others = "--gallery, --sheets and --sort-into"
         raise ValueError(f"--ray makes a table; make {others} without it, by the same --out")
     num_processes = 1 if args.workers is None else args.workers
-    return Cluster(load, args.ray, num_processes, address=args.ray_address, explain=args.explain)
+    trusted = args.trusted or ""
+    return Cluster(load, args.ray, num_processes, address=args.ray_address, explain=args.explain, trusted=trusted)
 
 
 @contextmanager
@@ -120,6 +123,7 @@ class _Judge:
         load: Callable[[], Detector],
         num_processes: int,
         explain: bool,
+        trusted: str,
         batch_size: int,
         limits: Limits,
         known: dict[str, Judged],
@@ -127,7 +131,12 @@ class _Judge:
         self._detector, self._batch_size, self._known = load(), batch_size, dict(known)
         self._explain = explain
         self._workers = Workers(
-            num_processes, pixel=self._detector.pixel, limits=limits, known=known, explain=explain
+            num_processes,
+            pixel=self._detector.pixel,
+            limits=limits,
+            known=known,
+            explain=explain,
+            trusted=trusted,
         )
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[Any]]:

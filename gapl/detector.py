@@ -68,10 +68,10 @@ class Detector:
     ) -> None:
         """Take what a detector file says, and an engine: pixels_BCHW or pixels_BVCHW, float32 -> Outcome.
 
-        file   the detector file
+        file   the detector file; it is found again where the working folder changes
         head   the tensors of its head, for explanations; None: they are in the file
         """
-        self.file, self.info, self._head = file, info, head
+        self.file, self.info, self._head = file and file.absolute(), info, head
         self._judge = judge_of(info, operating_point=operating_point)
         self.pixel = info.config.pixel
         self._see = seeing(info.config.pixel)
@@ -151,8 +151,12 @@ class Detector:
 
     @cached_property
     def explainer(self) -> Explainer:
-        """What explains verdicts. Raises ValueError, one line, when the explainer file is not sound."""
-        assert self.file
+        """What explains verdicts.
+
+        Raises ValueError, one line, when this detector is of no file, or its explainer file is not sound.
+        """
+        if not self.file:
+            raise ValueError("this detector is of no file, so nothing is known that explains its verdicts")
         return read_explainer(self.file, self.info, self._head)
 
     def deciding_by(self, operating_point: str) -> Self:
@@ -165,7 +169,12 @@ class Detector:
         return other
 
     def compute(self, seen: Sequence[Seen]) -> Outcome:
-        """Return what the engine computes of images that the detector saw, at least one."""
+        """Return what the engine computes of images that the detector saw, at least one.
+
+        Raises ValueError for what is no list of these.
+        """
+        if not isinstance(seen, list | tuple) or not all(isinstance(each, Seen) for each in seen):
+            raise ValueError("expected a list of what the detector saw, such as [detector.see(path)]")
         if os.getpid() != self._process:
             raise ValueError("this detector was loaded in another process, and works there only; load one in each")
         outcome = self._engine(np.stack([each.pixels for each in seen]))

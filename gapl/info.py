@@ -18,6 +18,7 @@ THRESHOLD = 0.5  # the score from which a detector that states no threshold call
 RELEASED_FORM, PROJECTION = "released", "projection"  # forms of released files, beside our own FORMS
 FORMAT = "gapl-detector-1"  # of detector files
 CALIBRATIONS = ("calibration", "fast_calibration")
+_IN_NO_FILE = "full_calibration"
 _CONVERSIONS = {"scale": "shown", "clip": "pillow"}  # of `grey16`, what older files have instead
 
 
@@ -33,6 +34,7 @@ class DetectorInfo:
     versions     of the packages that made the file
     calibration  makes scores of logits, and verdicts that may be "unsure"; None: a score is the logit's sigmoid
     fast_calibration   the same for the logits that the view "whole" gives alone
+    full_calibration   after `fast`: what `calibration` was before, that of all views. It is in no file
     """
 
     config: DetectorConfig
@@ -44,6 +46,7 @@ class DetectorInfo:
     versions: dict[str, str] = field(default_factory=dict)
     calibration: Calibration | None = None
     fast_calibration: Calibration | None = None
+    full_calibration: Calibration | None = None
 
     def fast(self) -> Self:
         """Return the same for a detector that looks at the whole image alone.
@@ -56,6 +59,7 @@ class DetectorInfo:
             self,
             config=replace(self.config, pixel=self.config.pixel.fast()),
             calibration=self.fast_calibration,
+            full_calibration=self.calibration,
             threshold=THRESHOLD if self.fast_calibration is None else self.fast_calibration.threshold(BALANCED),
         )
 
@@ -90,7 +94,7 @@ class DetectorInfo:
 
 def header_of(info: DetectorInfo, *, dtype: str = "float32") -> dict[str, Any]:
     """Return the JSON header of a file with this detector, its tower in that type."""
-    header = {each.name: getattr(info, each.name) for each in fields(DetectorInfo)}
+    header = {each.name: getattr(info, each.name) for each in fields(DetectorInfo) if each.name != _IN_NO_FILE}
     header |= {name: header[name] and asdict(header[name]) for name in ("config", *CALIBRATIONS)}
     return header | {"labels": LABELS, "dtype": dtype}
 
@@ -107,7 +111,8 @@ def info_of(header: dict[str, Any]) -> tuple[DetectorInfo, str]:
         raise ValueError(f"its labels are {labels!r}; a detector's are {LABELS}")
     if dtype not in DTYPES:
         raise ValueError(f"its tower is of type {dtype!r}; expected {', '.join(DTYPES)}")
-    expected = [each.name for each in fields(DetectorInfo) if each.name not in CALIBRATIONS]  # old files have none
+    optional = (*CALIBRATIONS, _IN_NO_FILE)  # old files have none
+    expected = [each.name for each in fields(DetectorInfo) if each.name not in optional]
     if missing := [name for name in expected if name not in stated]:
         raise ValueError(f"field {missing[0]!r} of DetectorInfo is missing")
     info: DetectorInfo = build_spec(DetectorInfo, stated)

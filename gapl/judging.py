@@ -60,11 +60,11 @@ def write_results(
     allow_pixels(args.max_megapixels)
     method = _method(args, detector, model)
     folder = _open_folder(args, scan)
-    table = _open_table(args, scan, method)
+    table = _open_table(args, scan, method, explainer=detector.explainer.sha256 if is_explained(args) else None)
     gallery = Gallery(args.gallery, method=method, overwrite=args.overwrite) if args.gallery else None
     exploration = _open_sheets(detector, scan, args, method)
     takers: list[Taker] = [each for each in (folder, gallery) if each]
-    known = table.judged(explained=is_explained(args)) if table else {}
+    known = table.judged() if table else {}
     tally = Tally(frozenset(known))
     show = gallery.show if gallery else None
     judged = _judge(detector, scan.images, args, batch_size=batch_size, known=known, show=show, cluster=cluster)
@@ -104,12 +104,18 @@ def _method(args: argparse.Namespace, detector: Detector, model: str) -> Method:
     return Method(model, sha256, args.views, args.operating_point or "")
 
 
-def _open_table(args: argparse.Namespace, scan: Scan, method: Method) -> Table | None:
+def _open_table(args: argparse.Namespace, scan: Scan, method: Method, *, explainer: str | None) -> Table | None:
     if not args.out:
         return None
     images = [image.name for image in scan.images]
-    format = chosen_format(args)
-    return Table(args.out, format=format, method=method, images=images, overwrite=args.overwrite)
+    return Table(
+        args.out,
+        format=chosen_format(args),
+        method=method,
+        images=images,
+        overwrite=args.overwrite,
+        explainer=explainer,
+    )
 
 
 def _open_folder(args: argparse.Namespace, scan: Scan) -> SortedFolder | None:
@@ -180,6 +186,7 @@ def _judge(
         known=known,
         thumbnails=show is not None,
         explain=is_explained(args),
+        trusted=args.trusted or "",
     ) as workers:
         yield from judge_files(
             detector, images, workers, batch_size=batch_size, known=known, explain=is_explained(args), show=show

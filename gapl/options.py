@@ -54,6 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="the same as --format jsonl: an object for each image")
     _add_outputs(parser)
+    _add_explanations(parser)
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +62,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is made of the results")
     group.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="write a table there; the same command continues a stopped one, and brings a finished one up to date",
     )
@@ -69,33 +70,62 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace --out, or what was begun of it, --gallery and --sheets"
     )
     group.add_argument(
+        "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
+    )
+    group.add_argument(
+        "--gallery",
+        type=_path,
+        metavar="FILE.html",
+        help="write a page with thumbnails there, which a browser sorts and filters (8 MB for 1,000 images)",
+    )
+    group.add_argument(
+        "--sort-into",
+        type=_path,
+        metavar="DIR",
+        help="copy images into DIR/fake, DIR/real, DIR/unsure and DIR/unreadable; no file is changed or replaced",
+    )
+    group.add_argument("--link", choices=LINKS, help="with --sort-into: make such links instead of copies")
+
+
+def _add_explanations(parser: argparse.ArgumentParser) -> None:
+    """Add the options for what is said beside verdicts."""
+    group = parser.add_argument_group("what is said beside verdicts")
+    group.add_argument(
         "--explain",
         action="store_true",
         help="also tell what can be said beside the verdict: prototypes, family of generators, distance from "
         "training, and what the file says about its own origin",
     )
     group.add_argument(
-        "--fail-on", choices=FAIL_ON, help="end with exit code 3 when an image is called fake, or fake or unsure"
-    )
-    group.add_argument(
-        "--gallery",
-        type=Path,
-        metavar="FILE.html",
-        help="write a page with thumbnails there, which a browser sorts and filters (8 MB for 1,000 images)",
+        "--trusted",
+        type=_trusted,
+        metavar="FILE",
+        help="with --explain: certificates in PEM; who signed a C2PA manifest is trusted if one of these vouches",
     )
     group.add_argument(
         "--sheets",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="write a page for each image there that explains its verdict (25 times the work of a verdict)",
     )
-    group.add_argument(
-        "--sort-into",
-        type=Path,
-        metavar="DIR",
-        help="copy images into DIR/fake, DIR/real, DIR/unsure and DIR/unreadable; no file is changed or replaced",
-    )
-    group.add_argument("--link", choices=LINKS, help="with --sort-into: make such links instead of copies")
+
+
+def _path(text: str) -> Path:
+    if not text:  # which would be the working folder
+        raise argparse.ArgumentTypeError("an empty path; name a file or a folder")
+    return Path(text)
+
+
+def _trusted(text: str) -> str:
+    """Return the certificates in a file, in PEM."""
+    from gapl.inputs.input import require
+    from gapl.origin.trust import read_trusted
+
+    try:
+        require("c2pa-python", "c2pa", what="--trusted")
+        return read_trusted(Path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -186,6 +216,8 @@ def chosen_format(args: argparse.Namespace) -> str:
         raise ValueError(f"--json is --format jsonl, and not {asked}; leave one of them out")
     if asked and of_suffix in FORMATS and of_suffix not in (TEXT, asked):
         raise ValueError(f"--out {args.out} is no file for {asked}; name one with the suffix .{asked}")
+    if args.trusted and not is_explained(args):
+        raise ValueError("--trusted needs --explain, or --sheets DIR")
     if args.link and not args.sort_into:
         raise ValueError("--link needs --sort-into DIR")
     if args.sheets and args.views == AUTO:

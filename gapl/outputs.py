@@ -18,8 +18,10 @@ def check_outputs(args: argparse.Namespace, scan: Scan) -> None:
     named = {"--out": args.out, "--gallery": args.gallery, "--sheets": args.sheets and args.sheets / SHEETS_INDEX}
     targets = {option: path for option, path in named.items() if path}
     for (option, path), (other, same) in combinations(targets.items(), 2):
-        if path.absolute() == same.absolute():
+        if path.resolve() == same.resolve():
             raise ValueError(f"{option} and {other} are both {path}; name two files")
+    if args.gallery and args.sheets and args.gallery.resolve().is_relative_to(args.sheets.resolve()):
+        raise ValueError(f"--gallery {args.gallery} is inside of --sheets {args.sheets}; name a file elsewhere")
     for option, path in targets.items():
         if not path.exists():
             continue

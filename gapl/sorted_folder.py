@@ -16,7 +16,7 @@ from gapl.decode import image_format
 from gapl.files.refusal import naming
 from gapl.folders import IMAGE_SUFFIXES, START_BYTES
 from gapl.inputs.input import Input
-from gapl.kept import Kept
+from gapl.kept import COPY, Kept
 from gapl.options import HARD, SYMBOLIC
 from gapl.results import UNREADABLE, Result
 
@@ -76,7 +76,7 @@ class SortedFolder:
             elif link == HARD:
                 target.hardlink_to(image.resolve())
             else:
-                scratch = self._kept.folder / "copy"
+                scratch = self._kept.folder / COPY
                 shutil.copyfile(image, scratch)
                 times = image.stat()
                 os.utime(scratch, ns=(times.st_atime_ns, times.st_mtime_ns))

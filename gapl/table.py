@@ -6,9 +6,7 @@ import csv
 import importlib.util
 import json
 import logging
-import math
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -19,30 +17,38 @@ from gapl.detector import Judged
 from gapl.files.atomic import replacing
 from gapl.files.refusal import naming
 from gapl.options import CSV, JSON, JSONL, PARQUET
-from gapl.results import COLUMNS, OF_FILE, WARNINGS_JOINED, Method, csv_line, csv_row, encodable
-from gapl.verdict import LABELS, Verdict
+from gapl.results import COLUMNS, WARNINGS_JOINED, Method, csv_line, csv_row, encodable
+from gapl.stored import Row, read_rows
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-
-_WRONG_TABLE = (ValueError, LookupError, TypeError, RecursionError, csv.Error)  # what reading one raises
+_MAX_CELL = 1 << 30  # characters
+_WRONG_TABLE = (LookupError, TypeError, RecursionError, csv.Error)  # what reading a file of others raises
 
 
 class Table:
     """A file of results. Each is kept at once in a journal beside it, from which a stopped run goes on."""
 
     def __init__(
-        self, path: Path, *, format: str, method: Method, images: Collection[str], overwrite: bool
+        self,
+        path: Path,
+        *,
+        format: str,
+        method: Method,
+        images: Collection[str],
+        overwrite: bool,
+        explainer: str | None = None,
     ) -> None:
         """Begin a table, or go on with its journal, or with the table itself.
 
-        images   the paths that the table will have
+        images     the paths that the table will have
+        explainer  the SHA-256 of the explainer file, empty where there is none; None: verdicts are not explained
 
-        Raises ValueError when the table is there already and is not of this method or of more than these images,
-        another run writes it, or its journal is damaged or of another method; OSError when it cannot be written.
+        Raises ValueError when the table is there already and is not of this method and explainer or of more than
+        these images, another run writes it, or its journal is damaged or of another method; OSError when it cannot
+        be written.
         """
-        self.path, self.format, self._method = path, format, method
+        self.path, self.format, self._method, self._explainer = path, format, method, explainer
         self._journal = path.with_name(f"{path.name}.part")
         self._found: dict[str, Row] = {}  # the results of this run, by their paths
         if format == PARQUET and importlib.util.find_spec("pyarrow") is None:
@@ -64,17 +70,14 @@ class Table:
         """Return what was judged, of the table that is there. What would be lost by writing it anew is refused."""
         try:
             rows = _READERS[self.format](self.path)
-            methods = {Method(*(row[name] for name in Method.__dataclass_fields__)) for row in rows}
-            judged = _judged(rows)
-            paths = {encodable(row["path"]) for row in rows}
-        except _WRONG_TABLE:
-            methods = set()
-        if methods != {self._method}:
-            raise ValueError(
-                f"{self.path} is there already, and no table of this detector and these options; "
-                "--overwrite replaces it"
-            )
-        if lost := paths.difference(map(encodable, images)):
+            if {Method(*(row[name] for name in Method.__dataclass_fields__)) for row in rows} != {self._method}:
+                raise ValueError("no table of this detector and these options")
+            judged = read_rows(rows, explainer=self._explainer)
+        except ValueError as error:
+            raise ValueError(f"{self.path} is there already, and {error}; --overwrite replaces it") from error
+        except _WRONG_TABLE as error:
+            raise ValueError(f"{self.path} is there already, and no table; --overwrite replaces it") from error
+        if lost := {encodable(row["path"]) for row in rows}.difference(map(encodable, images)):
             named = f"{min(lost)}, which is not named now"
             raise ValueError(f"{self.path} is there already, with {printable(named)}; --overwrite replaces it")
         return judged
@@ -91,17 +94,20 @@ class Table:
             raise ValueError(f"{self._journal} is of another detector or options; --overwrite begins anew")
         whole, _, torn = rest.rpartition(b"\n")
         try:
-            rows = [json.loads(line) for line in whole.splitlines()]
+            rows = _parsed(json.loads, whole.splitlines())
             kept = {row["path"]: row for row in rows}
-            self._judged |= _judged(rows)
+            self._judged |= read_rows(rows, explainer=self._explainer)
+        except ValueError as error:
+            raise ValueError(f"{self._journal}: {error}; --overwrite begins anew") from error
         except _WRONG_TABLE as error:
             raise ValueError(f"{self._journal} is damaged ({error}); --overwrite begins anew") from error
         self._file.truncate(len(content) - len(torn))
         return kept
 
-    def judged(self, *, explained: bool) -> dict[str, Judged]:
-        """Return what was judged already, by the SHA-256 of its files; with `explained`, what says why."""
-        found = {sha256: each for sha256, each in self._judged.items() if each.explanation or not explained}
+    def judged(self) -> dict[str, Judged]:
+        """Return what was judged already, and explained where that is asked for, by the SHA-256 of its files."""
+        is_plain = self._explainer is None
+        found = {sha256: each for sha256, each in self._judged.items() if is_plain or each.explanation}
         if found:
             log.info("%s: goes on with %d verdicts", printable(self.path), len(found))
         return found
@@ -137,39 +143,6 @@ def _lock(file: TextIO, path: Path) -> None:
         raise ValueError(f"{path} is being written by another run; wait for it, or name another --out") from error
 
 
-def _judged(rows: Iterable[Row]) -> dict[str, Judged]:
-    """Return what rows say of verdicts, by the SHA-256 of their files."""
-    found = {}
-    for row in rows:
-        if "error" not in row:
-            named = {name: row[name] for name in Verdict.__dataclass_fields__}
-            verdict = _checked(Verdict(**named | {"warnings": tuple(row["warnings"])}))
-            found[_checked_sha256(row["sha256"])] = Judged(verdict, _explanation(row))
-    return found
-
-
-def _explanation(row: Row) -> dict[str, Any] | None:
-    """Return what a row says of its verdict, if anything: all of its explanation but what the file says."""
-    kept = {name: each for name, each in row.get("explanation", {}).items() if name not in OF_FILE}
-    return kept if "in_words" in kept else None
-
-
-def _checked(verdict: Verdict) -> Verdict:
-    """Return a verdict that was read. Raises ValueError when it is none: anybody may have changed the file."""
-    numbers = (verdict.score, verdict.logit, verdict.threshold, verdict.real_below)
-    if verdict.label not in LABELS or not all(isinstance(each, float) and math.isfinite(each) for each in numbers):
-        raise ValueError(f"no verdict: {verdict.label!r}")
-    if not all(isinstance(each, str) for each in verdict.warnings):
-        raise ValueError("warnings that are no texts")
-    return verdict
-
-
-def _checked_sha256(sha256: str) -> str:
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise ValueError(f"no SHA-256: {sha256[:80]!r}")
-    return sha256
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Formats
 
@@ -202,7 +175,7 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
 
 
 def _read_jsonl(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return _parsed(json.loads, path.read_text(encoding="utf-8").splitlines())
 
 
 def _read_json(path: Path) -> list[Row]:
@@ -211,14 +184,29 @@ def _read_json(path: Path) -> list[Row]:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return [_of_cells(row) for row in csv.DictReader(file)]
+    before = csv.field_size_limit(_MAX_CELL)  # 131,072 characters, which explanations may exceed
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return _parsed(_of_cells, csv.DictReader(file))
+    finally:
+        csv.field_size_limit(before)
 
 
 def _read_parquet(path: Path) -> list[Row]:
     from pyarrow import parquet
 
-    return [_of_cells(row) for row in parquet.read_table(path).to_pylist()]
+    return _parsed(_of_cells, parquet.read_table(path).to_pylist())
+
+
+def _parsed(parse: Callable[[Any], Row], found: Iterable[Any]) -> list[Row]:
+    """Return the rows that are made of what was found. Raises ValueError that names the row."""
+    rows = []
+    for i, each in enumerate(found, start=1):
+        try:
+            rows.append(parse(each))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"in row {i}, {error}") from error
+    return rows
 
 
 def _of_cells(cells: Mapping[str, Any]) -> Row:
@@ -226,12 +214,16 @@ def _of_cells(cells: Mapping[str, Any]) -> Row:
     row: Row = {}
     for name, kind in COLUMNS.items():
         value = cells[name]
-        row[name] = value or "" if kind == "string" else float(value) if value not in ("", None) else None
+        try:
+            is_none = value in ("", None)
+            row[name] = str(value or "") if kind == "string" else None if is_none else float(value)
+            if name == "explanation" and value:
+                row[name] = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be read: {error}") from error
     for name in ("error", "explanation"):
-        if not row[name]:
+        if row[name] == "":
             del row[name]
-    if "explanation" in row:
-        row["explanation"] = json.loads(row["explanation"])
     return row | {"warnings": row["warnings"].split(WARNINGS_JOINED) if row["warnings"] else []}
 
 

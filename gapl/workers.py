@@ -64,7 +64,10 @@ class Look:
 class Looker:
     """Looks at images in this process: at each content once, or, where `known` is None, whenever it comes."""
 
-    def __init__(self, pixel: PixelSpec, *, known: Iterable[str] | None, thumbnails: bool) -> None:
+    def __init__(
+        self, pixel: PixelSpec, *, known: Iterable[str] | None, thumbnails: bool, trusted: str = ""
+    ) -> None:
+        self._trusted = trusted
         self._see, self._seen = seeing(pixel), set(known or ())
         self._remembers = known is not None
         self._thumbnails = thumbnails
@@ -76,7 +79,7 @@ class Looker:
         try:
             encoded = read()
             sha256 = hashlib.sha256(encoded).hexdigest()
-            origin = tuple(read_origin(encoded)) if explain else None
+            origin = tuple(read_origin(encoded, trusted=self._trusted)) if explain else None
             if self._thumbnails and sha256 not in self._shown:
                 thumbnail = _small(encoded)
                 self._shown.add(sha256)
@@ -138,15 +141,17 @@ class Workers:
         known: Iterable[str] | None = (),
         thumbnails: bool = False,
         explain: bool = False,
+        trusted: str = "",
     ) -> None:
         """Take what a detector looks at, and which contents need not be seen again.
 
         known       their SHA-256; None: a content is seen whenever it comes, and none is remembered
         thumbnails  whether they are made of all contents
         explain     whether `look` reads what each file says about its origin
+        trusted     certificates in PEM, of those whose signatures are trusted
         """
         remembered = None if known is None else frozenset(known)
-        make_looker = partial(Looker, pixel, known=remembered, thumbnails=thumbnails)
+        make_looker = partial(Looker, pixel, known=remembered, thumbnails=thumbnails, trusted=trusted)
         self._looker, self._explain = make_looker(), explain
         self._threads = ThreadPoolExecutor(max(1, num_workers))
         self._idle: SimpleQueue[_Process] = SimpleQueue()

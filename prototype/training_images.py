@@ -22,6 +22,7 @@ from prototype.describe import describe
 NUM_FOLDS = 5
 PRECISION = 0.9  # of families that are named
 MIN_COVERAGE = 0.05  # a family is named of so many fakes, or of none
+MIN_NAMED = 20  # fakes, on which the precision is measured
 STRENGTH = 1e-3  # scikit-learn's C
 NEAREST = 5
 FAR = 0.9  # the share of unseen images that is nearer than the cut
@@ -83,19 +84,20 @@ def learn_families(images: TrainingImages, *, seed: int) -> tuple[FamilySpec, di
     """Fit a classifier of families to the fakes of training sources; None where it is of no use.
 
     It is of use if, of sources left out, it names the right family more often than the largest family would be
-    right, and names one of some fakes with the precision of PRECISION.
+    right, and names one of MIN_NAMED fakes or more with the precision of PRECISION: of fewer, chance does.
     """
     fit_N = (images.labels_N == Label.FAKE) & (images.kinds_N != None) & ~images.held_out_N  # noqa: E711 - of each
     target_N, sources_N = images.kinds_N[fit_N].astype(str), images.sources_N[fit_N]
     names, counts = np.unique(target_N, return_counts=True)
-    if len(names) < 2 or len(set(sources_N)) < NUM_FOLDS:
+    if len(names) < 2 or len(set(sources_N)) < NUM_FOLDS or len(target_N) < MIN_NAMED:
         return None
     looks = [images.features_ND[fit_N]] + ([] if images.whole_ND is None else [images.whole_ND[fit_N]])
     fitted = _fit(np.concatenate(looks), np.tile(target_N, len(looks)), np.tile(sources_N, len(looks)), seed=seed)
     probability_NF = fitted.left_out_MF[: len(target_N)]  # by all views
     right_N = names[probability_NF.argmax(axis=1)] == target_N
     least, precision, coverage = least_probability(probability_NF.max(axis=1), right_N)
-    if right_N.mean() <= counts.max() / counts.sum() or coverage < MIN_COVERAGE:
+    is_measured = coverage * len(target_N) >= max(MIN_NAMED, MIN_COVERAGE * len(target_N))
+    if right_N.mean() <= counts.max() / counts.sum() or not is_measured:
         return None
     spec = FamilySpec(tuple(map(str, names)), least=least, precision=precision, coverage=coverage)
     return spec, {WEIGHT: fitted.weight_FD.astype(np.float32), BIAS: fitted.bias_F.astype(np.float32)}

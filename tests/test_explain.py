@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -230,6 +231,39 @@ def test_a_damaged_explainer_file_is_refused(detector_file: Path, image: Path) -
         detector.explain([detector.see(image)])
 
 
+@pytest.mark.parametrize("kind", ["a folder", "a link to nothing", "not a regular file"])
+def test_an_explainer_that_is_no_file_is_refused(detector_file: Path, kind: str) -> None:
+    beside = detector_file.with_suffix(SUFFIX)
+    if kind == "a folder":
+        beside.mkdir()
+    elif kind == "a link to nothing":
+        beside.symlink_to("nowhere")
+    else:
+        os.mkfifo(beside)
+    with pytest.raises(ValueError, match=rf"detector.explainer: {kind}; expected an explainer file"):
+        _ = gapl.Detector.load(detector_file).explainer
+
+
+def test_an_explainer_is_found_from_another_working_folder(
+    detector_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_background(detector_file)
+    monkeypatch.chdir(detector_file.parent)
+    detector = gapl.Detector.load(detector_file.name)
+    monkeypatch.chdir("/")
+    assert detector.explainer.background
+
+
+def test_what_cannot_be_explained_is_refused_in_a_line(detector_file: Path, image: Path) -> None:
+    detector = gapl.Detector.load(detector_file)
+    for wrong in (image, str(image), image.read_bytes(), [image], [str(image)]):
+        with pytest.raises(ValueError, match=r"expected a list of what the detector saw, such as \[detector.see"):
+            detector.explain(wrong)  # type: ignore[arg-type]
+    without_file = gapl.Detector(detector._engine, detector.info)
+    with pytest.raises(ValueError, match="this detector is of no file"):
+        without_file.explain([without_file.see(image)])
+
+
 # ---------------------------------------------------------------------------------------------------------
 # On the command line
 
@@ -256,3 +290,18 @@ def test_a_table_without_explanations_is_judged_anew_for_them(
         done = run_cli(inference.main, *given, "--explain")
         assert done.code == 0, done.err
         assert '""prototypes"": [{""index""' in (tmp_path / "table.csv").read_text()
+
+
+def test_a_table_with_explanations_needs_the_same_explainer_and_option(
+    detector_file: Path, image: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    write_background(detector_file)
+    table = tmp_path / "table.csv"
+    given = ("--model_path", detector_file, "--allow-tiny", image, "--out", table)
+    assert run_cli(inference.main, *given, "--explain").code == 0
+    before = table.read_bytes()
+    assert "and it has explanations; give --explain" in run_cli(inference.main, *given).only_error()
+    write_background(detector_file, memory=MemorySpec(nearest=2, cut=0.01))
+    refused = run_cli(inference.main, *given, "--explain").only_error()
+    assert "table.csv is there already, and its explanations are by another explainer file" in refused
+    assert table.read_bytes() == before

@@ -107,6 +107,13 @@ def test_families_are_named_where_they_can_be_told_apart_and_not_where_they_cann
     assert training_images.learn_families(images_of(spread=100.0), seed=0) is None
 
 
+@pytest.mark.parametrize("spread", [0.1, 100.0])
+def test_a_few_fakes_are_too_few_for_families(spread: float) -> None:
+    images = images_of(spread=spread, num_sources=15, per_source=2)
+    assert 0 < ((images.labels_N == Label.FAKE) & ~images.held_out_N).sum() < training_images.MIN_NAMED
+    assert training_images.learn_families(images, seed=0) is None
+
+
 def test_least_probability_is_the_smallest_with_the_precision_that_is_wanted() -> None:
     probability_N = np.array([0.5, 0.9, 0.8, 0.7, 0.6])
     right_N = np.array([False, True, True, True, True])

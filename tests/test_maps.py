@@ -17,11 +17,14 @@ from gapl import weights
 from gapl.calibration import score_of
 from gapl.decode import decode_image
 from gapl.engine import Outcome
+from gapl.explain import exploring
 from gapl.explain.exploring import explore
 from gapl.explain.patches import PATCHES, map_patches, occlude
+from gapl.explain.stability import Stability
 from gapl.explain.tiles import MAX_TILES, TileMap, map_tiles
 from gapl.explain.words import in_words
 from gapl.info import DetectorInfo
+from gapl.verdict import Verdict
 from tests.conftest import MakeImage
 from tests.test_calibration import FOUND as CALIBRATION
 from tests.test_gapl import make_detector
@@ -174,6 +177,13 @@ def test_a_detector_that_resizes_first_has_tiles_of_what_it_sees() -> None:
     assert (best.left, best.top) == (160, 160)
 
 
+def test_tiles_are_judged_by_the_calibration_of_all_views_whichever_the_verdict_is_by() -> None:
+    image = with_square((100, 80), left=10, top=10, side=40)
+    full = detector_of(brightness)
+    info = replace(full.info, fast_calibration=replace(CALIBRATION, a=9.0, b=2.0)).fast()
+    assert map_tiles(gapl.Detector(full._engine, info), image) == map_tiles(full, image)
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Patches
 
@@ -260,6 +270,35 @@ def test_views_auto_are_refused(detector_file: Path, with_torch: bool) -> None:
         explore(detector, Image.new("RGB", (90, 70)))
 
 
+def test_whatever_a_detector_takes_is_explored(make_image: MakeImage, tmp_path: Path) -> None:
+    path = make_image(tmp_path / "0.png", size=(90, 70))
+    expected = explore(detector_of(brightness), decode_image(path.read_bytes()))
+    for image in (path, str(path), path.read_bytes(), np.asarray(Image.open(path))):
+        assert explore(detector_of(brightness), image) == expected
+    with pytest.raises(ValueError, match="an image cannot be of type int"):
+        explore(detector_of(brightness), 5)  # type: ignore[arg-type]
+
+
+def test_a_large_image_is_shrunk_and_places_are_still_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def judging_resaves(_detector: object, image: Image.Image, verdict: Verdict) -> Stability:
+        sizes.append(image.size)
+        return Stability((), 0, verdict.label)
+
+    monkeypatch.setattr(exploring, "check_stability", judging_resaves)
+    image = with_square((401, 300), left=200, top=0, side=100)
+    plain = explore(detector_of(brightness), image)["where"]
+    monkeypatch.setattr(exploring, "MOST_PIXELS", 10_000)
+    found = explore(detector_of(brightness), image)["where"]
+    assert sizes == [(401, 300), (101, 75)]
+    assert found["tiles"]["reduced_by"] == 4
+    assert found["tiles"]["side"] == 4 * SIDE
+    best = max(found["tiles"]["tiles"], key=lambda tile: tile[2])
+    assert best[:2] == pytest.approx([200, 0], abs=50)
+    assert found["patches"]["box"] == pytest.approx(plain["patches"]["box"], abs=8)
+
+
 def test_places_are_those_of_the_upright_image() -> None:
     image = with_square((96, 160), left=32, top=0, side=32)
     turned = image.transpose(Image.Transpose.ROTATE_90)
@@ -283,4 +322,9 @@ def test_in_words() -> None:
     assert said[1].startswith("The image is a single tile: P(fake) ")
     assert said[2].startswith("Covered parts of the view change the logit by ")
     even = explore(detector_of(brightness), Image.new("RGB", (90, 70)))
-    assert in_words({"prototypes": [], "note": "none"} | even)[1].endswith(", none stands out.")
+    tiles, patches = in_words({"prototypes": [], "note": "none"} | even)[1:3]
+    assert tiles.endswith(", none stands out.")
+    assert patches == "Covered parts of the view change the logit by +0.00 to +0.00, none stands out."
+    in_strip = {"box": [448, 0, 3, 3], "map": [[1.0] * PATCHES, *(PATCHES - 1) * [[0.0] * PATCHES]]}
+    said = in_words({"prototypes": [], "note": "none", "where": even["where"] | {"patches": in_strip}})
+    assert said[2] == "Covered parts of the view change the logit by -1.00 to +0.00."

@@ -27,6 +27,7 @@ from data.open_corpus.listing import Origin, Picture
 from gapl.labels import Label
 from gapl.origin import Finding, describe, read_origin
 from gapl.origin.names import of_credit, of_program
+from gapl.origin.trust import read_trusted
 from gapl.origin.xmp import read_xmp
 from gapl.results import OF_FILE
 from studies import origin
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parent.parent
 GENERATED, EDITED, CAMERA = "made by a generator", "edited with a generator", "taken by a camera"
+SCANNED = "digitised by a scanner"
 SOFTWARE, UNCLEAR = "made or saved with software", "unclear"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 IMAGE = Image.effect_noise((48, 40), 60).convert("RGB")
@@ -225,6 +227,50 @@ def test_program_and_credit_in_xmp() -> None:
         assert [each.says for each in read_origin(saved("JPEG", xmp=xmp(inside)))] == says
 
 
+@pytest.mark.parametrize(
+    ("credit", "says"),
+    [
+        ("Adobe Firefly", GENERATED),
+        ("Adobe_Firefly/3.0", GENERATED),
+        ("Firefly (Beta)", GENERATED),
+        ("Grok 2", GENERATED),
+        ("xAI Grok", GENERATED),
+        ("Image Creator from Microsoft Designer", GENERATED),
+        ("Created by Grok.", GENERATED),
+        ("Made with Adobe Firefly, 2025", GENERATED),
+        ("Edited with Firefly", EDITED),
+        ("Azure OpenAI DALL-E3", GENERATED),
+        ("Created using generative AI tools", GENERATED),
+        ("Hawkeye Firefly", ""),
+        ("Grok Mueller", ""),
+        ("Created by Grok Mueller", ""),
+        ("Photographs by Firefly Ltd", ""),
+        ("Created by Jane Doe for AI Magazine", ""),
+        ("Created by Jane for AI.", ""),
+        ("Stable Air", ""),
+    ],
+)
+def test_a_credit_claims_a_generator_where_it_is_no_name_of_others(credit: str, says: str) -> None:
+    assert of_credit(credit) == says
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "says"),
+    [
+        ("OpenAI", "", GENERATED),
+        ("EPSON", "Perfection V600", SCANNED),
+        ("SEIKO EPSON CORP.", "PhotoPC 3100Z", CAMERA),
+        ("Canon", "CanoScan 9000F", SCANNED),
+        ("NIKON", "NIKON D90", CAMERA),
+    ],
+)
+def test_a_device_is_a_camera_a_scanner_or_none(make: str, model: str, says: str) -> None:
+    assert [each.says for each in read_origin(saved("JPEG", exif=exif(Make=make, Model=model)))] == [says]
+    tiff = 'xmlns:tiff="http://ns.adobe.com/tiff/1.0/"'
+    inside = f'<rdf:Description {tiff} tiff:Make="{make}" tiff:Model="{model}"/>'
+    assert [each.says for each in read_origin(saved("JPEG", xmp=xmp(inside)))] == [says]
+
+
 def test_a_manifest_that_is_kept_elsewhere_is_named_and_not_fetched() -> None:
     content = saved("JPEG", xmp=xmp('<rdf:Description t:provenance="https://example.org/m.c2pa"/>'))
     (finding,) = read_origin(content)
@@ -373,12 +419,27 @@ def test_a_manifest_of_a_trusted_signer(authority: Authority) -> None:
         read_origin(saved("JPEG"), trusted="me")
 
 
+def test_trusted_certificates_are_read_from_a_file(authority: Authority, tmp_path: Path) -> None:
+    other = Authority()
+    damaged = authority.root + other.root.replace("M", "-", 5)
+    file = tmp_path / "own.pem"
+    file.write_text(f"# mine, café\n{other.root}# and\n{authority.root}", encoding="utf-8")
+    (finding,) = read_origin(authority.sign(saved("JPEG"), CREATED), trusted=read_trusted(file))
+    assert finding.signature == "trusted"
+    for content, wrong in (("me", "no certificate"), (damaged, "certificate 2 is damaged")):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=rf"own.pem: {wrong}; expected a file of certificates in PEM"):
+            read_trusted(file)
+    with pytest.raises(ValueError, match=r"gone.pem: no such file; expected a file of certificates in PEM"):
+        read_trusted(tmp_path / "gone.pem")
+
+
 def test_a_changed_file_breaks_the_signature(authority: Authority) -> None:
     signed = bytearray(authority.sign(saved("JPEG"), CREATED))
     signed[-20] ^= 1
     (finding,) = read_origin(bytes(signed), trusted=authority.root)
     assert (finding.says, finding.signature) == (GENERATED, "broken")
-    assert "assertion.dataHash.mismatch" in finding.text
+    assert "; file changed after it was signed" in finding.text
     assert "the file was changed after it was signed" in finding.line()
     assert "under a broken signature, which is no proof" in describe([finding])
 
@@ -599,3 +660,18 @@ def test_explain_is_beside_the_verdict(
         kept = list(csv.DictReader(table.open())) if format == "csv" else json.loads(table.read_text())
         shown = [json.loads(row["explanation"]) if format == "csv" else row["explanation"] for row in kept]
         assert shown == explanations
+
+
+def test_trusted_signers_are_named_on_the_command_line(
+    judge: Callable[..., Finished], authority: Authority, tmp_path: Path
+) -> None:
+    image, own, others = (tmp_path / name for name in ("a.jpg", "own.pem", "others.pem"))
+    image.write_bytes(authority.sign(saved("JPEG"), CREATED))
+    own.write_text(authority.root)
+    others.write_text(Authority().root)
+    for file, said in ((own, "and a trusted signer says so"), (others, "which is no proof")):
+        assert said in judge(image, "--explain", "--trusted", file).out
+    assert "--trusted needs --explain" in judge(image, "--trusted", own).only_error()
+    refused = judge(image, "--explain", "--trusted", image).only_error()
+    assert "argument --trusted: " in refused
+    assert "a.jpg: no certificate; expected a file of certificates in PEM" in refused

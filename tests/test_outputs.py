@@ -38,6 +38,14 @@ from conftest import MakeImage, RunCli
             ("a.png", "--gallery", "in/index.html", "--sheets", "in"),
             "--gallery and --sheets are both {in/index.html}; name two files",
         ),
+        (
+            ("a.png", "--gallery", "in/page.html", "--sheets", "in"),
+            "--gallery {in/page.html} is inside of --sheets {in}; name a file elsewhere",
+        ),
+        (
+            ("a.png", "--gallery", "in/../in/index.html", "--sheets", "in"),
+            "--gallery and --sheets are both {in/../in/index.html}; name two files",
+        ),
         (("a.png", "--out", "in", "--format", "csv"), "--out {in} is a folder; expected the name of a file"),
         (("a.png", "--sort-into", "list.csv"), "--sort-into {list.csv} is a file; expected a folder"),
         (("@none.txt",), "none.txt: no such file; expected a file with a path in each line"),
@@ -80,3 +88,8 @@ def test_a_limit_that_is_no_number_is_refused(option: str, value: str, judge: Ru
     done = judge(tmp_path, option, value)
     assert done.code == 2
     assert f"{value}; expected a number above 0, and at most 1,000,000" in done.err
+
+
+@pytest.mark.parametrize("option", ["--out", "--gallery", "--sheets", "--sort-into"])
+def test_an_empty_path_is_refused(option: str, judge: RunCli, tmp_path: Path) -> None:
+    assert f"argument {option}: an empty path; name a" in judge(tmp_path, option, "").only_error()

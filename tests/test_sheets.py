@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from PIL import Image
 from gapl.detector import Judged
 from gapl.inputs.input import Input
 from gapl.origin.finding import C2PA, GENERATED, PNG_TEXT, UNKNOWN_SIGNER, found
+from gapl.pixels import PixelSpec
 from gapl.results import Method, Result
 from gapl.sheets import maps
 from gapl.sheets.exploration import Exploration
@@ -119,7 +122,7 @@ def test_a_sheet_says_all_that_is_known(folder: Path) -> None:
         "In 1 of 2, the verdict holds",
         "That is too few: take it as unsure.",
         "Made by a generator: Midjourney",
-        "signed, but nobody checked who the signer is",
+        "signed, but not by a signer who is known to be trusted",
         "Unlike anything in training: less certain.",
         "Its distance from them is 0.600; from 0.450 on",
         "GAN 25%",
@@ -344,6 +347,24 @@ def test_an_image_that_has_changed_has_a_sheet_without_a_picture(
     assert (explored, known) == ([], {})
     assert "b: its sheet has no picture: it has changed since it was judged" in caplog.text
     assert "No picture" in text_of(tmp_path / f"00001-{'b':a<12}.html")
+
+
+def test_a_duplicate_has_the_picture_of_a_file_that_is_gone(
+    explored: list[tuple[int, int]], make_image: MakeImage, tmp_path: Path
+) -> None:
+    encoded = make_image(tmp_path / "a.png", size=(70, 50)).read_bytes()
+    sheets = Sheets(tmp_path / "out", method=METHOD, overwrite=False)
+    found = replace(result_of("b", explanation=explanation()), sha256=hashlib.sha256(encoded).hexdigest())
+    results = [found, replace(found, path="copy", duplicate_of="b")]
+    images = [Input("b", lambda: b"other", tmp_path / "b"), Input("copy", lambda: encoded, tmp_path / "copy")]
+    exploration = Exploration(SimpleNamespace(pixel=PixelSpec()), sheets)  # type: ignore[arg-type]
+    rows = list(exploration.explored(results, images, known={}))
+    assert explored == [(70, 50)]
+    assert [row.explanation.get("where") for row in rows if row.explanation] == [None, WHERE]
+    (page,) = (tmp_path / "out").glob("0*.html")
+    assert page.name.startswith("00001-")
+    assert "No picture" not in text_of(page)
+    assert "70 x 50 px" in text_of(page)
 
 
 def test_what_cannot_be_explored_is_refused(judge: RunCli, make_image: MakeImage, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from gapl.explain.families import BIAS, WEIGHT, Families, FamilySpec
 from gapl.explain.memory import MEMORY, Memory, MemorySpec
 from gapl.files import tensorfile
-from gapl.files.refusal import refusal
+from gapl.files.refusal import check_is_file, refusal
 from gapl.schema import build_spec, is_name
 
 FORMAT = "gapl-explainer-1"
@@ -69,7 +69,8 @@ class Background:
 
 
 def read_background(path: Path) -> Background:
-    """Read an explainer file. Raises ValueError, one line, when it is damaged or no such file."""
+    """Read an explainer file. Raises ValueError, one line, when it is damaged, or no file at all."""
+    check_is_file(path, what=WHAT)
     try:
         header, tensors = tensorfile.read(path, format=FORMAT)
         spec: BackgroundSpec = build_spec(BackgroundSpec, header)

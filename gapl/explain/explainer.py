@@ -5,6 +5,7 @@ Shape suffixes: B batch, E embedding, P prototypes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from gapl.explain.background import SUFFIX, Background, read_background
 from gapl.explain.head import TENSORS, Head, Shares
 from gapl.explain.words import in_words
 from gapl.files import tensorfile
+from gapl.files.checksum import sha256_of
 from gapl.fingerprint import fingerprint
 from gapl.info import FORMAT, DetectorInfo
 from gapl.labels import Label
@@ -34,12 +36,14 @@ class Explainer:
     info        of the detector
     head        None: `missing` says why there is none
     background  what is known of its training images; None: nothing
+    sha256      of the explainer file that says so; empty: there is none
     """
 
     info: DetectorInfo
     head: Head | None
     background: Background | None = None
     missing: str = ""
+    sha256: str = ""
 
     def explain(self, outcome: Outcome, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
         """Return for each image of a batch the object `explanation` of docs/result.schema.json, but its origin."""
@@ -52,7 +56,7 @@ class Explainer:
             if self.background:
                 known = self._known(self.background, outcome, [each.label for each in verdicts])
                 found = [each | more for each, more in zip(found, known, strict=True)]
-        return [each | {"in_words": in_words(each)} for each in found]
+        return [each | {"explainer_sha256": self.sha256, "in_words": in_words(each)} for each in found]
 
     def _known(self, background: Background, outcome: Outcome, labels: Sequence[str]) -> list[dict[str, Any]]:
         """Return what training tells of each image: its family, and how far it is from training.
@@ -144,10 +148,10 @@ def read_explainer(file: Path, info: DetectorInfo, tensors: Mapping[str, np.ndar
         _, tensors = tensorfile.read(file, format=FORMAT)
     head = Head(tensors, num_heads=info.config.num_heads)
     beside = file.with_suffix(SUFFIX)
-    if not beside.is_file():
+    if not os.path.lexists(beside):  # a link to nothing is there, too, and is refused
         return Explainer(info, head)
     background = read_background(beside)
     own = fingerprint({name: tensors[name] for name in TENSORS})
     if background.spec.head != own or not _fits(background, info.config):
         raise ValueError(f"{beside}: it belongs to another detector than {file}; remove it, or make it anew")
-    return Explainer(info, head, background)
+    return Explainer(info, head, background, sha256=sha256_of(beside))

@@ -37,6 +37,11 @@ class PatchMap:
     box: Box
     map_HW: np.ndarray
 
+    def enlarged(self, factor: int) -> PatchMap:
+        """Return the same for an image that was shrunk by a factor before."""
+        left, top, width, height = (factor * length for length in self.box)
+        return PatchMap((left, top, width, height), self.map_HW)
+
     def as_json(self) -> dict[str, Any]:
         """Return the object `patches` of an explanation."""
         return {"box": list(self.box), "map": self.map_HW.round(4).tolist()}

@@ -46,6 +46,11 @@ class TileMap:
     side: int
     tiles: tuple[Tile, ...]
 
+    def enlarged(self, factor: int) -> TileMap:
+        """Return the same for an image that was shrunk by a factor before: its last pixels may be parts."""
+        tiles = tuple(Tile(factor * left, factor * top, score) for left, top, score in self.tiles)
+        return TileMap(factor * self.reduced_by, factor * self.side, tiles)
+
     def as_json(self) -> dict[str, Any]:
         """Return the object `tiles` of an explanation."""
         return {"reduced_by": self.reduced_by, "side": self.side, "tiles": [list(tile) for tile in self.tiles]}
@@ -55,7 +60,7 @@ def map_tiles(detector: Detector, image: Image.Image) -> TileMap:
     """Judge an RGB image tile by tile.
 
     The detector is given each tile as its only crop, and the whole image beside it if it has that view. Scores are
-    by the calibration of the image's own verdict, which was fitted to other crops than one tile.
+    by the calibration of all its views, whichever it judges by; it was fitted to other crops than one tile.
     """
     size_px = detector.pixel.size_px
     scaled = resize_for_crops(image, detector.pixel)
@@ -69,7 +74,9 @@ def map_tiles(detector: Detector, image: Image.Image) -> TileMap:
             tile_CHW = normalise(reduced.crop((left, top, left + size_px, top + size_px)))
             yield tile_CHW if whole_CHW is None else np.stack([tile_CHW, whole_CHW])
 
-    scores = score_of(logits_of(detector, pixels()), detector.info.calibration)
+    is_fast = has_whole(detector) and detector.pixel.num_views == 1
+    calibration = detector.info.full_calibration if is_fast else detector.info.calibration
+    scores = score_of(logits_of(detector, pixels()), calibration)
     places = map(grid.in_image, grid.corners)
     tiles = tuple(Tile(*place, float(score)) for place, score in zip(places, scores, strict=True))
     return TileMap(grid.reduced_by, grid.side, tiles)

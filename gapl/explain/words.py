@@ -14,6 +14,7 @@ ALIKE = 0.9  # the effective share of the prototypes from which they answered al
 TELLS_NOTHING = "so they do not tell what the image is like"
 THIRD = 1 / 3  # of an image's side
 APART = 0.1  # the scores of tiles, from where it matters which is the highest
+SHIFTED = 0.02  # the logits of covered patches, from where two digits tell them apart
 
 
 def in_words(explanation: Mapping[str, Any]) -> list[str]:
@@ -24,7 +25,7 @@ def in_words(explanation: Mapping[str, Any]) -> list[str]:
     if explanation.get("unlike", {}).get("is_unlike"):
         said.append("Unlike anything in training: less certain.")
     if where := explanation.get("where"):
-        said += [_tiles(where["tiles"]), _patches(where["patches"]["map"])]
+        said += [_tiles(where["tiles"]), _patches(where["patches"])]
     if stable := explanation.get("stable"):
         said.append(_stable(stable))
     return said
@@ -86,14 +87,24 @@ def _tiles(tiles: Mapping[str, Any]) -> str:
     return f"P(fake) of the tiles: {low:.0%} to {high:.0%}, {place}."
 
 
-def _patches(map_HW: Sequence[Sequence[float]]) -> str:
-    """Return where the logit falls most, and where least, as parts of the view are covered."""
+def _patches(patches: Mapping[str, Any]) -> str:
+    """Return where the logit falls most, and where least, as parts of the view are covered.
+
+    No place is named where the view is of so few pixels that patches have none of their own, as in strips.
+    """
+    map_HW = patches["map"]
     last = len(map_HW) - 1
     drops = [
         (drop, column / last, row / last) for row, each in enumerate(map_HW) for column, drop in enumerate(each)
     ]
-    most, least = (f"{-drop:+.2f} ({_place(*at)})" for drop, *at in (max(drops), min(drops)))
-    return f"Covered parts of the view change the logit by {most} to {least}."
+    differs = max(drops)[0] - min(drops)[0] >= SHIFTED
+    has_places = differs and min(patches["box"][2:]) >= len(map_HW)
+    most, least = (
+        f"{round(-drop, 2) + 0.0:+.2f}" + (f" ({_place(*at)})" if has_places else "")  # + 0.0: never -0.00
+        for drop, *at in (max(drops), min(drops))
+    )
+    apart = "" if differs else ", none stands out"
+    return f"Covered parts of the view change the logit by {most} to {least}{apart}."
 
 
 def _share(value: float, values: Sequence[float]) -> float:

@@ -12,7 +12,8 @@ MAX_REASON = 200  # characters: an untrusted file may contain names and numbers 
 def check_is_file(path: Path, *, what: str) -> None:
     """Raise ValueError, one line, unless there is such a file; `what` says what was expected."""
     if not path.is_file():
-        kind = "no such file" if not path.exists() else "a folder" if path.is_dir() else "not a regular file"
+        missing = "a link to nothing" if path.is_symlink() else "no such file"
+        kind = missing if not path.exists() else "a folder" if path.is_dir() else "not a regular file"
         raise ValueError(f"{path}: {kind}; expected {what}")
 
 

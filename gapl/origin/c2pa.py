@@ -31,6 +31,17 @@ from gapl.origin.names import of_credit, of_source_type, short_source_type
 WHERE = "manifest"
 _STORE = bytes.fromhex("63327061001100108000 00AA00389B71")  # the UUID of a manifest store
 _UNTRUSTED = "signingCredential.untrusted"
+_IN_WORDS = {  # of the codes of the C2PA specification
+    _UNTRUSTED: "signer not known to be trusted",
+    "signingCredential.expired": "certificate expired",
+    "signingCredential.invalid": "certificate not made for this purpose",
+    "signingCredential.ocsp.revoked": "certificate revoked",
+    "assertion.action.malformed": "list of what was done lacks a part",
+    "assertion.dataHash.mismatch": "file changed after it was signed",
+    "assertion.hashedURI.mismatch": "manifest changed after it was signed",
+    "claimSignature.mismatch": "manifest changed after it was signed",
+    "timeStamp.untrusted": "clock not known to be trusted",
+}
 _OFFLINE = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
 
 Manifest = Mapping[str, Any]
@@ -73,7 +84,7 @@ def _finding(store: Manifest) -> Finding:
     signer = active.get("signature_info") or {}
     signed = ", ".join(str(signer[key]) for key in ("issuer", "common_name", "time") if signer.get(key))
     type = short_source_type(str(action.get("digitalSourceType") or ""))
-    text = "; ".join(filter(None, [f"signed by {signed}", type, ", ".join(failures)]))
+    text = "; ".join(filter(None, [f"signed by {signed}", type, _in_words(failures)]))
     return found(C2PA, WHERE, says, name=name, text=text, signature=_state(failures))
 
 
@@ -81,6 +92,11 @@ def _failures(results: Manifest) -> list[str]:
     """Return the codes of what is wrong with the manifest, or with those of what the image was made from."""
     deltas = [each["validationDeltas"] for each in results.get("ingredientDeltas") or ()]
     return [each["code"] for part in (results["activeManifest"], *deltas) for each in part["failure"]]
+
+
+def _in_words(codes: Sequence[str]) -> str:
+    """Return what codes of the specification mean; those that are not known here as they are."""
+    return ", ".join(dict.fromkeys(_IN_WORDS.get(code, code) for code in codes))
 
 
 def _statements(manifests: Mapping[str, Manifest], active: str) -> Iterator[tuple[str, Manifest]]:

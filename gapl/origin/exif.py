@@ -10,8 +10,8 @@ import struct
 
 from PIL.ExifTags import Base
 
-from gapl.origin.finding import CAMERA, EXIF, Finding, found
-from gapl.origin.names import of_credit, of_program
+from gapl.origin.finding import EXIF, Finding, found
+from gapl.origin.names import of_device, of_program
 from gapl.origin.texts import read_text
 
 MAX_FIELDS = 1000  # of a directory that are looked at
@@ -64,7 +64,7 @@ def read_exif(exif: bytes) -> list[Finding]:
     make, model = (texts.get(tag, "") for tag in (Base.Make, Base.Model))
     if (make or model) and not _prefix(make) and not _prefix(model):
         name = model if model.lower().startswith(make.lower()) else f"{make} {model}".strip()
-        findings.append(found(EXIF, "Make, Model", of_credit(name) or CAMERA, name=name))
+        findings.append(found(EXIF, "Make, Model", of_device(name), name=name))
     return findings
 
 

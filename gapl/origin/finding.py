@@ -11,9 +11,10 @@ from gapl.cli import printable
 GENERATED = "made by a generator"
 EDITED = "edited with a generator"
 CAMERA = "taken by a camera"
+SCANNED = "digitised by a scanner"
 SOFTWARE = "made or saved with software"
 UNCLEAR = "unclear"
-SAYS = (GENERATED, EDITED, CAMERA, SOFTWARE, UNCLEAR)
+SAYS = (GENERATED, EDITED, CAMERA, SCANNED, SOFTWARE, UNCLEAR)
 
 # Where it was found
 C2PA, IPTC, XMP, EXIF, PNG_TEXT, COMMENT = "c2pa", "iptc", "xmp", "exif", "png_text", "comment"
@@ -27,7 +28,7 @@ BROKEN = "broken"
 NOT_READ = "not read"
 OF_SIGNATURE = {
     TRUSTED: "signed by a trusted signer",
-    UNKNOWN_SIGNER: "signed, but nobody checked who the signer is",
+    UNKNOWN_SIGNER: "signed, but not by a signer who is known to be trusted",
     DOUBTFUL: "its signature is doubtful",
     BROKEN: "its signature is broken: the file was changed after it was signed",
     NOT_READ: "its signature was not read",
@@ -37,6 +38,7 @@ _IN_WORDS = {
     GENERATED: "that a generator made it",
     EDITED: "that a generator edited it",
     CAMERA: "that a camera took it",
+    SCANNED: "that a scanner digitised it",
 }
 
 MAX_TEXT = 240  # characters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gapl.origin.finding import CAMERA, EDITED, GENERATED, SOFTWARE, UNCLEAR
+from gapl.origin.finding import CAMERA, EDITED, GENERATED, SCANNED, SOFTWARE, UNCLEAR
 
 # The last part of an IPTC address, https://cv.iptc.org/newscodes/digitalsourcetype, in lower case. What is not
 # here is unclear.
@@ -18,6 +18,7 @@ _SOURCE_TYPES = {
     "compositecapture": CAMERA,
     "negativefilm": CAMERA,
     "positivefilm": CAMERA,
+    "print": SCANNED,
     "digitalcreation": SOFTWARE,
     "digitalart": SOFTWARE,
     "algorithmicmedia": SOFTWARE,
@@ -26,17 +27,39 @@ _SOURCE_TYPES = {
     "virtualrecording": SOFTWARE,
 }
 
-# Names that programs which generate images put where a program's name belongs. Common words, such as "imagen" and
-# "flux", are not among them.
-_GENERATORS = re.compile(
-    r"midjourney|dall[-·. ]?e\b|chatgpt|openai|gpt-image|gpt-4o|firefly|stab(?:le|ility)[ _.-]?(?:ai|diffusion)"
-    r"|comfyui|invokeai|novelai|automatic1111|fooocus|swarmui|dreamstudio|ideogram|leonardo\.ai|black forest labs"
-    r"|google ai\b|image creator|mflux|draw ?things|recraft|nightcafe|playground ai|runwayml|hunyuan|seedream"
-    r"|\bgrok\b",
+# Names that only generators have count wherever they stand, such as in "Azure OpenAI".
+_COINED = re.compile(
+    r"(?<![a-z])(?:midjourney|dall[-·. ]?e|chatgpt|openai|gpt-image|gpt-4o|stab(?:le|ility)[ _.-]?(?:ai|diffusion)"
+    r"|comfyui|invokeai|novelai|automatic1111|fooocus|swarmui|dreamstudio|leonardo\.ai|black forest labs|mflux"
+    r"|playground ai|runwayml|hunyuan|seedream)(?![a-z])",
     re.IGNORECASE,
 )
-_MADE = re.compile(r"\b(?:made|created|generated) (?:with|by|using) [^.;]{0,40}\bAI\b|\bAI[- ]generated\b", re.I)
-_EDITED = re.compile(r"\bedited (?:with|by|using) [^.;]{0,40}\bAI\b|\bapple photos clean up\b", re.I)
+# Names that are also words, or names of people, count where the text is nothing else, but for who makes the
+# generator and its version, or says that something was made with it. Common words, such as "flux", never do.
+_NAME = (
+    r"(?:(?:adobe|xai|google|microsoft|bing)[\s_./-]+){0,2}"
+    r"(?:firefly|grok|ideogram|recraft|draw ?things|image creator|nightcafe|google ai)"
+    r"(?:[\s_./-]+(?:ai|api|app|web|studio|creator|from|microsoft|designer|model|video|beta|imag[a-z]{1,9}"
+    r"|v?\d[0-9a-z]{0,9}))*"
+)
+_NAMED = re.compile(rf"\s*{_NAME}\s*(?:$|\()", re.IGNORECASE)
+_AI = r"(?:(?!for\b)[\w'.-]{1,30} ){0,3}AI(?: (?:tools?|models?|generators?|technology))?"
+
+
+def _claims(verb: str) -> re.Pattern[str]:
+    """Return what matches that something was done with a generator, or with AI."""
+    return re.compile(rf"\b{verb} (?:with|by|using|in) (?:{_AI}|{_NAME})\s*(?:$|[^\w\s])", re.IGNORECASE)
+
+
+_MADE = _claims("(?:made|created|generated)")
+_EDITED = _claims("edited")
+_CLEANED = re.compile(r"\bapple photos clean up\b", re.IGNORECASE)
+_AI_GENERATED = re.compile(r"\bAI[- ]generated\b", re.IGNORECASE)
+
+# Scanners by their words and makers; of Epson's devices all but its few cameras.
+_SCANNERS = re.compile(
+    r"scan|plustek|pakon|imacon|flextight|noritsu|^(?:seiko )?epson\b(?!.*\b(?:r-d1|photopc|l-\d))", re.IGNORECASE
+)
 
 _DENIED = re.compile(r"\b(?:not?|never|without|non)\b", re.IGNORECASE)  # such as "not AI-generated"
 
@@ -60,6 +83,12 @@ def of_credit(credit: str) -> str:
     """Return what a credit line says; empty where it names neither generator nor AI, or denies it."""
     if _DENIED.search(credit):
         return ""
-    if _EDITED.search(credit):
+    if _EDITED.search(credit) or _CLEANED.search(credit):
         return EDITED
-    return GENERATED if _MADE.search(credit) or _GENERATORS.search(credit) else ""
+    made = _NAMED.match(credit) or any(each.search(credit) for each in (_COINED, _MADE, _AI_GENERATED))
+    return GENERATED if made else ""
+
+
+def of_device(name: str) -> str:
+    """Return what the make and model of a device say; generators put their names there, too."""
+    return of_credit(name) or (SCANNED if _SCANNERS.search(name) else CAMERA)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import NoReturn
 from xml.parsers import expat
 
-from gapl.origin.finding import C2PA, CAMERA, IPTC, NOT_READ, UNCLEAR, XMP, Finding, found
-from gapl.origin.names import of_credit, of_program, of_source_type, short_source_type
+from gapl.origin.finding import C2PA, IPTC, NOT_READ, UNCLEAR, XMP, Finding, found
+from gapl.origin.names import of_credit, of_device, of_program, of_source_type, short_source_type
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 100
@@ -41,8 +41,8 @@ def read_xmp(packet: bytes) -> list[Finding]:
 
 
 def _findings(values: dict[str, str]) -> list[Finding]:
-    camera = " ".join(filter(None, (values.pop("tiff:Make", ""), values.pop("tiff:Model", ""))))
-    findings = [found(XMP, "tiff:Make, tiff:Model", CAMERA, name=camera)] if camera else []
+    device = " ".join(filter(None, (values.pop("tiff:Make", ""), values.pop("tiff:Model", ""))))
+    findings = [found(XMP, "tiff:Make, tiff:Model", of_device(device), name=device)] if device else []
     for field, text in values.items():
         if field == "Iptc4xmpExt:DigitalSourceType":
             findings.append(found(IPTC, field, of_source_type(text), text=short_source_type(text)))

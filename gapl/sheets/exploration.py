@@ -51,34 +51,28 @@ class Exploration:
         done: set[str] = set()
         with closing(self._kept):
             for result, image in zip(results, images, strict=True):
-                decoded = None
+                shown = None
                 if result.verdict and result.sha256 not in done:
-                    done.add(result.sha256)
-                    decoded = self._decoded(image, result.sha256)
+                    shown = self._shown(image, result.sha256)
                 self._kept.drop(image.name)
-                if decoded:
-                    result = self._explain(result, decoded, known, name=image.name)
-                self._sheets.add(result, self._as_seen(decoded) if decoded else None)
+                if shown:
+                    done.add(result.sha256)  # one that is gone may have a duplicate that is not
+                    result = self._explain(result, shown, known, name=image.name)
+                self._sheets.add(result, shown)
                 yield result
         self._sheets.finish()
 
-    def _decoded(self, image: Input, sha256: str) -> Image.Image | None:
-        """Return the decoded image; None where it has changed since it was judged, or is gone."""
+    def _shown(self, image: Input, sha256: str) -> Image.Image | None:
+        """Return the image in RGB, as places in an explanation mean it; None where it has changed, or is gone."""
         kept = self._kept.get(image.name)
         try:
             encoded = kept.read_bytes() if kept else read_within(image)
             if hashlib.sha256(encoded).hexdigest() != sha256:
                 raise UnreadableImage("it has changed since it was judged")
-            decoded = decode_image(encoded)
-            self._as_seen(decoded)  # damage in a palette is found only now
-            return decoded
+            return to_rgb(decode_image(encoded), conversion=self._detector.pixel.conversion)
         except (UnreadableImage, OSError, MemoryError) as error:
             log.warning("%s: its sheet has no picture: %s", printable(image.name), error or "too little memory")
             return None
-
-    def _as_seen(self, decoded: Image.Image) -> Image.Image:
-        """Return a decoded image in RGB, as the places in an explanation mean it."""
-        return to_rgb(decoded, conversion=self._detector.pixel.conversion)
 
     def _explain(self, result: Result, image: Image.Image, known: dict[str, Judged], *, name: str) -> Result:
         assert result.verdict

@@ -19,7 +19,7 @@ from gapl.files.refusal import naming
 from gapl.gallery import listing, markup
 from gapl.gallery.thumbnails import Thumbnails
 from gapl.options import SHEETS_INDEX
-from gapl.origin.finding import CAMERA, EDITED, GENERATED
+from gapl.origin.finding import CAMERA, EDITED, GENERATED, SCANNED
 from gapl.results import Method, Result
 from gapl.sheets import bars, evidence, sheet
 from gapl.thumbnail import shrink
@@ -64,15 +64,17 @@ class Sheets:
     def add(self, result: Result, image: Image.Image | None) -> None:
         """Write the sheet of a result. One without a verdict, or whose content has a sheet, is only in the index.
 
+        A sheet without a picture is written anew for a duplicate that can be read.
+
         image   in RGB, as places in the explanation mean it; None where it cannot be read
 
         Raises ValueError when another file has the name of the sheet, OSError when it cannot be written.
         """
         self._results.append(replace(result, explanation=None, origin=None))
-        if not result.verdict or result.sha256 in self._sheets:
+        if not result.verdict or (result.sha256 in self._sheets and not image):
             return
-        file = f"{len(self._results):05d}-{result.sha256[:DIGITS]}.html"
-        self._sheets[result.sha256] = file
+        new = f"{len(self._results):05d}-{result.sha256[:DIGITS]}.html"
+        file = self._sheets.setdefault(result.sha256, new)
         self._notes[result.sha256] = _notes(result.row(self._method).get("explanation", {}), result.verdict)
         self._write(self.path / file, sheet.sheet(result, image, method=self._method))
         if image:
@@ -137,7 +139,7 @@ def _notes(explanation: Mapping[str, Any], verdict: Verdict) -> tuple[str, str]:
     if (family := explanation.get("family")) and family["name"] != UNKNOWN:
         lines.append(f"family of generators: {family['name']}")
     for each in explanation.get("origin", []):
-        if each["says"] in (GENERATED, EDITED, CAMERA):
+        if each["says"] in (GENERATED, EDITED, CAMERA, SCANNED):
             lines.append(f"the file says: {each['says']}" + (f" ({each['name']})" if each["name"] else ""))
     if explanation.get("unlike", {}).get("is_unlike"):
         lines.append("unlike anything in training")
