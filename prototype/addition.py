@@ -47,7 +47,7 @@ class Addition:
     calibrations  entries of the new header
     memory        of the new detector
     suspects      new images whose label looks wrong: a detector that learnt the others is sure of the opposite
-    known         images that the memory has, which were left out
+    known         images that were left out: the memory has them, or they are there twice
     """
 
     file: Path
@@ -66,7 +66,7 @@ class Addition:
             shown = ", ".join(Path(each).name for each in self.suspects[:10])
             lines.append(f"{len(self.suspects)} new images look as if their label were wrong: {shown}")
         if self.known:
-            lines.append(f"{len(self.known)} images are in the memory already, and were left out")
+            lines.append(f"{len(self.known)} images were left out: the memory has them, or they are there twice")
         return "\n".join(lines)
 
     def write_report(self, path: Path) -> None:
@@ -112,7 +112,7 @@ def add(
     checkpoint, memory = read_both(file, memory_file)
     features_ND, read = looker.features(file, checkpoint, images)
     seen = see_new(checkpoint.detector, features_ND, read, memory)
-    is_known_N = torch.isin(seen.hashes_N, memory.seen.hashes_N)
+    is_known_N = torch.isin(seen.hashes_N, memory.seen.hashes_N) | is_repeated(seen.hashes_N)
     new, uris_N = seen.where(~is_known_N), np.array(list(read.uris()), dtype=object)
     judged_N = draw_judged(new.labels_N, judged, seed=how.seed)
     fitted, remembered, held_out = new.where(~judged_N), memory.training, memory.held_out
@@ -176,8 +176,17 @@ def see_new(detector: PrototypeDetector, features_ND: Tensor, images: Manifest, 
     )
 
 
+def is_repeated(hashes_N: Tensor) -> Tensor:
+    """Tell of each image whether one before it is the same."""
+    hashes = hashes_N.tolist()
+    first = {each: number for number, each in reversed(list(enumerate(hashes)))}
+    return torch.tensor([first[each] != number for number, each in enumerate(hashes)], dtype=torch.bool)
+
+
 def draw_judged(labels_N: Tensor, share: float, *, seed: int) -> Tensor:
     """Draw the images that are kept for judging, of each class. Raises ValueError when too few are left."""
+    if not len(labels_N):
+        raise ValueError("no new image is left: the memory has all of them")
     generator = torch.Generator().manual_seed(seed)
     judged_N = torch.zeros(len(labels_N), dtype=torch.bool)
     for label in Label:

@@ -28,6 +28,7 @@ from prototype.rehearsal import PROJECT, Seen, parts_of
 
 IMAGES_PER_PROTOTYPE = 10
 LR_FACTOR = 20
+LEAST_UNIT = 1e-6  # where all training images are the same along a direction
 MOST_PROTOTYPES = 8  # of each class, where their number is not given
 
 
@@ -99,7 +100,7 @@ def refit(detector: PrototypeDetector, known: Seen, new: Seen, *, num_real: int,
 
     num_real  prototypes of the detector that are of real images; they come first
     """
-    units = [part.reduced_NK.std(dim=0) for part in known.parts]
+    units = [part.reduced_NK.std(dim=0).clamp_min(LEAST_UNIT) for part in known.parts]
     before = Head(detector, detector.prototypes_PE, num_real=num_real, units=units)
     with torch.no_grad():
         of_new = [_reduce(before.embed(new.where(new.labels_N == label)), how, label) for label in (0, 1)]

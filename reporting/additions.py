@@ -29,7 +29,7 @@ def _new(facts: Mapping[str, Any]) -> Section:
     blocks: list[Block] = [_table("New images that were kept for judging", facts, group="new")]
     for name, heading in (
         ("suspects", "Their label looks wrong: a detector that learnt the others is sure of the opposite"),
-        ("known", "In the memory already, and left out"),
+        ("known", "Left out: the memory has them, or they are there twice"),
     ):
         if facts[name]:
             blocks.append(Words([printable(each) for each in facts[name]], heading=heading, as_list=True))

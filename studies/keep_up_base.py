@@ -158,7 +158,7 @@ class Base:
     def judge(
         self, way: str, logits: Callable[[Seen], np.ndarray], others: Seen, *, added: int, seconds: float
     ) -> Result:
-        """Judge the held-out images and others, at the threshold of a calibration to the former; "nearest" has 0."""
+        """Judge held-out images and others, at the threshold of a calibration to the former; "nearest" has 0."""
         old_N, new_M = logits(self.held_out), logits(others)
         threshold = 0.0
         if way != "nearest":
