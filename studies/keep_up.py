@@ -12,7 +12,7 @@ which has never been shown a generator. Then 10, 30 or 100 images of one are add
     head        what prototype/add_generator.py does
     attention   the same, with the attention refitted, too (30 images)
     wrong       the same as head, with a tenth of the new images real ones that are called fakes (30 images)
-    retrained   stage 1, prototypes and head trained anew with the images, for one generator of each fold
+    retrained   stage 1, prototypes and head trained anew with the images, for two generators (30 images)
 
 and, with a detector that has seen none of the twenty, ten generators one after the other. Judged are other images
 of the same generator, of other repositories where it has some, and images of sources that training held out. What
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 NUM_GENERATORS, NUM_PHOTOS, IN_A_ROW = 20, 10, 10
 LEAST_IMAGES, LEAST_JUDGED, MOST_PHOTOS = 20, 6, 100
 SIZES = (10, 30, 100)
-RETRAINED_SIZE = 30  # images
+RETRAINED, RETRAINED_SIZE = 2, 30  # folds, images
 RELATED = (  # generators that are left out together, by what their names have in common
     ("banana", "nano banana"), ("gpt_image_2", "gpt image 2"), ("gptimage2", "gpt image 2"),
     ("gpt_image_1", "gpt image 1"), ("imagen_3", "imagen 3"), ("imagen3", "imagen 3"), ("dalle3", "dalle3"),
@@ -88,9 +88,10 @@ def main() -> None:
     with open_lab(args.corpus, args.out, seed=args.seed, precision=args.precision) as lab:
         cases = find_cases(lab, args.corpus)
         parts = [cases[number :: args.folds] for number in range(args.folds)]
-        results = [
-            run_fold(lab, part, args.out / f"fold{number}", draws=args.draws) for number, part in enumerate(parts)
-        ]
+        results = []
+        for number, part in enumerate(parts):
+            folder = args.out / f"fold{number}"
+            results.append(run_fold(lab, part, folder, draws=args.draws, retrain=number < RETRAINED))
         pd.concat(results, ignore_index=True).to_csv(args.out / "results.csv", index=False, float_format="%.4f")
         show(pd.read_csv(args.out / "results.csv"))
         row = run_in_a_row(lab, cases, args.out / "row")
@@ -132,8 +133,8 @@ def find_cases(lab: Lab, corpus: Path) -> list[Case]:
     return [Case(name, label, rows_of[label, name]) for label, name in sorted((*fakes, *photos), reverse=True)]
 
 
-def run_fold(lab: Lab, cases: Sequence[Case], folder: Path, *, draws: int) -> pd.DataFrame:
-    """Train the detector of a fold, and add each of its cases in all sizes and draws."""
+def run_fold(lab: Lab, cases: Sequence[Case], folder: Path, *, draws: int, retrain: bool) -> pd.DataFrame:
+    """Train the detector of a fold, and add each of its cases in all sizes and draws; retrain with the first."""
     import pandas as pd
 
     kept = folder / "results.csv"
@@ -146,7 +147,7 @@ def run_fold(lab: Lab, cases: Sequence[Case], folder: Path, *, draws: int) -> pd
             for draw in range(draws):
                 if (drawn := case.split(size, draw=draw)) is None:
                     continue
-                again = size == RETRAINED_SIZE and draw == 0 and case.label == Label.FAKE and number < 1
+                again = retrain and number == draw == 0 and size == RETRAINED_SIZE
                 for result in base.try_ways(case, *drawn, draw=draw, again=folder if again else None):
                     rows.append(
                         {"name": case.name, "label": case.label.word, "size": size, "draw": draw} | asdict(result)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PER_SOURCE, DIRECTIONS = 4, 128  # of the rehearsal memory
 WRONG = 0.1  # of the images that are added
-SOME_SIZE = 30  # images that are added in more ways
+SOME_SIZE = 30  # images of the first draw, which are added in more ways
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Base:
         ):
             start = time.monotonic()
             yield judge(way, self.refit(new, how=changed).logits, start)
-        if case.label == Label.FAKE and len(added) == SOME_SIZE:
+        if case.label == Label.FAKE and len(added) == SOME_SIZE and not draw:
             start = time.monotonic()
             fitted = ("attention", "classifier", "change_EK")
             yield judge("attention", self.refit(new, how=replace(how, fitted=fitted)).logits, start)
