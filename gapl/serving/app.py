@@ -100,11 +100,11 @@ async def detect(
 async def explore(
     request: Request, service: ServiceOf, note: NoteOf, _caller: Caller, operating_point: str = ""
 ) -> JSONResponse:
-    """Judge one image, and find where in it the score comes from and whether the verdict holds when it is saved anew.
+    """Judge one image, and find where in it the score comes from and whether the verdict is stable.
 
-    The image is the body of the request, or in the field `image` of a form. The answer is that of `/v1/detect` with
-    `explain=true`, and its explanation also has `where` and `stable`. This takes 25 times as long as a verdict, so
-    images wait for each other, and requests of `/v1/detect` go first.
+    The image is the body of the request, or in the field `image` of a form. The answer is that of `/v1/detect`
+    with `explain=true`; its explanation has `where` and `stable`, too. This takes 25 times as long as a verdict.
+    Images wait for each other, and those of `/v1/detect` go first.
     """
     if service.setup.views == AUTO:
         raise Problem("bad-request", "no image is explored with --views auto")
@@ -130,7 +130,7 @@ def _answer(service: Service, wish: Wish, results: Sequence[Result]) -> JSONResp
 
 @router.get("/v1/model", responses=openapi.MODEL)
 def model(service: ServiceOf, _caller: Caller) -> JSONResponse:
-    """Tell by which detector images are judged: its hash, calibration and model card; and what a request may send."""
+    """Tell by which detector images are judged, its calibration and model card, and what a request may send."""
     judging = service.judging
     described = describe_model(judging.detector, judging.method(judging.wish("", explain=False)))
     return JSONResponse(described | {"limits": describe_limits(service.setup)})

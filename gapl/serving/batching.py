@@ -41,8 +41,7 @@ class _Passes:
 
 
 class Line:
-    """Images wait here. Those of requests are judged first, then passes of explorations are computed, and those of
-    jobs are judged when there is nothing else.
+    """Images wait here. Those of requests are judged first, then passes of explorations, then images of jobs.
 
     A batch is what waits when the one before it is done, up to `batch_size` images of one wish: no image waits for
     others to come. An image whose future was cancelled is not judged. Threads may share a line.
@@ -82,7 +81,7 @@ class Line:
         return waiting.verdict
 
     def compute(self, pixels: np.ndarray) -> Outcome:
-        """Wait until no image of a request does, and return what the detector computes of pixels_BCHW or _BVCHW."""
+        """Wait until no image of a request does, and return what comes of pixels_BCHW or pixels_BVCHW."""
         passes = _Passes(pixels)
         with self._changed:
             assert not self._is_closed

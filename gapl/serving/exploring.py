@@ -1,4 +1,4 @@
-"""Explores images of requests one at a time: where in each its score comes from, and whether its verdict is stable."""
+"""Explores images of requests, one at a time: where in each the score comes from, and whether it is stable."""
 
 from __future__ import annotations
 

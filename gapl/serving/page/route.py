@@ -15,10 +15,11 @@ import gapl
 PACKAGE = Path(gapl.__file__).parent
 INDEX = "index.html"
 MODULES = (
-    "app", "bars", "chooser", "csv", "elements", "evidence", "gallery", "maps", "news", "queue", "rules", "service",
-    "sheet", "table", "token",
+    "app.js", "bars.js", "chooser.js", "comparison.js", "csv.js", "elements.js", "evidence.js",
+    "images.js", "maps.js", "news.js", "picture.js", "queue.js", "rules.js", "service.js",
+    "sheet.js", "table.js", "token.js", "verdict.js",
 )  # fmt: skip
-OWN = (INDEX, "icon.svg", "page.css", *(f"{name}.js" for name in MODULES))
+OWN = (INDEX, "icon.svg", "page.css", *MODULES)
 FILES = {name: PACKAGE / "serving" / "page" / name for name in OWN} | {
     "gallery.css": PACKAGE / "gallery" / "page.css",  # the look of all pages
     "sheet.css": PACKAGE / "sheets" / "sheet.css",  # and of explanations
