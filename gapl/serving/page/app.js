@@ -61,7 +61,8 @@ function start(model) {
 }
 
 function describe({ model, model_sha256: sha256, views: looks, version }) {
-  get("detector").textContent = `Detector: ${model} (sha256 ${sha256}), views: ${looks}. gapl ${version}.`;
+  const name = model.split(/[/\\]/).at(-1); // without the folder of the service's machine
+  get("detector").textContent = `Detector: ${name} (sha256 ${sha256}), views: ${looks}. gapl ${version}.`;
 }
 
 function clear() {

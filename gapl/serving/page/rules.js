@@ -32,7 +32,7 @@ class Rule {
   }
 
   get title() {
-    return this.name || "its own thresholds";
+    return this.name || "the detector's thresholds";
   }
 
   get hasBand() {
