@@ -2,8 +2,8 @@
 
     python tests/axe.py
 
-lets npm download it once (0.7 MB). One file, whose checksum is pinned, is kept in GAPL_CACHE; tests that need it are
-skipped without.
+lets npm download it once (0.7 MB). One file, whose checksum is pinned, is kept in GAPL_CACHE. Tests that need it
+are skipped without.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 from gapl import cli
 from gapl.files.cache import cache_dir
 from gapl.files.checksum import sha256_of
-from models.site import npm_pack
 
 PACKAGE = "axe-core@4.14.1"
 FILE = "axe.min.js"
@@ -45,6 +44,8 @@ def serious_findings(view: Any) -> list[str]:
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.parse_args()
+    from models.site import npm_pack  # which imports torch
+
     folder = cache_dir() / PACKAGE.replace("@", "-")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
