@@ -257,7 +257,7 @@ def test_all_are_judged_and_the_broken_one_is_told(many: Any, service: ServicePr
     assert many.text_content("#status") == f"{NUM} images: {counts}, 1 unreadable."
     broken = many.locator("#rows tr[data-label=unreadable]")
     assert "Damaged image" in broken.inner_text()
-    assert broken.get_by_role("button", name="Try again: broken.png").count() == 1
+    assert broken.locator("button").count() == 0  # nothing would come of it
     assert many.inner_text("#shown") == f"{NUM} of {NUM} shown"
     assert many.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
@@ -443,11 +443,12 @@ def test_problems_are_told_in_words(
             assert "The file is too large: the service takes up to" in view.inner_text("#rows tr:nth-child(4)")
             view.context.set_offline(True)
             view.set_input_files("#file", [str(images[4]), str(images[5])])
-            view.wait_for_selector("#again:text('Try again (3)')")
+            view.wait_for_selector("#again:text('Try again (2)')")
             assert "The connection to the service was lost." in view.inner_text("#rows tr:nth-child(5)")
             view.context.set_offline(False)
             view.click("#again")
-            view.wait_for_selector("#again:text('Try again (1)')")
+            view.wait_for_selector("#again", state="hidden")
+            view.wait_for_selector("#progress", state="hidden")
             assert view.locator("#rows .scored b").count() == 5
 
 

@@ -11,11 +11,12 @@ import { Rules } from "./rules.js";
 import { askModel, patiently } from "./service.js";
 import { Sheet } from "./sheet.js";
 import { Table } from "./table.js";
+import { canTryAgain } from "./verdict.js";
 
 const images = new Images();
 let views = null; // what shows images, once the detector is known
 
-listen(take, (text) => (get("trouble").textContent = text));
+listen(take, tell);
 const model = await connect();
 if (model) start(model);
 
@@ -27,14 +28,19 @@ function take(files) {
   else location.hash = next;
 }
 
+// What is told again would be read out again.
+function tell(text) {
+  if (get("trouble").textContent !== text) get("trouble").textContent = text;
+}
+
 async function connect() {
-  const wait = (problem) => (get("trouble").textContent = `${problem.message} Images are judged as soon as it is.`);
+  const wait = (problem) => tell(`${problem.message} Images are judged as soon as it is.`);
   try {
     const found = await patiently(askModel, { wait, tries: Infinity });
-    get("trouble").textContent = "";
+    tell("");
     return found;
   } catch (problem) {
-    get("trouble").textContent = `${problem.message} Reload the page to try again.`;
+    tell(`${problem.message} Reload the page to try again.`);
     return null;
   }
 }
@@ -53,7 +59,7 @@ function start(model) {
   views = { queue, table, sheet };
   describe(model);
   get("download").addEventListener("click", () => download("verdicts.csv", toCsv(table.shown, rules)));
-  get("again").addEventListener("click", () => again(images.all.filter(({ state }) => state === "failed")));
+  get("again").addEventListener("click", () => again(images.all.filter(canTryAgain)));
   get("clear").addEventListener("click", clear);
   window.addEventListener("hashchange", route);
   queue.add(images.all);

@@ -24,13 +24,14 @@ export function scoreScale(score, rule) {
   );
 }
 
-// A score on a thin scale with the unsure band of a rule.
-export function smallScale(score, { realBelow, threshold }) {
+// A score on a thin scale with the unsure band of a rule, or its threshold.
+export function smallScale(score, { realBelow, threshold, hasBand }) {
+  const width = hasBand ? at(threshold - realBelow) : 2;
   return svg(
     "svg",
     { class: "thin", "aria-hidden": "true" },
     svg("rect", { class: "track", y: 4, width: "100%", height: 4 }),
-    svg("rect", { class: "band", x: at(realBelow), y: 2, width: at(threshold - realBelow), height: 8 }),
+    svg("rect", { class: "band", x: at(realBelow), y: 2, width, height: 8 }),
     svg("circle", { class: "dot", cx: at(score), cy: 6, r: 4 }),
   );
 }

@@ -5,6 +5,7 @@
 // An image has a number, the file, its name, the address of its picture, and
 //   state      waiting, judging, delayed, judged, failed
 //   note       what the state means, in words
+//   isFinal    of a failed one: the file is what is wrong
 //   row        the answer of the service, once it is judged
 //   closer     of the exploration: "" (nobody asked), looking, failed, done
 export class Images extends EventTarget {

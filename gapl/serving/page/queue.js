@@ -43,13 +43,14 @@ export class Queue {
   }
 
   async #judge(image, signal) {
-    const tell = (state, note, row = null) => this.images.update(image, { state, note, row });
+    const tell = (state, note, found = {}) => this.images.update(image, { state, note, row: null, ...found });
     const wait = (problem) => tell("delayed", retrying(problem));
     tell("judging", "is being judged");
     try {
-      tell("judged", "", await patiently(() => detect(image.file, this.#options(signal)), { signal, wait }));
+      const row = await patiently(() => detect(image.file, this.#options(signal)), { signal, wait });
+      tell("judged", "", { row });
     } catch (error) {
-      if (!signal.aborted) tell("failed", wordsOf(error));
+      if (!signal.aborted) tell("failed", wordsOf(error), { isFinal: error.isFinal });
     }
   }
 

@@ -8,10 +8,11 @@ const FORM_BYTES = 4096; // that a form adds to a file, at most
 const MIB = 1 << 20;
 
 export class Problem extends Error {
-  // retryAfter: the seconds after which the service wants to be asked again; 0: it said nothing of that
-  constructor(words, retryAfter = 0) {
+  // retryAfter   the seconds after which the service wants to be asked again; 0: it said nothing of that
+  // isFinal      whether the file is what is wrong, so that nothing comes of another try
+  constructor(words, { retryAfter = 0, isFinal = false } = {}) {
     super(sentence(words));
-    this.retryAfter = retryAfter;
+    Object.assign(this, { retryAfter, isFinal });
   }
 }
 
@@ -33,7 +34,7 @@ export async function patiently(work, { signal, wait, tries = MOST_TRIES }) {
 }
 
 async function judge(path, file, { signal, maxBytes }) {
-  if (file.size + FORM_BYTES > maxBytes) throw new Problem(tooLarge(maxBytes));
+  if (file.size + FORM_BYTES > maxBytes) throw new Problem(tooLarge(maxBytes), { isFinal: true });
   await checkReadable(file);
   const form = new FormData();
   form.append("image", file, file.name || "image");
@@ -46,7 +47,7 @@ async function checkReadable(file) {
   try {
     await file.slice(0, 1).arrayBuffer();
   } catch {
-    throw new Problem("this file cannot be read any more: choose it again");
+    throw new Problem("this file cannot be read any more: choose it again", { isFinal: true });
   }
 }
 
@@ -73,7 +74,9 @@ async function send(path, options) {
 async function problemOf(answer) {
   const said = await answer.json().catch(() => ({}));
   const kind = `${said.type}`.replace("urn:gapl:problem:", "");
-  return new Problem(wordsOf(kind, said, answer.status), Number(answer.headers.get("Retry-After")) || 0);
+  const retryAfter = Number(answer.headers.get("Retry-After")) || 0;
+  const isFinal = [413, 422].includes(answer.status);
+  return new Problem(wordsOf(kind, said, answer.status), { retryAfter, isFinal });
 }
 
 function wordsOf(kind, { title, detail, max_bytes: maxBytes }, status) {

@@ -4,7 +4,7 @@ import { scoreScale } from "./bars.js";
 import { button, el, get, printable } from "./elements.js";
 import * as evidence from "./evidence.js";
 import { Picture } from "./picture.js";
-import { headline, labelBy, lead } from "./verdict.js";
+import { canTryAgain, headline, labelBy, lead } from "./verdict.js";
 
 const LONGEST_NAME = 1000;
 
@@ -42,19 +42,18 @@ export class Sheet {
     const { row, state } = image;
     const explanation = row?.explanation ?? {};
     const picture = this.#picture.element(explanation.where);
-    if (state !== "judged") return [this.#header(image), picture, state === "failed" && this.#again(image)];
-    const own = this.rules.all[0];
+    const header = this.#header(image);
+    if (state !== "judged") return [header, picture, canTryAgain(image) && this.#again(image)];
+    const own = this.rules.all[0]; // re-saves have the labels that it gives
     return [
-      this.#header(image),
-      columns([picture, this.#closer(image)], [
-        this.#score(image),
+      columns([header], [this.#score(image)]),
+      columns([picture, evidence.words(explanation)], [
+        this.#closer(image),
         evidence.stability(explanation, row.label, own),
         evidence.origin(explanation),
-      ]),
-      columns([evidence.prototypes(explanation, row)], [
         evidence.family(explanation),
         evidence.unlike(explanation),
-        evidence.words(explanation),
+        evidence.prototypes(explanation, row),
       ]),
       el("p", { class: "facts" }, `Image: sha256 ${row.sha256}`),
     ];

@@ -4,7 +4,7 @@ import { smallScale } from "./bars.js";
 import { button, capital, el, get, printable } from "./elements.js";
 import { notesOf } from "./evidence.js";
 import { LABELS } from "./rules.js";
-import { UNREADABLE, labelBy } from "./verdict.js";
+import { UNREADABLE, canTryAgain, labelBy } from "./verdict.js";
 
 const SOON_MS = 60; // in which changes are put together
 const inOrder = new Intl.Collator(undefined, { numeric: true });
@@ -90,7 +90,7 @@ export class Table {
       get(`label-${label}`).nextElementSibling.textContent = number;
       get(`label-${label}`).parentElement.hidden = !number;
     }
-    const failed = images.filter(({ state }) => state === "failed");
+    const failed = images.filter(canTryAgain);
     get("again").hidden = !failed.length;
     get("again").textContent = `Try again (${failed.length})`;
   }
@@ -128,7 +128,7 @@ export class Table {
   #verdict(image) {
     if (image.state === "judged") return scored(labelBy(image, this.rules.chosen), image.row.score, this.rules.chosen);
     const isOver = image.state === "failed";
-    const again = isOver && button("Try again", () => this.again([image]), { "aria-label": `Try again: ${image.name}` });
+    const again = canTryAgain(image) && button("Try again", () => this.again([image]), { "aria-label": `Try again: ${image.name}` });
     const said = isOver ? "Not judged." : capital(image.note);
     return el("td", { class: "scored" }, el("p", { class: isOver ? "why" : "soft" }, said), again);
   }

@@ -11,6 +11,8 @@ export function labelBy({ state, row }, rule) {
   return state === "judged" ? rule.label(row.score) : "";
 }
 
+export const canTryAgain = ({ state, isFinal }) => state === "failed" && !isFinal;
+
 export function headline(image, rule) {
   if (image.state === "failed") return "Not judged";
   return image.state === "judged" ? capital(labelBy(image, rule)) : "Not judged yet";
