@@ -28,7 +28,7 @@ from queue import SimpleQueue
 
 from PIL import Image
 
-from gapl.decode import UnreadableImage, allow_pixels
+from gapl.decode import UnreadableImage, allow_pixels, decode_image, to_rgb
 from gapl.detector import Seen, read_image, seeing
 from gapl.inputs.input import Input, read_within
 from gapl.origin import Finding, read_origin
@@ -51,6 +51,7 @@ class Look:
     sha256     of its encoded bytes; empty when they could not be read
     seen       None where there is an error, and where the content was seen before
     thumbnail  None there, too, and where none was asked for
+    picture    the whole image in RGB, as the detector sees it; None there, too, and where none was asked for
     origin     what the file says about its origin; None: nobody asked, or it could not be read
     """
 
@@ -59,23 +60,31 @@ class Look:
     thumbnail: Thumbnail | None = None
     error: str = ""
     origin: tuple[Finding, ...] | None = None
+    picture: Image.Image | None = None
 
 
 class Looker:
     """Looks at images in this process: at each content once, or, where `known` is None, whenever it comes."""
 
     def __init__(
-        self, pixel: PixelSpec, *, known: Iterable[str] | None, thumbnails: bool, trusted: str = ""
+        self,
+        pixel: PixelSpec,
+        *,
+        known: Iterable[str] | None,
+        thumbnails: bool,
+        pictures: bool = False,
+        trusted: str = "",
     ) -> None:
         self._trusted = trusted
         self._see, self._seen = seeing(pixel), set(known or ())
+        self._picture = partial(to_rgb, conversion=pixel.conversion) if pictures else None
         self._remembers = known is not None
         self._thumbnails = thumbnails
         self._shown: set[str] = set()
 
     def look(self, read: Callable[[], bytes], *, explain: bool) -> Look:
         """Look at the image whose encoded bytes can be read so; `explain`: also at what it says of its origin."""
-        sha256, seen, thumbnail, origin = "", None, None, None
+        sha256, seen, thumbnail, origin, picture = "", None, None, None, None
         try:
             encoded = read()
             sha256 = hashlib.sha256(encoded).hexdigest()
@@ -84,12 +93,16 @@ class Looker:
                 thumbnail = _small(encoded)
                 self._shown.add(sha256)
             if sha256 not in self._seen:
-                seen = self._see(encoded)
+                if self._picture:
+                    image = decode_image(encoded)
+                    seen, picture = self._see(image), self._picture(image)
+                else:
+                    seen = self._see(encoded)
                 if self._remembers:
                     self._seen.add(sha256)
         except REFUSALS as error:
             return Look(sha256, error=_reason(error), origin=origin)
-        return Look(sha256, seen, thumbnail, origin=origin)
+        return Look(sha256, seen, thumbnail, origin=origin, picture=picture)
 
 
 def _small(encoded: bytes) -> Thumbnail | None:
@@ -142,6 +155,7 @@ class Workers:
         thumbnails: bool = False,
         explain: bool = False,
         trusted: str = "",
+        pictures: bool = False,
     ) -> None:
         """Take what a detector looks at, and which contents need not be seen again.
 
@@ -149,9 +163,12 @@ class Workers:
         thumbnails  whether they are made of all contents
         explain     whether `look` reads what each file says about its origin
         trusted     certificates in PEM, of those whose signatures are trusted
+        pictures    whether the whole image is kept of all contents
         """
         remembered = None if known is None else frozenset(known)
-        make_looker = partial(Looker, pixel, known=remembered, thumbnails=thumbnails, trusted=trusted)
+        make_looker = partial(
+            Looker, pixel, known=remembered, thumbnails=thumbnails, pictures=pictures, trusted=trusted
+        )
         self._looker, self._explain = make_looker(), explain
         self._threads = ThreadPoolExecutor(max(1, num_workers))
         self._idle: SimpleQueue[_Process] = SimpleQueue()
