@@ -63,6 +63,20 @@ class Look:
     picture: Image.Image | None = None
 
 
+@dataclass(frozen=True)
+class Besides:
+    """What is made of each content besides what the detector looks at.
+
+    thumbnails  a small copy of it
+    pictures    the whole image
+    trusted     certificates in PEM, of those whose signatures are trusted where the origin is read
+    """
+
+    thumbnails: bool = False
+    pictures: bool = False
+    trusted: str = ""
+
+
 class Looker:
     """Looks at images in this process: at each content once, or, where `known` is None, whenever it comes."""
 
@@ -71,15 +85,12 @@ class Looker:
         pixel: PixelSpec,
         *,
         known: Iterable[str] | None,
-        thumbnails: bool,
-        pictures: bool = False,
-        trusted: str = "",
+        besides: Besides,
     ) -> None:
-        self._trusted = trusted
+        self._besides = besides
         self._see, self._seen = seeing(pixel), set(known or ())
-        self._picture = partial(to_rgb, conversion=pixel.conversion) if pictures else None
+        self._picture = partial(to_rgb, conversion=pixel.conversion) if besides.pictures else None
         self._remembers = known is not None
-        self._thumbnails = thumbnails
         self._shown: set[str] = set()
 
     def look(self, read: Callable[[], bytes], *, explain: bool) -> Look:
@@ -88,8 +99,8 @@ class Looker:
         try:
             encoded = read()
             sha256 = hashlib.sha256(encoded).hexdigest()
-            origin = tuple(read_origin(encoded, trusted=self._trusted)) if explain else None
-            if self._thumbnails and sha256 not in self._shown:
+            origin = tuple(read_origin(encoded, trusted=self._besides.trusted)) if explain else None
+            if self._besides.thumbnails and sha256 not in self._shown:
                 thumbnail = _small(encoded)
                 self._shown.add(sha256)
             if sha256 not in self._seen:
@@ -152,23 +163,16 @@ class Workers:
         pixel: PixelSpec,
         limits: Limits,
         known: Iterable[str] | None = (),
-        thumbnails: bool = False,
         explain: bool = False,
-        trusted: str = "",
-        pictures: bool = False,
+        besides: Besides = Besides(),
     ) -> None:
         """Take what a detector looks at, and which contents need not be seen again.
 
         known       their SHA-256; None: a content is seen whenever it comes, and none is remembered
-        thumbnails  whether they are made of all contents
         explain     whether `look` reads what each file says about its origin
-        trusted     certificates in PEM, of those whose signatures are trusted
-        pictures    whether the whole image is kept of all contents
         """
         remembered = None if known is None else frozenset(known)
-        make_looker = partial(
-            Looker, pixel, known=remembered, thumbnails=thumbnails, pictures=pictures, trusted=trusted
-        )
+        make_looker = partial(Looker, pixel, known=remembered, besides=besides)
         self._looker, self._explain = make_looker(), explain
         self._threads = ThreadPoolExecutor(max(1, num_workers))
         self._idle: SimpleQueue[_Process] = SimpleQueue()

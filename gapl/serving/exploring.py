@@ -18,7 +18,7 @@ from gapl.results import Result
 from gapl.serving.batching import Wish
 from gapl.serving.judging import Judging, result_of
 from gapl.serving.uploads import Upload
-from gapl.workers import Limits, Look, Workers
+from gapl.workers import Besides, Limits, Look, Workers
 
 
 class Over(Exception):
@@ -65,7 +65,8 @@ class Explorations:
         """Decode an image in a process that ends with it: what it holds of a large one is not kept."""
         assert isinstance(upload.content, bytes)
         pixel = self._judging.detector.pixel
-        with Workers(1, pixel=pixel, limits=self._limits, known=None, explain=True, pictures=True) as workers:
+        besides = Besides(pictures=True)
+        with Workers(1, pixel=pixel, limits=self._limits, known=None, explain=True, besides=besides) as workers:
             return workers.submit(upload.content, explain=True).result()
 
     def _detector(self, wish: Wish, is_over: threading.Event) -> Detector:
