@@ -17,7 +17,7 @@ from gapl.batches import judge_files
 from gapl.detector import Detector, Judged
 from gapl.inputs.input import Input
 from gapl.results import Result
-from gapl.workers import Limits, Workers
+from gapl.workers import Besides, Limits, Workers
 
 MIN_BATCH = 16  # images that a worker is given at a time
 
@@ -136,7 +136,7 @@ class _Judge:
             limits=limits,
             known=known,
             explain=explain,
-            trusted=trusted,
+            besides=Besides(trusted=trusted),
         )
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[Any]]:

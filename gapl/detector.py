@@ -168,6 +168,12 @@ class Detector:
         other._judge = judge_of(self.info, operating_point=operating_point)
         return other
 
+    def computing_by(self, engine: Callable[[np.ndarray], Outcome]) -> Self:
+        """Return this detector, whose passes another engine computes."""
+        other = copy(self)
+        other._engine = engine
+        return other
+
     def compute(self, seen: Sequence[Seen]) -> Outcome:
         """Return what the engine computes of images that the detector saw, at least one.
 

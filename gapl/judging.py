@@ -26,7 +26,7 @@ from gapl.sheets.folder import Sheets
 from gapl.sorted_folder import SortedFolder
 from gapl.table import Table
 from gapl.tally import Tally
-from gapl.workers import Workers, limits_of
+from gapl.workers import Besides, Workers, limits_of
 
 log = logging.getLogger(__name__)
 
@@ -184,9 +184,8 @@ def _judge(
         pixel=detector.pixel,
         limits=limits_of(args),
         known=known,
-        thumbnails=show is not None,
         explain=is_explained(args),
-        trusted=args.trusted or "",
+        besides=Besides(thumbnails=show is not None, trusted=args.trusted or ""),
     ) as workers:
         yield from judge_files(
             detector, images, workers, batch_size=batch_size, known=known, explain=is_explained(args), show=show

@@ -28,7 +28,7 @@ from queue import SimpleQueue
 
 from PIL import Image
 
-from gapl.decode import UnreadableImage, allow_pixels
+from gapl.decode import UnreadableImage, allow_pixels, decode_image, to_rgb
 from gapl.detector import Seen, read_image, seeing
 from gapl.inputs.input import Input, read_within
 from gapl.origin import Finding, read_origin
@@ -51,6 +51,7 @@ class Look:
     sha256     of its encoded bytes; empty when they could not be read
     seen       None where there is an error, and where the content was seen before
     thumbnail  None there, too, and where none was asked for
+    picture    the whole image in RGB, as the detector sees it; None there, too, and where none was asked for
     origin     what the file says about its origin; None: nobody asked, or it could not be read
     """
 
@@ -59,37 +60,60 @@ class Look:
     thumbnail: Thumbnail | None = None
     error: str = ""
     origin: tuple[Finding, ...] | None = None
+    picture: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Besides:
+    """What is made of each content besides what the detector looks at.
+
+    thumbnails  a small copy of it
+    pictures    the whole image
+    trusted     certificates in PEM, of those whose signatures are trusted where the origin is read
+    """
+
+    thumbnails: bool = False
+    pictures: bool = False
+    trusted: str = ""
 
 
 class Looker:
     """Looks at images in this process: at each content once, or, where `known` is None, whenever it comes."""
 
     def __init__(
-        self, pixel: PixelSpec, *, known: Iterable[str] | None, thumbnails: bool, trusted: str = ""
+        self,
+        pixel: PixelSpec,
+        *,
+        known: Iterable[str] | None,
+        besides: Besides,
     ) -> None:
-        self._trusted = trusted
+        self._besides = besides
         self._see, self._seen = seeing(pixel), set(known or ())
+        self._picture = partial(to_rgb, conversion=pixel.conversion) if besides.pictures else None
         self._remembers = known is not None
-        self._thumbnails = thumbnails
         self._shown: set[str] = set()
 
     def look(self, read: Callable[[], bytes], *, explain: bool) -> Look:
         """Look at the image whose encoded bytes can be read so; `explain`: also at what it says of its origin."""
-        sha256, seen, thumbnail, origin = "", None, None, None
+        sha256, seen, thumbnail, origin, picture = "", None, None, None, None
         try:
             encoded = read()
             sha256 = hashlib.sha256(encoded).hexdigest()
-            origin = tuple(read_origin(encoded, trusted=self._trusted)) if explain else None
-            if self._thumbnails and sha256 not in self._shown:
+            origin = tuple(read_origin(encoded, trusted=self._besides.trusted)) if explain else None
+            if self._besides.thumbnails and sha256 not in self._shown:
                 thumbnail = _small(encoded)
                 self._shown.add(sha256)
             if sha256 not in self._seen:
-                seen = self._see(encoded)
+                if self._picture:
+                    image = decode_image(encoded)
+                    seen, picture = self._see(image), self._picture(image)
+                else:
+                    seen = self._see(encoded)
                 if self._remembers:
                     self._seen.add(sha256)
         except REFUSALS as error:
             return Look(sha256, error=_reason(error), origin=origin)
-        return Look(sha256, seen, thumbnail, origin=origin)
+        return Look(sha256, seen, thumbnail, origin=origin, picture=picture)
 
 
 def _small(encoded: bytes) -> Thumbnail | None:
@@ -139,19 +163,16 @@ class Workers:
         pixel: PixelSpec,
         limits: Limits,
         known: Iterable[str] | None = (),
-        thumbnails: bool = False,
         explain: bool = False,
-        trusted: str = "",
+        besides: Besides = Besides(),
     ) -> None:
         """Take what a detector looks at, and which contents need not be seen again.
 
         known       their SHA-256; None: a content is seen whenever it comes, and none is remembered
-        thumbnails  whether they are made of all contents
         explain     whether `look` reads what each file says about its origin
-        trusted     certificates in PEM, of those whose signatures are trusted
         """
         remembered = None if known is None else frozenset(known)
-        make_looker = partial(Looker, pixel, known=remembered, thumbnails=thumbnails, trusted=trusted)
+        make_looker = partial(Looker, pixel, known=remembered, besides=besides)
         self._looker, self._explain = make_looker(), explain
         self._threads = ThreadPoolExecutor(max(1, num_workers))
         self._idle: SimpleQueue[_Process] = SimpleQueue()

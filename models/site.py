@@ -78,7 +78,7 @@ def fetch_runtime(folder: Path) -> Path:
     kept.mkdir(parents=True, exist_ok=True)
     log.info("Downloading %s from npm (%d MB, once) to %s", PACKAGE, PACKAGE_MB, kept)
     with tempfile.TemporaryDirectory(dir=kept) as scratch:
-        with tarfile.open(_npm_pack(Path(scratch))) as archive:
+        with tarfile.open(npm_pack(PACKAGE, folder=Path(scratch))) as archive:
             for name in RUNTIME:
                 archive.extract(f"package/dist/{name}", scratch, filter="data")
         for name, expected in RUNTIME.items():
@@ -94,15 +94,18 @@ def kept_runtime(folder: Path) -> Path:
     return folder / PACKAGE.replace("@", "-")
 
 
-def _npm_pack(folder: Path) -> Path:
-    """Let npm download the package as an archive. Nothing of it is run."""
+def npm_pack(package: str, *, folder: Path) -> Path:
+    """Let npm download a package as an archive, and return its path. Nothing of it is run.
+
+    Raises ValueError, one line, when npm is missing or cannot download it.
+    """
     npm = shutil.which("npm")
     if npm is None:
-        raise ValueError(f"--format web needs npm to download {PACKAGE}; install it (it comes with Node.js)")
-    command = [npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder), PACKAGE]
+        raise ValueError(f"{package} needs npm, which downloads it; install npm (it comes with Node.js)")
+    command = [npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder), package]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     archives = list(folder.glob("*.tgz"))
     if done.returncode or len(archives) != 1:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"`npm pack {PACKAGE}` failed: {reason}")
+        raise ValueError(f"`npm pack {package}` failed: {reason}")
     return archives[0]

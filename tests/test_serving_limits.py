@@ -84,12 +84,14 @@ def send(service: ServiceProcess, image: Path) -> httpx2.Response:
 def test_who_has_no_token_is_refused(small: ServiceProcess, image: Path) -> None:
     for token in ("", "wrong", "ann's "[:-2]):
         with small.client(token) as client:
-            for path in ("/v1/detect", "/v1/batches", "/v1/batches/0", "/v1/model", "/metrics"):
-                method = "POST" if path in ("/v1/detect", "/v1/batches") else "GET"
+            posted = ("/v1/detect", "/v1/explore", "/v1/batches")
+            for path in (*posted, "/v1/batches/0", "/v1/model", "/metrics"):
+                method = "POST" if path in posted else "GET"
                 answer = client.request(method, path)
                 check_problem(answer, "no-token")
                 assert answer.headers["www-authenticate"] == "Bearer"
-            assert [client.get(path).status_code for path in ("/healthz", "/readyz", "/openapi.json")] == [200] * 3
+            free = ("/healthz", "/readyz", "/openapi.json", "/", "/page/app.js")
+            assert {client.get(path).status_code for path in free} == {200}
     assert send(small, image).status_code == 200
     assert [line for line in small.log() if line.get("token") == "ann" and line["status"] == 200]
     assert "ann's" not in str(small.log())

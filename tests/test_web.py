@@ -152,7 +152,7 @@ def test_another_runtime_than_the_pinned_is_refused(tmp_path: Path, monkeypatch:
         (tmp_path / "package" / "dist").mkdir(parents=True, exist_ok=True)
         (tmp_path / "package" / "dist" / name).write_text("another")
     shutil.make_archive(str(tmp_path / "package"), "gztar", tmp_path, "package")
-    monkeypatch.setattr(site, "_npm_pack", lambda _folder: archive.with_suffix(".tar.gz"))
+    monkeypatch.setattr(site, "npm_pack", lambda *_, **__: archive.with_suffix(".tar.gz"))
     with pytest.raises(ValueError, match=r"npm brought a file .* not used"):
         site.fetch_runtime(tmp_path / "cache")
     monkeypatch.undo()

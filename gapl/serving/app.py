@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,12 +11,15 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
-from gapl.results import mark_duplicates
+from gapl.names import AUTO
+from gapl.results import Result, mark_duplicates
 from gapl.serving import batches, metrics, openapi
 from gapl.serving.access import Caller, NoteOf, ServiceOf
 from gapl.serving.answers import add_answers
+from gapl.serving.batching import Wish
 from gapl.serving.envelope import Envelope
-from gapl.serving.model import describe_model
+from gapl.serving.model import describe_limits, describe_model
+from gapl.serving.page import route as page
 from gapl.serving.problems import Problem
 from gapl.serving.service import Service, unless_gone
 from gapl.serving.uploads import Form, promised_bytes, read_uploads
@@ -59,6 +62,7 @@ def build_app(service: Service, *, on_error: Callable[[], None]) -> ASGIApp:
     add_answers(app)
     app.include_router(router)
     app.include_router(batches.router)
+    app.include_router(page.router)
     if origins := service.config.origins:
         headers = ["Authorization", "Content-Type", "X-Request-ID"]
         methods = ["GET", "POST", "DELETE"]
@@ -89,6 +93,34 @@ async def detect(
         uploads = await read_uploads(request, form)
         note.images = len(uploads)
         results = await unless_gone(request, service.judge(uploads, wish))
+    return _answer(service, wish, results)
+
+
+@router.post("/v1/explore", responses=openapi.VERDICTS, openapi_extra=openapi.form(IMAGE))
+async def explore(
+    request: Request, service: ServiceOf, note: NoteOf, _caller: Caller, operating_point: str = ""
+) -> JSONResponse:
+    """Judge one image, and find where in it the score comes from and whether the verdict is stable.
+
+    The image is the body of the request, or in the field `image` of a form. The answer is that of `/v1/detect`
+    with `explain=true`; its explanation has `where` and `stable`, too. This takes 25 times as long as a verdict.
+    Images wait for each other, and those of `/v1/detect` go first.
+    """
+    if service.setup.views == AUTO:
+        raise Problem("bad-request", "no image is explored with --views auto")
+    wish = service.judging.wish(operating_point, explain=True)
+    service.explorations.check()
+    limits = service.config.requests
+    form = Form(IMAGE, 1, limits.bytes, limits.upload_seconds)
+    with service.gate.entered(promised_bytes(request, form)):
+        (upload,) = await read_uploads(request, form)
+        note.images = 1
+        result = await unless_gone(request, service.explore(upload, wish))
+    return _answer(service, wish, [result])
+
+
+def _answer(service: Service, wish: Wish, results: Sequence[Result]) -> JSONResponse:
+    """Return the rows of results. Raises Problem when none of them has a verdict."""
     method = service.judging.method(wish)
     rows = [result.row(method) for result in mark_duplicates(results)]
     if not any(result.verdict for result in results):
@@ -98,9 +130,10 @@ async def detect(
 
 @router.get("/v1/model", responses=openapi.MODEL)
 def model(service: ServiceOf, _caller: Caller) -> JSONResponse:
-    """Tell by which detector images are judged: its hash, calibration and model card."""
+    """Tell by which detector images are judged, its calibration and model card, and what a request may send."""
     judging = service.judging
-    return JSONResponse(describe_model(judging.detector, judging.method(judging.wish("", explain=False))))
+    described = describe_model(judging.detector, judging.method(judging.wish("", explain=False)))
+    return JSONResponse(described | {"limits": describe_limits(service.setup)})
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

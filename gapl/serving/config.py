@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from gapl.files.refusal import check_is_file
 from gapl.schema import build_spec
-from gapl.serving.limits import BatchLimits, DecodeLimits, RequestLimits
+from gapl.serving.limits import BatchLimits, DecodeLimits, ExplorationLimits, RequestLimits
 from gapl.serving.tokens import Token, check_name
 
 
@@ -23,6 +23,7 @@ class Config:
     """
 
     requests: RequestLimits = field(default_factory=RequestLimits)
+    explorations: ExplorationLimits = field(default_factory=ExplorationLimits)
     batches: BatchLimits = field(default_factory=BatchLimits)
     decoding: DecodeLimits = field(default_factory=DecodeLimits)
     tokens: Mapping[str, Token] = field(default_factory=dict)

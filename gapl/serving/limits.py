@@ -75,6 +75,20 @@ class BatchLimits(Positive):
 
 
 @dataclass(frozen=True)
+class ExplorationLimits(Positive):
+    """What `/v1/explore` takes; its uploads are those of `/v1/detect`.
+
+    waiting           images at a time
+    deadline_seconds  from the end of the upload to the answer
+    megapixels        of an image, all of which is in memory while it is explored
+    """
+
+    waiting: int = 4
+    deadline_seconds: float = 120
+    megapixels: float = 50
+
+
+@dataclass(frozen=True)
 class DecodeLimits(Positive):
     """What decoding an image may take: pixels, and seconds of a process."""
 

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from gapl.detector import Detector
-from gapl.names import SHIPPED
+from gapl.names import AUTO, SHIPPED
 from gapl.results import Method
+from gapl.serving.config import Setup
 from gapl.version import version
 
 
@@ -26,6 +27,21 @@ def describe_model(detector: Detector, method: Method) -> dict[str, Any]:
         "calibration": info.calibration and asdict(info.calibration),
         "fast_calibration": info.fast_calibration and asdict(info.fast_calibration),
         "card": _card(detector),
+    }
+
+
+def describe_limits(setup: Setup) -> dict[str, Any]:
+    """Return what a request to judge images may send: files, bytes of all of them, and megapixels of an image.
+
+    `explored_megapixels` is None where no image is explored.
+    """
+    config = setup.config
+    explored = min(config.decoding.megapixels, config.explorations.megapixels)
+    return {
+        "files": config.requests.files,
+        "bytes": config.requests.bytes,
+        "megapixels": config.decoding.megapixels,
+        "explored_megapixels": None if setup.views == AUTO else explored,
     }
 
 

@@ -16,6 +16,7 @@ from gapl.detector import Detector
 from gapl.results import Result
 from gapl.serving.batching import Wish
 from gapl.serving.config import Setup
+from gapl.serving.exploring import Explorations
 from gapl.serving.job_files import JobFiles
 from gapl.serving.jobs import STATES, Jobs
 from gapl.serving.judging import Judging
@@ -45,13 +46,18 @@ class Service:
         limits = self.config.requests
         self.tokens, self.metrics = Tokens(self.config.tokens), Metrics()
         self.admission = Admission(waiting=limits.waiting, deadline_s=limits.deadline_seconds)
+        explorations = self.config.explorations
+        self.explorations = Admission(waiting=explorations.waiting, deadline_s=explorations.deadline_seconds)
         self.gate = Gate(requests=limits.uploads, num_bytes=limits.memory_bytes)
         batches = self.config.batches
         self.batch_gate = Gate(requests=batches.uploads, num_bytes=batches.uploads * batches.bytes)
         self.error: Exception | None = None
         self._judging: Judging | None = None
+        self._exploring: Explorations | None = None
         self._runner: Runner | None = None
         self.metrics.watch("gapl_waiting_images", "Images of requests in the service", lambda: self.admission.num)
+        waiting = "Images in the service that are explored, or wait for it"
+        self.metrics.watch("gapl_waiting_explorations", waiting, lambda: self.explorations.num)
         self.metrics.watch("gapl_ready", "Whether the detector is loaded", lambda: self._judging is not None)
         for state in STATES:
             self.metrics.watch(f"gapl_jobs_{state}", f"Jobs that are {state}", partial(self.jobs.num_in, state))
@@ -64,6 +70,8 @@ class Service:
         started = time.perf_counter()
         try:
             judging = Judging(self._load(), self.setup, note_batch=self._note_batch)
+            megapixels = self.config.explorations.megapixels
+            self._exploring = Explorations(judging, megapixels=megapixels, note=self.explorations.note_batch)
             self._runner = self._start_runner(judging)
         except Exception as error:
             self.error = error
@@ -97,15 +105,19 @@ class Service:
 
     async def judge(self, uploads: Sequence[Upload], wish: Wish) -> list[Result]:
         """Return what is found of each upload. Raises Problem when there is no room, or it takes too long."""
-        deadline_s = self.config.requests.deadline_seconds
         with self.admission.admitted(len(uploads)):
-            try:
-                async with asyncio.timeout(deadline_s):
-                    results = await self.judging.judge(uploads, wish)
-            except TimeoutError:
-                raise Problem("too-late", f"it took longer than {deadline_s:g} s") from None
+            results = await _until(self.config.requests.deadline_seconds, self.judging.judge(uploads, wish))
         self.metrics.note_results(results)
         return results
+
+    async def explore(self, upload: Upload, wish: Wish) -> Result:
+        """Return what is found of an upload, with maps and re-saves. Raises Problem as `judge` does."""
+        assert self._exploring
+        with self.explorations.admitted(1):
+            exploring = self._exploring.explore(upload, wish)
+            result = await _until(self.config.explorations.deadline_seconds, exploring)
+        self.metrics.note_results([result])
+        return result
 
     def wake_runner(self) -> None:
         """Have a new job begun."""
@@ -116,9 +128,20 @@ class Service:
         """End what is going on in order; jobs go on when the service is started again."""
         if self._runner and not self._runner.stop():
             return  # the end of the process stops it
+        if self._exploring:
+            self._exploring.close()
         if self._judging:
             self._judging.close()
         self.jobs.close()
+
+
+async def _until(deadline_s: float, work: Awaitable[T]) -> T:
+    """Return what comes of some work. Raises Problem where it takes longer."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await work
+    except TimeoutError:
+        raise Problem("too-late", f"it took longer than {deadline_s:g} s") from None
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

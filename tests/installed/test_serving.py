@@ -48,6 +48,9 @@ def test_it_answers(tower: bytes, tmp_path: Path) -> None:
         assert "in_words" in row["explanation"]
         with urllib.request.urlopen(f"{url}/v1/model") as answer:
             assert json.load(answer)["card"].startswith("# gapl-vit-b16-open")
+        for path in ("", "page/app.js", "page/gallery.css", "page/sheet.css"):
+            with urllib.request.urlopen(f"{url}/{path}") as answer:
+                assert answer.read()
         with urllib.request.urlopen(f"{url}/openapi.json") as answer:
             assert "Result" in json.load(answer)["components"]["schemas"]
         process.terminate()

@@ -56,7 +56,7 @@ def test_all_in_one_says_the_same_to_the_bit(tower: bytes, tmp_path: Path) -> No
     assert (found.code, found.out) == (expected.code, expected.out)
     assert not (site / "none").exists()
     assert (site / "gapl" / INT8_FILE).read_bytes() == tower
-    for pages in ("gapl/gallery", "gapl/sheets"):
+    for pages in ("gapl/gallery", "gapl/sheets", "gapl/serving/page"):
         assert {path.suffix for path in (site / pages).iterdir()} >= {".html", ".css", ".js"}
     assert (site / "gapl/pretrained/gapl-vit-b16-open.explainer").is_file()
     assert (site / "gapl/pretrained/README.md").read_bytes() == (PROJECT / "pretrained/README.md").read_bytes()
