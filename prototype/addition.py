@@ -127,17 +127,13 @@ def add(
         "settings": asdict(how) | {"judged": judged},
     }
     tensors = tensors_of(head, checkpoint.detector, memory.directions_KD)
+    remembers = (memory.seen + fitted).moved(head.updates())
     return Addition(
         file,
         tensors,
         head.num_real,
         calibrations,
-        replace(
-            memory,
-            seen=(memory.seen + fitted).moved(head.updates()),
-            head=head_of(tensors[PROJECT]),
-            added=(*memory.added, entry),
-        ),
+        replace(memory, seen=remembers, head=head_of(tensors[PROJECT]), added=(*memory.added, entry)),
         compare(held_out, new.where(judged_N), before=_stated(checkpoint), after=_refitted(head, calibrations)),
         suspects=tuple(uris_N[~is_known_N.numpy()][suspects_N]),
         known=tuple(uris_N[is_known_N.numpy()]),

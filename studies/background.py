@@ -28,10 +28,9 @@ from gapl.explain.head import Head
 from gapl.explain.words import effective_number
 from gapl.labels import Label
 from gapl.verdict import decision_rule
-from models.device import DEVICES, pick_device
-from models.precision import PRECISIONS
 from models.weights.hub import find_model
-from prototype.explainer import look_at, open_images
+from prototype.explainer import open_images
+from prototype.looking import Looker
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +49,7 @@ def main() -> None:
     from models.weights.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(file, allow_tiny=True)
-    features_ND, read = look_at(file, checkpoint, images, args=args, device=pick_device(args.device))
+    features_ND, read = Looker.of(args).features(file, checkpoint, images)
     rows = judge(checkpoint, background, features_ND.numpy())
     rows["label"] = [int(record.label) for record in read]
     rows["source"] = [str(record.source) for record in read]
@@ -70,11 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--explainer", type=Path, help="its explainer file (default: the one beside it)")
     parser.add_argument("--corpus", type=Path, required=True, help="folder of python -m data.collect")
     parser.add_argument("--part", choices=PARTS, default="bench/modern", help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=8, help="images per forward pass")
-    parser.add_argument("--num-workers", type=int, default=1, help="processes that decode images")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the tower (default: auto)")
-    parser.add_argument("--device", choices=DEVICES, default="auto")
-    parser.add_argument("--feature-cache", type=Path, help="folder of features (default: features in GAPL_CACHE)")
+    Looker.add_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of background.csv")
     return parser.parse_args()
 

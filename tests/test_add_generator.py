@@ -278,7 +278,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_image: MakeImage) -> P
 def given(detector_file: Path, memory: Rehearsal, folder: Path, tmp_path: Path) -> tuple[object, ...]:
     memory.save(tmp_path / "before.rehearsal")
     (tmp_path / "before.safetensors").write_bytes(detector_file.read_bytes())
-    return ("--model_path", tmp_path / "before.safetensors", "--images", folder, "--name", "flux9", *GIVEN)
+    paths = ("--model_path", tmp_path / "before.safetensors", "--images", folder)
+    return (*paths, "--name", "flux9", "--max-loss", 1, *GIVEN)
 
 
 def test_the_command_writes_a_detector_its_memory_and_a_report(

@@ -62,7 +62,7 @@ def test_a_group_has_what_its_commands_import(file: str, commands: list[str]) ->
 def test_the_service_has_what_it_imports() -> None:
     names = {name for name in MODULES if name.startswith("gapl.serving")}
     own, base = (read_requirements(ROOT / "requirements" / name) for name in ("serve.txt", "gapl.txt"))
-    assert packages_of(names) == SERVING == set(own) - set(base)
+    assert packages_of(names) - set(base) == SERVING == set(own) - set(base)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
