@@ -26,7 +26,7 @@ from gapl.files.checksum import sha256_of
 from gapl.info import FORMAT
 from gapl.labels import Label
 from models import tensorfile
-from models.detector import PrototypeDetector
+from models.detector import PrototypeDetector, TowerHead
 from models.weights.checkpoint import Checkpoint, load_checkpoint
 from prototype.before_after import Changes, Judge, compare, recalibrate
 from prototype.looking import Looker
@@ -157,7 +157,7 @@ def read_both(file: Path, memory_file: Path) -> tuple[Checkpoint, Rehearsal]:
     return checkpoint, memory
 
 
-def see_new(detector: PrototypeDetector, features_ND: Tensor, images: Manifest, memory: Rehearsal) -> Seen:
+def see_new(detector: TowerHead, features_ND: Tensor, images: Manifest, memory: Rehearsal) -> Seen:
     """Return what the head sees of new images."""
     labels = [int(record.label) for record in images]
     names = tuple(record.generator for record in images)

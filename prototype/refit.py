@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gapl.explain.head import PROTOTYPES
-from models.detector import PrototypeDetector
+from models.detector import PrototypeDetector, TowerHead
 from prototype.reduce import kmeans
 from prototype.rehearsal import PROJECT, Seen, parts_of
 
@@ -160,7 +160,7 @@ def _reduce(new_NE: Tensor, how: Refitting, label: int) -> Tensor:
     return functional.normalize(centres_PE, dim=1)
 
 
-def tensors_of(head: Head, detector: PrototypeDetector, directions_KD: Sequence[Tensor]) -> dict[str, Tensor]:
+def tensors_of(head: Head, detector: TowerHead, directions_KD: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a refitted head by name, as a detector file has them."""
     weights_ED = parts_of(detector, detector.project.weight)
     moved = zip(weights_ED, head.updates(), directions_KD, strict=True)

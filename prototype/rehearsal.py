@@ -180,7 +180,8 @@ def _read(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Rehearsal
     num = len(labels_N)
     if len(held_out_N) != num or not num or labels_N.max() > 1:
         raise ValueError("damaged: labels that are none, or not of every image")
-    directions_KD, parts = [], []
+    directions_KD: list[Tensor] = []
+    parts: list[Part] = []
     while f"{len(parts)}.scale_K" in tensors:
         at = f"{len(parts)}."
         scale_K = _tensor(tensors, f"{at}scale_K", (-1,))
