@@ -62,6 +62,7 @@ class BatchLimits(Positive):
     uploads         requests at a time
     waiting         jobs of one token that are not done
     keep_hours      until a job that is done, or was never begun, is deleted
+    lease_seconds   after which a service that is silent has lost its job to another
     """
 
     files: int = 10_000
@@ -72,6 +73,7 @@ class BatchLimits(Positive):
     uploads: int = 2
     waiting: int = 16
     keep_hours: float = 24
+    lease_seconds: float = 30
 
 
 @dataclass(frozen=True)
