@@ -85,8 +85,8 @@ async def detect(
     service.admission.check()
     limits = service.config.requests
     form = Form(IMAGE, limits.files, limits.bytes, limits.upload_seconds)
-    with service.gate.entered(promised_bytes(request, form)):
-        uploads = await read_uploads(request, form)
+    with service.gate.entered(promised_bytes(request, form)) as grow:
+        uploads = await read_uploads(request, form, grow=grow)
         note.images = len(uploads)
         results = await unless_gone(request, service.judge(uploads, wish))
     method = service.judging.method(wish)

@@ -59,8 +59,8 @@ async def begin(
     id = service.job_files.make()
     form = Form(FILE, limits.files, limits.bytes, limits.upload_seconds, service.job_files.folder(id))
     try:
-        with service.batch_gate.entered(promised_bytes(request, form)):
-            names = [upload.name for upload in await read_uploads(request, form)]
+        with service.batch_gate.entered(promised_bytes(request, form)) as grow:
+            names = [upload.name for upload in await read_uploads(request, form, grow=grow)]
         await asyncio.to_thread(_check_room, service, caller)
         await asyncio.to_thread(service.jobs.add, id, owner=caller, wish=wish, names=names, now=time.time())
     except BaseException as error:

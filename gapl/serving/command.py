@@ -160,6 +160,7 @@ def _make_server(service: Service) -> uvicorn.Server:
     import uvicorn
 
     from gapl.serving.app import build_app
+    from gapl.serving.connections import Connection
 
     def end() -> None:
         server.should_exit = True
@@ -167,7 +168,7 @@ def _make_server(service: Service) -> uvicorn.Server:
     limits = service.config.requests
     config = uvicorn.Config(
         build_app(service, on_error=end),
-        http="h11",
+        http=Connection,
         loop="asyncio",
         ws="none",
         lifespan="on",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
@@ -91,15 +91,32 @@ class Gate:
         self._free, self._free_bytes = requests, num_bytes
 
     @contextmanager
-    def entered(self, num_bytes: int) -> Iterator[None]:
-        """Take a place while the block lasts. Raises Problem when there is none."""
-        if not self._free or num_bytes > self._free_bytes:
-            raise Problem("overloaded", "as many uploads as may be are under way", retry_after_s=1)
-        self._free, self._free_bytes = self._free - 1, self._free_bytes - num_bytes
+    def entered(self, num_bytes: int) -> Iterator[Callable[[int], None]]:
+        """Take a place, for so many bytes, while the block lasts; the block is given what makes it one for more.
+
+        Both raise Problem when there is none.
+        """
+        taken = 0
+
+        def grow(total: int) -> None:
+            nonlocal taken
+            more = max(0, total - taken)
+            if more > self._free_bytes:
+                raise _too_many_uploads()
+            self._free_bytes, taken = self._free_bytes - more, taken + more
+
+        if not self._free:
+            raise _too_many_uploads()
+        grow(num_bytes)
+        self._free -= 1
         try:
-            yield
+            yield grow
         finally:
-            self._free, self._free_bytes = self._free + 1, self._free_bytes + num_bytes
+            self._free, self._free_bytes = self._free + 1, self._free_bytes + taken
+
+
+def _too_many_uploads() -> Problem:
+    return Problem("overloaded", "as many uploads as may be are under way", retry_after_s=1)
 
 
 class Admission:
