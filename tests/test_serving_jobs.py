@@ -40,7 +40,7 @@ sha256 = "{bob}"
 """
 SHORT = """
 [batches]
-lease_seconds = 1
+lease_seconds = 3
 """
 Row = dict[str, Any]
 Start = Callable[..., ServiceProcess]
