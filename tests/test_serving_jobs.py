@@ -209,6 +209,14 @@ def test_jobs_belong_to_their_token(client: httpx2.Client, service: ServiceProce
     wait_for_end(client, path)
 
 
+@pytest.mark.parametrize("id", ["0" * 32, "%00", "%FF", "..%2Fmine", "a" * 9999])
+def test_ids_of_no_job(client: httpx2.Client, id: str) -> None:
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/results")):
+        answer = client.request(method, f"/v1/batches/{id}{path}")
+        assert answer.status_code == 404
+        assert answer.json()["status"] == 404
+
+
 def test_what_is_too_much(client: httpx2.Client, service: ServiceProcess, images: list[Path]) -> None:
     check_problem(client.post("/v1/batches", content=bytes(1_000_001)), "too-large")
     check_problem(client.post("/v1/batches", files=form(*images[:3], *images[:3], field="file")), "too-large")
