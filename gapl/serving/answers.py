@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from gapl.serving.access import note_of, service_of
 from gapl.serving.database import DatabaseError
@@ -51,7 +52,18 @@ def answer_http_error(request: Request, error: Exception) -> JSONResponse:
         "status": status,
         "request_id": note_of(request).request_id,
     }
-    return JSONResponse(content, status, error.headers, media_type=MEDIA_TYPE)
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))
+    return JSONResponse(content, status, headers, media_type=MEDIA_TYPE)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return the methods of all routes with the path of a request; the framework knows only those of the first."""
+    methods = ("DELETE", "GET", "POST")
+    given = ({**request.scope, "method": method} for method in methods)
+    matches = ([route.matches(scope)[0] for route in request.app.routes] for scope in given)
+    return [method for method, found in zip(methods, matches, strict=True) if Match.FULL in found]
 
 
 def answer_wrong_parameter(request: Request, error: Exception) -> JSONResponse:

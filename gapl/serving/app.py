@@ -103,7 +103,7 @@ def model(service: ServiceOf, _caller: Caller) -> JSONResponse:
     return JSONResponse(describe_model(judging.detector, judging.method(judging.wish("", explain=False))))
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", response_class=PlainTextResponse, responses=openapi.PROBLEMS)
 def read_metrics(service: ServiceOf, _caller: Caller) -> Response:
     """Return what the service counts, for Prometheus."""
     return Response(service.metrics.text(), media_type=metrics.MEDIA_TYPE)
