@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 from gapl import cli
 from timing.hostile_files import hostile_files
-from timing.serving import END_S, OK, Answer, expected_scores, make_image, memory_mb, read_answer, start
+from timing.service import END_S, memory_mb, start
+from timing.serving import OK, Answer, expected_scores, make_image, read_answer
 
 BOUNDARY = "a-boundary-of-forms"
 AT_ONCE = 4  # hostile files that are sent at a time

@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 from gapl import cli
 from timing.abuse import HOST, head
-from timing.serving import END_S, OK, expected_scores, make_image, read_answer, start
+from timing.service import END_S, start
+from timing.serving import OK, expected_scores, make_image, read_answer
 
 LOST = "lost"
 WRONG = "wrong score"

@@ -11,8 +11,9 @@ whether or not those before are answered: ten times what the service can do is a
 must be that of the detector in this process, to the bit.
 
 The service is started for this, on this machine, and told to end at the end. Memory is that of its processes, each
-page once: the one that answers has the detector, the others decode. Exit code 1 says that a score was wrong, that
-a request was lost or answered neither by 200 nor 503, or that the service did not end in order.
+page once: the one that answers has the detector, the others decode. Images/s per core are those for each second
+that the service computed, also where others use the machine. Exit code 1 says that a score was wrong, that a
+request was lost or answered neither by 200 nor 503, or that the service did not end in order.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import itertools
 import json
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -37,12 +37,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 from gapl import cli
+from timing.service import END_S, LOOK_S, computed_s, memory_mb, start
 
-PROJECT = Path(__file__).resolve().parent.parent
 OK, REFUSED = 200, 503
-LOOK_S = 0.02  # from one look at the log to the next
 LOST_S = 120  # after which an answer does not come any more
-END_S = 180  # in which the service ends
 
 
 @dataclass
@@ -54,6 +52,7 @@ class Found:
     wrong     verdicts with another score
     lost      requests without an answer
     lasted_s  all of it
+    cpu_s     that the service took for it
     """
 
     statuses: Counter[int] = field(default_factory=Counter)
@@ -61,6 +60,7 @@ class Found:
     wrong: int = 0
     lost: int = 0
     lasted_s: float = 0
+    cpu_s: float = 0
 
     @property
     def asked(self) -> int:
@@ -129,40 +129,6 @@ def expected_scores(images: list[bytes], args: argparse.Namespace) -> list[float
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The service
-
-
-def start(args: argparse.Namespace, folder: Path) -> tuple[subprocess.Popen[str], int]:
-    """Start a service, and return its process and port when it is ready."""
-    model = ["--model_path", args.model_path] if args.model_path else []
-    options = ["--port", "0", "--jobs", str(folder / "jobs"), "--views", args.views, *model, *args.serve.split()]
-    line = [sys.executable, "-m", "gapl", "serve", *options]
-    with (folder / "log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(line, cwd=PROJECT, stderr=log, text=True)
-    started, events = time.perf_counter(), dict[str, dict[str, Any]]()
-    while "ready" not in events:
-        time.sleep(LOOK_S)
-        lines = (folder / "log").read_text(encoding="utf-8").splitlines()
-        if process.poll() is not None:
-            raise ValueError(f"the service ended: {lines[-1] if lines else 'no message'}")
-        for each in map(json.loads, lines):
-            if each["event"] not in events:
-                print(f"{each['event']} after {time.perf_counter() - started:.2f} s")
-            events[each["event"]] = each
-    print()
-    return process, events["listening"]["port"]
-
-
-def memory_mb(pid: int) -> list[float]:
-    """Return the memory of the process that answers, and of each of those that decode."""
-    import psutil
-
-    process = psutil.Process(pid)
-    decoders = [each for each in process.children() if "spawn_main" in " ".join(each.cmdline())]
-    return [each.memory_full_info().pss / 1e6 for each in (process, *decoders)]
-
-
-# ---------------------------------------------------------------------------------------------------------
 # The clients
 
 
@@ -170,8 +136,8 @@ async def ask(
     port: int, pid: int, images: list[bytes], scores: list[float], args: argparse.Namespace
 ) -> tuple[Found, list[list[float]]]:
     """Ask as the options say; return what clients found, and the memory at start, middle, end."""
-    found, started = Found(), time.perf_counter()
-    memory = [memory_mb(pid)]
+    found, memory = Found(), [memory_mb(pid)]
+    before_s, started = computed_s(pid), time.perf_counter()
 
     def done() -> float:
         """Return which part of it is done."""
@@ -188,7 +154,7 @@ async def ask(
         await asyncio.sleep(LOOK_S)
     memory.append(memory_mb(pid))
     await asking
-    found.lasted_s = time.perf_counter() - started
+    found.lasted_s, found.cpu_s = time.perf_counter() - started, computed_s(pid) - before_s
     return found, [*memory, memory_mb(pid)]
 
 
@@ -272,13 +238,15 @@ def report(found: Found, memory: list[list[float]]) -> None:
     others = found.statuses.total() - found.statuses[OK] - found.statuses[REFUSED]
     cuts = statistics.quantiles(found.seconds, n=100) if len(found.seconds) > 1 else [float("nan")] * 99
     print(
-        "| requests | images/s | p50 s | p99 s | 503 | others | lost | wrong scores | MB at start, middle, end |"
+        "| requests | images/s | images/s per core | p50 s | p99 s | 503 | others | lost | wrong scores "
+        "| MB at start, middle, end |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     totals = ", ".join(f"{sum(each):.0f}" for each in memory)
     refused = found.statuses[REFUSED] / max(1, found.asked)
+    rates = f"{found.statuses[OK] / found.lasted_s:.1f} | {found.statuses[OK] / found.cpu_s:.1f}"
     print(
-        f"| {found.asked} | {found.statuses[OK] / found.lasted_s:.1f} | {cuts[49]:.3f} | {cuts[98]:.3f} "
+        f"| {found.asked} | {rates} | {cuts[49]:.3f} | {cuts[98]:.3f} "
         f"| {refused:.1%} | {others} | {found.lost} | {found.wrong} | {totals} |"
     )
     answers, *decode = (f"{each:.0f}" for each in memory[-1])
