@@ -129,14 +129,11 @@ def test_a_body_without_end_after_the_answer(service: ServiceProcess, image: Pat
     assert ask(service, image).status_code == 200
 
 
-def test_uploads_whose_length_is_not_told_take_no_room_before_they_come(
-    service: ServiceProcess, image: Path
-) -> None:
+def test_uploads_take_no_room_before_they_come(service: ServiceProcess, image: Path) -> None:
+    chunked = head(service, "Transfer-Encoding: chunked"), b"1\r\nx\r\n"
+    promised = head(service, "Content-Length: 999999"), b"x"
     with ExitStack() as stack:
-        slow = [
-            stack.enter_context(connect(service, head(service, "Transfer-Encoding: chunked"), b"1\r\nx\r\n"))
-            for _ in range(3)
-        ]
+        slow = [stack.enter_context(connect(service, *sent)) for sent in (chunked, promised) * 2]
         assert ask(service, image).status_code == 200
         for each in slow:
             assert each.recv(999).startswith(b"HTTP/1.1 408 ")
@@ -186,15 +183,17 @@ def test_a_request_that_comes_at_the_end_is_answered(tiny_onnx: Path, tmp_path: 
 
 def test_room_is_taken_as_bytes_come() -> None:
     gate = Gate(requests=2, num_bytes=10)
-    with gate.entered(0) as grow, gate.entered(4):
-        grow(6)
+    with gate.entered(10) as one, gate.entered(10) as other:  # who only promises takes nothing
+        one(4)
+        other(5)
+        other(6)
         with pytest.raises(Problem):
-            grow(7)
+            one(5)
         with pytest.raises(Problem), gate.entered(0):
             pass
     with gate.entered(10) as grow:
-        grow(10)
-        with pytest.raises(Problem), gate.entered(1):
+        grow(1)
+        with pytest.raises(Problem), gate.entered(10):
             pass
     with gate.entered(10):
         pass

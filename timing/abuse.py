@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.request import Request, urlopen
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
@@ -73,17 +74,16 @@ def parse_arguments() -> argparse.Namespace:
 # One request
 
 
-def head(port: int, *lines: str, path: str = "/v1/detect", method: str = "POST") -> bytes:
+def head(port: int, *lines: str) -> bytes:
     """Return the beginning of a request."""
-    return "\r\n".join([f"{method} {path} HTTP/1.1", f"Host: {HOST}:{port}", *lines, "", ""]).encode()
+    return "\r\n".join(["POST /v1/detect HTTP/1.1", f"Host: {HOST}:{port}", *lines, "", ""]).encode()
 
 
-async def ask(port: int, body: bytes, *, path: str = "/v1/detect", method: str = "POST", kind: str = "") -> Answer:
-    """Send a request by a connection of its own, and return the answer. Raises OSError or EOFError without one."""
+async def ask(port: int, body: bytes) -> Answer:
+    """Send an image by a connection of its own, and return the answer. Raises OSError or EOFError without one."""
     reader, writer = await asyncio.open_connection(HOST, port)
-    lines = [f"Content-Length: {len(body)}", *([f"Content-Type: {kind}"] if kind else [])]
     try:
-        writer.write(head(port, *lines, path=path, method=method) + body)
+        writer.write(head(port, f"Content-Length: {len(body)}") + body)
         return await read_answer(reader)
     finally:
         writer.close()
@@ -121,7 +121,7 @@ async def send_files(
     started = time.perf_counter()
     await asyncio.gather(*(send(name, content) for name, content in files.items()))
     seconds = time.perf_counter() - started
-    job, rows = await do_job(port, files)
+    job, rows = await asyncio.to_thread(do_job, port, files)
     missing = set(files) - {row["path"].partition("/")[0] for row in rows}
     image, score = given[0]
     is_right = json.loads((await ask(port, image)).body)[0]["score"] == score
@@ -133,25 +133,19 @@ async def send_files(
     return not bad and not missing and is_right and job["state"] == "done"
 
 
-async def do_job(port: int, files: dict[str, bytes]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def do_job(port: int, files: dict[str, bytes]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Send files as a job, and return it at its end with its rows."""
-    parts = [
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
-        + content
-        + b"\r\n"
-        for name, content in files.items()
-    ]
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{{}}"\r\n\r\n'
+    parts = [head.format(name).encode() + content + b"\r\n" for name, content in files.items()]
     body = b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
-    answer = await ask(port, body, path="/v1/batches", kind=f"multipart/form-data; boundary={BOUNDARY}")
-    job: dict[str, Any] = json.loads(answer.body)
-    path, end = f"/v1/batches/{job['id']}", time.perf_counter() + JOB_S
+    kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    url, end = f"http://{HOST}:{port}/v1/batches", time.perf_counter() + JOB_S
+    job: dict[str, Any] = json.load(urlopen(Request(url, body, kind)))
     while job["state"] not in ("done", "failed") and time.perf_counter() < end:
-        await asyncio.sleep(0.5)
-        job = json.loads((await ask(port, b"", path=path, method="GET")).body)
-    if job["state"] != "done":
-        return job, []
-    answer = await ask(port, b"", path=f"{path}/results", method="GET")
-    return job, [json.loads(line) for line in answer.body.splitlines()]
+        time.sleep(0.5)
+        job = json.load(urlopen(f"{url}/{job['id']}"))
+    rows = urlopen(f"{url}/{job['id']}/results") if job["state"] == "done" else []
+    return job, [json.loads(line) for line in rows]
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -92,9 +92,10 @@ class Gate:
 
     @contextmanager
     def entered(self, num_bytes: int) -> Iterator[Callable[[int], None]]:
-        """Take a place, for so many bytes, while the block lasts; the block is given what makes it one for more.
+        """Take a place while the block lasts, where so many bytes are free.
 
-        Both raise Problem when there is none.
+        The block is given what takes them, as they come: grow(total), for so many in all. Both raise Problem when
+        there is no room.
         """
         taken = 0
 
@@ -105,9 +106,8 @@ class Gate:
                 raise _too_many_uploads()
             self._free_bytes, taken = self._free_bytes - more, taken + more
 
-        if not self._free:
+        if not self._free or num_bytes > self._free_bytes:
             raise _too_many_uploads()
-        grow(num_bytes)
         self._free -= 1
         try:
             yield grow
