@@ -165,6 +165,9 @@ def test_several_files_of_all_kinds(client: httpx2.Client, images: list[Path], t
     found = rows(client, begin(client, files=form(*asked, field="file")))
     assert [row["path"] for row in found] == ["0.png", "more.tgz/b.png", "list.csv", "bad.zip", "0.png (2)"]
     assert ["error" in row for row in found] == [False, False, True, True, False]
+    no_image = make_zip(tmp_path / "no.zip", {"a.txt": b"text"})
+    _, empty = rows(client, begin(client, files=form(images[0], no_image, field="file")))
+    assert (empty["path"], empty["error"]) == ("no.zip", "no images in it")
     assert found[2]["error"].startswith("of the kind list, which is not read here")
     assert found[3]["error"].startswith("damaged, or no zip archive")
     assert found[4]["duplicate_of"] == "0.png"

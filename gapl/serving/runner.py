@@ -198,7 +198,8 @@ class Runner:
         for number, name in enumerate(names):
             path = self._files.path(job.id, number)
             try:
-                scan.images += self._inputs(path, name, scan.note)
+                found = self._inputs(path, name, scan.note)
+                scan.images += found if found or len(names) == 1 else [refused_input(name, "no images in it")]
             except (ValueError, OSError) as error:
                 reason = first_line(error).removeprefix(f"{path}: ")
                 if len(names) == 1:
