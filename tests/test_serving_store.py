@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from gapl.serving.batching import Wish
-from gapl.serving.database import DatabaseError, open_database
+from gapl.serving.database import DatabaseError
 from gapl.serving.job_files import JobFiles
-from gapl.serving.jobs import Job, Jobs
+from gapl.serving.jobs import Job, Jobs, open_database
 from tests.postgres_server import PostgresServer, postgres_server
 
 Open = Callable[[], Jobs]

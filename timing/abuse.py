@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,7 +41,7 @@ HOST = "127.0.0.1"
 
 def main() -> int:
     args = parse_arguments()
-    what: Callable[..., Awaitable[bool]] = send_files if args.what == "files" else hold_connections
+    what: Callable[..., Coroutine[Any, Any, bool]] = send_files if args.what == "files" else hold_connections
     images = [make_image(seed, megapixels=0.3) for seed in range(args.clients)]
     given = list(zip(images, expected_scores(images, args), strict=True))
     with TemporaryDirectory() as folder:
@@ -215,8 +215,8 @@ async def hold_connections(
     ]
     seconds, statuses = await ask_properly(port, given, seconds=args.seconds)
     after, running = memory_mb(process.pid), False
-    for each in attackers:
-        each.cancel()
+    for attacker in attackers:
+        attacker.cancel()
     await asyncio.gather(*attackers, return_exceptions=True)
     print("| clients that | ended by | times |\n|---|---|---|")
     print(*(f"| {name} | {line} | {num} |" for (name, line), num in sorted(ends.items())), sep="\n")

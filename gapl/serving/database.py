@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, Protocol
-
-SCHEMES = ("postgresql://", "postgres://")
 
 
 class DatabaseError(Exception):
@@ -16,11 +13,6 @@ class DatabaseError(Exception):
 
 class Cursor(Protocol):
     """What a query gave."""
-
-    @property
-    def rowcount(self) -> int:
-        """Return how many rows it changed."""
-        ...
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         """Return the rows that it found."""
@@ -56,19 +48,3 @@ class Database(Protocol):
     def close(self) -> None:
         """Let go of it."""
         ...
-
-
-def open_database(url: str, *, file: Path) -> Database:
-    """Return the database at a URL; without one, SQLite in a file.
-
-    Raises ValueError, one line, when it cannot be used.
-    """
-    if not url:
-        from gapl.serving.sqlite import Sqlite
-
-        return Sqlite(file)
-    if not url.startswith(SCHEMES):  # what was given may have a password, and is not repeated
-        raise ValueError("the URL of jobs is like postgresql://USER:PASSWORD@HOST/NAME")
-    from gapl.serving.postgres import Postgres
-
-    return Postgres(url)

@@ -17,6 +17,7 @@ from gapl.serving.batching import Wish
 from gapl.serving.database import Database, DatabaseError
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
+SCHEMES = ("postgresql://", "postgres://")  # of URLs of a database
 STATES = (WAITING, RUNNING, DONE, FAILED)
 VERSION = "2"  # of the tables
 PAGE = 500  # rows that are in memory at a time
@@ -244,6 +245,22 @@ class Jobs:
         """Return the ids of the jobs that ended before a moment, or wait since before it."""
         query = "select id from jobs where state <> ? and coalesce(ended, created) < ?"
         return [id for (id,) in self._read(query, RUNNING, moment)]
+
+
+def open_database(url: str, *, file: Path) -> Database:
+    """Return the database at a URL; without one, SQLite in a file.
+
+    Raises ValueError, one line, when it cannot be used.
+    """
+    if not url:
+        from gapl.serving.sqlite import Sqlite
+
+        return Sqlite(file)
+    if not url.startswith(SCHEMES):  # what was given may have a password, and is not repeated
+        raise ValueError("the URL of jobs is like postgresql://USER:PASSWORD@HOST/NAME")
+    from gapl.serving.postgres import Postgres
+
+    return Postgres(url)
 
 
 def _job(values: tuple[Any, ...]) -> Job:

@@ -17,9 +17,9 @@ from gapl.detector import Detector
 from gapl.results import Result
 from gapl.serving.batching import Wish
 from gapl.serving.config import Setup
-from gapl.serving.database import DatabaseError, open_database
+from gapl.serving.database import DatabaseError
 from gapl.serving.job_files import JobFiles
-from gapl.serving.jobs import STATES, Jobs
+from gapl.serving.jobs import STATES, Jobs, open_database
 from gapl.serving.judging import Judging
 from gapl.serving.limits import Admission, Gate
 from gapl.serving.logs import log_event
