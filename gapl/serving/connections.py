@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -24,6 +25,8 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin. Where there are too many, the one that has waited for a request longest is closed."""
         super().connection_made(transport)
+        # An answer is several writes. asyncio sees to it only for sockets that were made for TCP by that name.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._wait(REQUEST_S)
         if len(self.connections) > MOST:
             waiting = [each for each in self.connections if isinstance(each, Connection) and each._waiting]
