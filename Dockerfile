@@ -11,7 +11,7 @@ FROM python:3.11-slim
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     python -m pip install --no-cache-dir --constraint /wheels/requirements.lock \
-        "gapl[serve] @ file://$(echo /wheels/gapl-*.whl)" \
+        "gapl[serve,postgres] @ file://$(echo /wheels/gapl-*.whl)" \
     && useradd --system --uid 10001 --user-group --no-create-home gapl \
     && install --directory --owner gapl --group gapl --mode 700 /jobs
 USER 10001:10001

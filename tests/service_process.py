@@ -66,7 +66,11 @@ class ServiceProcess:
         self._log = folder / f"log{number}.jsonl"
         with self._log.open("x", encoding="utf-8") as log:
             self.process = subprocess.Popen(line, stderr=log, cwd=PROJECT, start_new_session=True)
-        self.url = f"http://127.0.0.1:{self.wait_for_event('listening')['port']}"
+        try:
+            self.url = f"http://127.0.0.1:{self.wait_for_event('listening')['port']}"
+        except BaseException:
+            self.process.kill()
+            raise
 
     def __enter__(self) -> Self:
         return self

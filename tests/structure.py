@@ -21,7 +21,8 @@ MAX_LINES = 40  # of a function
 MAX_ARGUMENTS = 7  # of a function
 REQUIRED = ("numpy", "PIL", "onnx", "onnxruntime", "safetensors", "tqdm")  # what gapl/ may import
 SERVING = ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client")
-EXTRAS = ("pyarrow", "fsspec", "av", "ray", "c2pa", *SERVING)  # what it may import where a user asks for it
+# What it may import where a user asks for it.
+EXTRAS = ("pyarrow", "fsspec", "av", "ray", "c2pa", "psycopg", *SERVING)
 
 # Who may import whom: each of these may import the ones named, and itself.
 _IMAGES = {"data", "prototype_dataset", "gapl"}

@@ -15,7 +15,14 @@ MODULES = {module.name: module for module in read_modules(ROOT)}
 COMMANDS = [name for name in MODULES if name.startswith("commands")]
 TOOLS = ("tests", "studies", "timing")  # they may use requirements-test.txt
 SERVING = {"fastapi", "starlette", "uvicorn", "python-multipart", "prometheus-client"}
-OPTIONAL = {"ray", "pillow-heif", "av", "c2pa-python", *SERVING}  # of --ray, data.collect, videos, --explain
+OPTIONAL = {
+    "ray",
+    "pillow-heif",
+    "av",
+    "c2pa-python",
+    "psycopg",
+    *SERVING,
+}  # of --ray, data.collect, videos, --explain
 NOT_IMPORTED = {"scikit-image", "onnxscript"}  # its photographs are used; torch imports it
 FILES = [ROOT / "requirements.txt", ROOT / "requirements-test.txt", *(ROOT / "requirements").glob("*.txt")]
 
@@ -61,8 +68,11 @@ def test_a_group_has_what_its_commands_import(file: str, commands: list[str]) ->
 
 def test_the_service_has_what_it_imports() -> None:
     names = {name for name in MODULES if name.startswith("gapl.serving")}
-    own, base = (read_requirements(ROOT / "requirements" / name) for name in ("serve.txt", "gapl.txt"))
-    assert packages_of(names) - set(base) == SERVING == set(own) - set(base)
+    own, base, shared = (
+        set(read_requirements(ROOT / "requirements" / name)) for name in ("serve.txt", "gapl.txt", "postgres.txt")
+    )
+    assert own - base == SERVING
+    assert packages_of(names) - base == SERVING | shared
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

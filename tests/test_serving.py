@@ -213,6 +213,7 @@ def test_headers_and_request_ids(client: httpx2.Client) -> None:
         assert "server" not in headers
     assert client.get("/healthz", headers={"X-Request-ID": "mine-1"}).headers["x-request-id"] == "mine-1"
     assert client.get("/healthz", headers={"X-Request-ID": "a b"}).headers["x-request-id"] != "a b"
+    assert client.put("/v1/batches/0").headers["allow"] == "DELETE, GET"
     for method, path, status in (("GET", "/nowhere", 404), ("GET", "/v1/detect", 405)):
         answer = client.request(method, path)
         assert (answer.status_code, answer.json()["status"]) == (status, status)

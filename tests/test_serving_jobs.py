@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sqlite3
+import os
 import tarfile
+import time
 import zipfile
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,7 @@ import pytest
 
 from gapl import __main__ as command
 from gapl.results import COLUMNS
-from gapl.serving.batching import Wish
-from gapl.serving.jobs import Jobs
+from tests.postgres_server import PostgresServer, postgres_server
 from tests.service_process import ServiceProcess, wait_until
 from tests.test_serving import SCHEMA, check_problem, form
 from tests.test_serving_limits import sha256
@@ -39,7 +38,12 @@ sha256 = "{ann}"
 [tokens.bob]
 sha256 = "{bob}"
 """
+SHORT = """
+[batches]
+lease_seconds = 3
+"""
 Row = dict[str, Any]
+Start = Callable[..., ServiceProcess]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +53,28 @@ def images(make_image: MakeImage, tmp_path_factory: pytest.TempPathFactory) -> l
 
 
 @pytest.fixture(scope="module")
-def service(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+def server() -> Iterator[PostgresServer]:
+    with postgres_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def start(request: pytest.FixtureRequest, tiny_onnx: Path) -> Start:
+    """Starts services whose jobs are in a file, or in a database for each folder."""
+    urls: dict[Path, str] = {}
+
+    def start(folder: Path, **given: Any) -> ServiceProcess:
+        if request.param == "postgres" and folder not in urls:
+            urls[folder] = request.getfixturevalue("server").new_url()
+        return ServiceProcess(tiny_onnx, folder, "--jobs-url", urls.get(folder, ""), **given)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def service(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     config = CONFIG.format(ann=sha256("ann's"), bob=sha256("bob's"))
-    with ServiceProcess(tiny_onnx, tmp_path_factory.mktemp("service"), config=config, token="ann's") as running:
+    with start(tmp_path_factory.mktemp("service"), config=config, token="ann's") as running:
         running.wait_for_event("ready")
         yield running
 
@@ -142,6 +165,9 @@ def test_several_files_of_all_kinds(client: httpx2.Client, images: list[Path], t
     found = rows(client, begin(client, files=form(*asked, field="file")))
     assert [row["path"] for row in found] == ["0.png", "more.tgz/b.png", "list.csv", "bad.zip", "0.png (2)"]
     assert ["error" in row for row in found] == [False, False, True, True, False]
+    no_image = make_zip(tmp_path / "no.zip", {"a.txt": b"text"})
+    _, empty = rows(client, begin(client, files=form(images[0], no_image, field="file")))
+    assert (empty["path"], empty["error"]) == ("no.zip", "no images in it")
     assert found[2]["error"].startswith("of the kind list, which is not read here")
     assert found[3]["error"].startswith("damaged, or no zip archive")
     assert found[4]["duplicate_of"] == "0.png"
@@ -186,6 +212,14 @@ def test_jobs_belong_to_their_token(client: httpx2.Client, service: ServiceProce
     wait_for_end(client, path)
 
 
+@pytest.mark.parametrize("id", ["0" * 32, "%00", "%FF", "..%2Fmine", "a" * 9999])
+def test_ids_of_no_job(client: httpx2.Client, id: str) -> None:
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/results")):
+        answer = client.request(method, f"/v1/batches/{id}{path}")
+        assert answer.status_code == 404
+        assert answer.json()["status"] == 404
+
+
 def test_what_is_too_much(client: httpx2.Client, service: ServiceProcess, images: list[Path]) -> None:
     check_problem(client.post("/v1/batches", content=bytes(1_000_001)), "too-large")
     check_problem(client.post("/v1/batches", files=form(*images[:3], *images[:3], field="file")), "too-large")
@@ -193,9 +227,11 @@ def test_what_is_too_much(client: httpx2.Client, service: ServiceProcess, images
     wait_until(lambda: not [each for each in service.jobs.iterdir() if each.is_dir()])
 
 
-def test_one_service_at_a_time_uses_a_folder(service: ServiceProcess, run_cli: RunCli) -> None:
+def test_a_folder_of_others_is_refused(service: ServiceProcess, run_cli: RunCli) -> None:
+    taken = "another process uses it; name another folder with --jobs"
+    foreign = "this folder is of another database; name it with --jobs"
     done = run_cli(command._main, "serve", "--port", 0, "--jobs", service.jobs)
-    assert "jobs.sqlite: another process uses it; name another folder with --jobs" in done.only_error()
+    assert done.only_error().endswith((taken, foreign))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -203,86 +239,37 @@ def test_one_service_at_a_time_uses_a_folder(service: ServiceProcess, run_cli: R
 
 
 def test_a_job_goes_on_after_a_kill(
-    tiny_onnx: Path, tmp_path: Path, make_image: MakeImage, run_cli: RunCli
+    start: Start, tiny_onnx: Path, tmp_path: Path, make_image: MakeImage, run_cli: RunCli
 ) -> None:
     encoded = [make_image(tmp_path / f"{i}.png", seed=i, size=(300, 300)).read_bytes() for i in range(6)]
     archive = make_zip(tmp_path / "a.zip", {f"{i}.png": encoded[i % 6] for i in range(60)})
     folder = tmp_path / "service"
-    with ServiceProcess(tiny_onnx, folder) as service, service.client() as client:
+    with start(folder, config=SHORT) as service, service.client() as client:
         service.wait_for_event("ready")
         path = begin(client, files=form(archive, field="file"))
         job = wait_until(lambda: (it := client.get(path).json())["found"] >= 8 and it)
         assert job["found"] < 60
         check_problem(client.get(f"{path}/results"), "not-done")
-        stray = service.jobs / ("0" * 32)
-        stray.mkdir()
-        (service.jobs / "mine").mkdir()
-    with ServiceProcess(tiny_onnx, folder) as service, service.client() as client:
+        for name, age_s in (("0" * 32, 9999), ("1" * 32, 0), ("mine", 9999)):
+            (service.jobs / name).mkdir()
+            os.utime(service.jobs / name, (time.time() - age_s,) * 2)
+    with start(folder, config=SHORT) as service, service.client() as client:
         service.wait_for_event("ready")
         found = rows(client, path)
         assert found == rows_of_cli(run_cli, tiny_onnx, archive)
         assert found[59]["duplicate_of"] == "a.zip/5.png"
-        wait_until(lambda: [each.name for each in service.jobs.iterdir() if each.is_dir()] == ["mine"])
+        wait_until(lambda: {each.name for each in service.jobs.iterdir() if each.is_dir()} == {"1" * 32, "mine"})
 
 
-def test_a_job_goes_on_after_an_orderly_end(tiny_onnx: Path, tmp_path: Path, make_image: MakeImage) -> None:
+def test_a_job_goes_on_after_an_orderly_end(start: Start, tmp_path: Path, make_image: MakeImage) -> None:
     encoded = make_image(tmp_path / "a.png", size=(300, 300)).read_bytes()
     archive = make_zip(tmp_path / "a.zip", {f"{i}.png": encoded for i in range(60)})
     folder = tmp_path / "service"
-    with ServiceProcess(tiny_onnx, folder) as service, service.client() as client:
+    with start(folder) as service, service.client() as client:
         service.wait_for_event("ready")
         path = begin(client, files=form(archive, field="file"))
         wait_until(lambda: client.get(path).json()["found"] >= 4)
         assert service.end() == 0
-    with closing(sqlite3.connect(service.jobs / "jobs.sqlite")) as database:
-        ((state, starts),) = database.execute("select state, starts from jobs")
-    assert (state, starts) == ("running", 0)
-    with ServiceProcess(tiny_onnx, folder) as service, service.client() as client:
+    with start(folder) as service, service.client() as client:  # at once, although no lease is over
         service.wait_for_event("ready")
         assert len(rows(client, path)) == 60
-
-
-# ---------------------------------------------------------------------------------------------------------
-# What is kept
-
-
-def test_a_job_that_kills_the_service_is_given_up(tmp_path: Path) -> None:
-    jobs = Jobs(tmp_path / "jobs.sqlite")
-    jobs.add("a", owner="", wish=Wish(), names=["x"], now=1)
-    for _ in range(3):
-        jobs.begin("a", method="m")
-    job = jobs.next()
-    assert job
-    assert (job.id, job.starts, job.state) == ("a", 3, "running")
-    jobs.pause("a")
-    job = jobs.next()
-    assert job
-    assert job.starts == 0
-
-
-def test_rows_of_another_detector_are_forgotten(tmp_path: Path) -> None:
-    jobs = Jobs(tmp_path / "jobs.sqlite")
-    jobs.add("a", owner="", wish=Wish("fpr1", True), names=["x", "y"], now=1)
-    jobs.begin("a", method="one")
-    for number in range(3):
-        assert jobs.add_row("a", number, {"path": str(number), "sha256": str(number // 2)})
-    assert jobs.judged("a") == {"0": "0", "1": "2"}
-    jobs.begin("a", method="one")
-    assert [row["path"] for row in jobs.rows("a")] == ["0", "1", "2"]
-    jobs.begin("a", method="two")
-    assert list(jobs.rows("a")) == []
-    jobs.delete("a")
-    assert not jobs.add_row("a", 0, {"path": "", "sha256": ""})
-    assert (jobs.get("a"), jobs.next()) == (None, None)
-
-
-def test_old_jobs_are_found(tmp_path: Path) -> None:
-    jobs = Jobs(tmp_path / "jobs.sqlite")
-    for moment, id in enumerate("abcd"):
-        jobs.add(id, owner="ann", wish=Wish(), names=["x"], now=moment)
-    jobs.end("a", now=10)
-    jobs.begin("b", method="m")
-    jobs.end("d", now=4, error="why")
-    assert jobs.older_than(5) == ["c", "d"]
-    assert jobs.num_open("ann") == 2
-    assert [jobs.num_in(state) for state in ("waiting", "running", "done", "failed")] == [1, 1, 1, 1]

@@ -1,12 +1,19 @@
 """Ask a service from many clients at once: its rate, how long answers take, what it refuses, and its memory.
 
     python timing/serving.py --seconds 60 --clients 8
+    python timing/serving.py --requests 20000 --clients 4
+    python timing/serving.py --seconds 120 --clients 64 --rate 50
     python timing/serving.py --model_path FILE --views fast --clients 32 --serve "--workers 4 --batch-size 8"
 
 Each client has an image of its own, JPEG from seeded noise, and sends it again as soon as it is answered, or when
-Retry-After has passed. Its score must be that of the detector in this process, to the bit. The service is started
-for this, on this machine, and told to end at the end. Memory is that of its processes, each page once. Exit code 1
-says that a score was wrong, an answer neither 200 nor 503, or the service did not end in order.
+Retry-After has passed. With --rate, requests come at so many a second instead, each by a connection of its own,
+whether or not those before are answered: ten times what the service can do is an overload. The score of an image
+must be that of the detector in this process, to the bit.
+
+The service is started for this, on this machine, and told to end at the end. Memory is that of its processes, each
+page once: the one that answers has the detector, the others decode. Images/s per core are those for each second
+that the service computed, also where others use the machine. Exit code 1 says that a score was wrong, that a
+request was lost or answered neither by 200 nor 503, or that the service did not end in order.
 """
 
 from __future__ import annotations
@@ -14,13 +21,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import itertools
 import json
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,19 +37,34 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 from gapl import cli
+from timing.service import END_S, LOOK_S, computed_s, memory_mb, start
 
-PROJECT = Path(__file__).resolve().parent.parent
 OK, REFUSED = 200, 503
-LOOK_S = 0.02  # from one look at the log to the next
+LOST_S = 120  # after which an answer does not come any more
 
 
 @dataclass
 class Found:
-    """What clients found: answers by status, the seconds of those with a verdict, and how many were wrong."""
+    """What clients found.
+
+    statuses  answers by status
+    seconds   of those with a verdict
+    wrong     verdicts with another score
+    lost      requests without an answer
+    lasted_s  all of it
+    cpu_s     that the service took for it
+    """
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     wrong: int = 0
+    lost: int = 0
+    lasted_s: float = 0
+    cpu_s: float = 0
+
+    @property
+    def asked(self) -> int:
+        return self.statuses.total() + self.lost
 
 
 @dataclass
@@ -60,14 +83,14 @@ def main() -> int:
     with TemporaryDirectory() as folder:
         process, port = start(args, Path(folder))
         try:
-            found, memory = asyncio.run(ask(port, process.pid, images, scores, seconds=args.seconds))
+            found, memory = asyncio.run(ask(port, process.pid, images, scores, args))
             process.send_signal(signal.SIGTERM)
-            code = process.wait(args.seconds + 60)
+            code = process.wait(END_S)
         finally:
             process.kill()
-    report(found, memory, seconds=args.seconds)
+    report(found, memory)
     print(f"\nexit code of the service: {code}")
-    return int(bool(code or found.wrong or set(found.statuses) - {OK, REFUSED}))
+    return int(bool(code or found.wrong or found.lost or set(found.statuses) - {OK, REFUSED}))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -75,6 +98,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model_path", "--model-path", help="as of gapl serve (default: the detector that ships)")
     parser.add_argument("--views", default="full", help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=60, help="default: %(default)s")
+    parser.add_argument("--requests", type=int, help="end after so many, instead")
+    parser.add_argument("--rate", type=float, help="requests a second that come, whatever happens to the others")
     parser.add_argument("--clients", type=int, default=8, help="at a time (default: %(default)s)")
     parser.add_argument("--megapixels", type=float, default=1, help="of each image (default: %(default)s)")
     parser.add_argument("--serve", default="", metavar="OPTIONS", help="further options of gapl serve")
@@ -104,75 +129,96 @@ def expected_scores(images: list[bytes], args: argparse.Namespace) -> list[float
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The service
-
-
-def start(args: argparse.Namespace, folder: Path) -> tuple[subprocess.Popen[str], int]:
-    """Start a service, and return its process and port when it is ready."""
-    model = ["--model_path", args.model_path] if args.model_path else []
-    options = ["--port", "0", "--jobs", str(folder / "jobs"), "--views", args.views, *model, *args.serve.split()]
-    line = [sys.executable, "-m", "gapl", "serve", *options]
-    with (folder / "log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(line, cwd=PROJECT, stderr=log, text=True)
-    started, events = time.perf_counter(), dict[str, dict[str, Any]]()
-    while "ready" not in events:
-        time.sleep(LOOK_S)
-        lines = (folder / "log").read_text(encoding="utf-8").splitlines()
-        if process.poll() is not None:
-            raise ValueError(f"the service ended: {lines[-1] if lines else 'no message'}")
-        for each in map(json.loads, lines):
-            if each["event"] not in events:
-                print(f"{each['event']} after {time.perf_counter() - started:.2f} s")
-            events[each["event"]] = each
-    print()
-    return process, events["listening"]["port"]
-
-
-def memory_mb(pid: int) -> float:
-    """Return the memory of a process and those that it has started."""
-    import psutil
-
-    process = psutil.Process(pid)
-    return sum(each.memory_full_info().pss for each in (process, *process.children())) / 1e6
-
-
-# ---------------------------------------------------------------------------------------------------------
 # The clients
 
 
 async def ask(
-    port: int, pid: int, images: list[bytes], scores: list[float], *, seconds: float
-) -> tuple[Found, list[float]]:
-    """Have all clients ask for so many seconds; return what they found, and the memory at start, middle, end."""
-    found = Found()
-    memory = [memory_mb(pid)]
-    end = time.perf_counter() + seconds
-    clients = [
-        asyncio.create_task(run_client(port, image, score, end=end, found=found))
-        for image, score in zip(images, scores, strict=True)
-    ]
-    await asyncio.sleep(seconds / 2)
+    port: int, pid: int, images: list[bytes], scores: list[float], args: argparse.Namespace
+) -> tuple[Found, list[list[float]]]:
+    """Ask as the options say; return what clients found, and the memory at start, middle, end."""
+    found, memory = Found(), [memory_mb(pid)]
+    before_s, started = computed_s(pid), time.perf_counter()
+
+    def done() -> float:
+        """Return which part of it is done."""
+        return found.asked / args.requests if args.requests else (time.perf_counter() - started) / args.seconds
+
+    given = list(zip(images, scores, strict=True))
+    asking: asyncio.Future[Any]
+    if args.rate:
+        asking = asyncio.ensure_future(ask_at_rate(port, given, rate=args.rate, done=done, found=found))
+    else:
+        clients = (run_client(port, image, score, done=done, found=found) for image, score in given)
+        asking = asyncio.ensure_future(asyncio.gather(*clients))
+    while done() < 0.5 and not asking.done():
+        await asyncio.sleep(LOOK_S)
     memory.append(memory_mb(pid))
-    await asyncio.gather(*clients)
+    await asking
+    found.lasted_s, found.cpu_s = time.perf_counter() - started, computed_s(pid) - before_s
     return found, [*memory, memory_mb(pid)]
 
 
-async def run_client(port: int, image: bytes, score: float, *, end: float, found: Found) -> None:
-    """Send an image again and again, and check its score."""
+async def run_client(port: int, image: bytes, score: float, *, done: Callable[[], float], found: Found) -> None:
+    """Send an image again and again by one connection, and check its score."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST /v1/detect HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(image)}\r\n\r\n"
-    while time.perf_counter() < end:
-        started = time.perf_counter()
-        writer.write(head.encode() + image)
-        answer = await read_answer(reader)
-        found.statuses[answer.status] += 1
-        if answer.status == OK:
-            found.seconds.append(time.perf_counter() - started)
-            found.wrong += json.loads(answer.body)[0]["score"] != score
-        elif answer.retry_after_s:
+    while done() < 1:
+        answer = await send(reader, writer, image, score, port=port, found=found)
+        if answer is None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        elif answer.status != OK and answer.retry_after_s:
             await asyncio.sleep(answer.retry_after_s)
     writer.close()
-    await writer.wait_closed()
+
+
+async def ask_at_rate(
+    port: int, given: list[tuple[bytes, float]], *, rate: float, done: Callable[[], float], found: Found
+) -> None:
+    """Send images at a rate, in turn, each by a connection of its own."""
+    started, asked = time.perf_counter(), set[asyncio.Task[None]]()
+
+    async def send_one(image: bytes, score: float) -> None:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            found.lost += 1
+            return
+        await send(reader, writer, image, score, port=port, found=found)
+        writer.close()
+
+    for number, (image, score) in enumerate(itertools.cycle(given)):
+        await asyncio.sleep(max(0, started + number / rate - time.perf_counter()))
+        if done() >= 1:
+            break
+        task = asyncio.create_task(send_one(image, score))
+        asked.add(task)
+        task.add_done_callback(asked.discard)
+    await asyncio.gather(*asked)
+
+
+async def send(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    image: bytes,
+    score: float,
+    *,
+    port: int,
+    found: Found,
+) -> Answer | None:
+    """Send an image, check its score, and return the answer; None: there was none."""
+    started = time.perf_counter()
+    head = f"POST /v1/detect HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(image)}\r\n\r\n"
+    try:
+        writer.write(head.encode() + image)
+        answer = await asyncio.wait_for(read_answer(reader), LOST_S)
+    except (OSError, EOFError, TimeoutError):
+        found.lost += 1
+        writer.close()
+        return None
+    found.statuses[answer.status] += 1
+    if answer.status == OK:
+        found.seconds.append(time.perf_counter() - started)
+        found.wrong += json.loads(answer.body)[0]["score"] != score
+    return answer
 
 
 async def read_answer(reader: asyncio.StreamReader) -> Answer:
@@ -187,18 +233,24 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
 # What is printed
 
 
-def report(found: Found, memory: list[float], *, seconds: float) -> None:
-    """Print the figures as a table."""
-    asked = found.statuses.total()
-    others = asked - found.statuses[OK] - found.statuses[REFUSED]
+def report(found: Found, memory: list[list[float]]) -> None:
+    """Print the figures as a table, and whose memory it is."""
+    others = found.statuses.total() - found.statuses[OK] - found.statuses[REFUSED]
     cuts = statistics.quantiles(found.seconds, n=100) if len(found.seconds) > 1 else [float("nan")] * 99
-    print("| requests | images/s | p50 s | p99 s | 503 | others | wrong scores | MB at start, middle, end |")
-    print("|---|---|---|---|---|---|---|---|")
-    shown = ", ".join(f"{each:.0f}" for each in memory)
     print(
-        f"| {asked} | {found.statuses[OK] / seconds:.1f} | {cuts[49]:.3f} | {cuts[98]:.3f} "
-        f"| {found.statuses[REFUSED] / max(1, asked):.1%} | {others} | {found.wrong} | {shown} |"
+        "| requests | images/s | images/s per core | p50 s | p99 s | 503 | others | lost | wrong scores "
+        "| MB at start, middle, end |"
     )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    totals = ", ".join(f"{sum(each):.0f}" for each in memory)
+    refused = found.statuses[REFUSED] / max(1, found.asked)
+    rates = f"{found.statuses[OK] / found.lasted_s:.1f} | {found.statuses[OK] / found.cpu_s:.1f}"
+    print(
+        f"| {found.asked} | {rates} | {cuts[49]:.3f} | {cuts[98]:.3f} "
+        f"| {refused:.1%} | {others} | {found.lost} | {found.wrong} | {totals} |"
+    )
+    answers, *decode = (f"{each:.0f}" for each in memory[-1])
+    print(f"\nMB at the end: {answers} of the process that answers, {', '.join(decode)} of those that decode")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from gapl.serving.access import note_of, service_of
+from gapl.serving.database import DatabaseError
+from gapl.serving.logs import FIELDS
 from gapl.serving.problems import MEDIA_TYPE, TYPE, Problem
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 10  # after which the database may be there again
 
 
 def add_answers(app: FastAPI) -> None:
@@ -18,6 +26,7 @@ def add_answers(app: FastAPI) -> None:
     app.add_exception_handler(Problem, answer_problem)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(RequestValidationError, answer_wrong_parameter)
+    app.add_exception_handler(DatabaseError, answer_lost_database)
     app.add_exception_handler(Exception, answer_failure)
 
 
@@ -43,7 +52,18 @@ def answer_http_error(request: Request, error: Exception) -> JSONResponse:
         "status": status,
         "request_id": note_of(request).request_id,
     }
-    return JSONResponse(content, status, error.headers, media_type=MEDIA_TYPE)
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))
+    return JSONResponse(content, status, headers, media_type=MEDIA_TYPE)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return the methods of all routes with the path of a request; the framework knows only those of the first."""
+    methods = ("DELETE", "GET", "POST")
+    given = ({**request.scope, "method": method} for method in methods)
+    matches = ([route.matches(scope)[0] for route in request.app.routes] for scope in given)
+    return [method for method, found in zip(methods, matches, strict=True) if Match.FULL in found]
 
 
 def answer_wrong_parameter(request: Request, error: Exception) -> JSONResponse:
@@ -51,6 +71,16 @@ def answer_wrong_parameter(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = (f"{each['loc'][-1]}: {each['msg']}" for each in error.errors())
     return answer_problem(request, Problem("bad-request", "; ".join(found)))
+
+
+def answer_lost_database(request: Request, error: Exception) -> JSONResponse:
+    """Return the document of a request for jobs when their database does not answer."""
+    log.error(
+        "failed", extra={FIELDS: {"request_id": note_of(request).request_id}}, exc_info=error.__cause__ or error
+    )
+    return answer_problem(
+        request, Problem("no-database", "requests without jobs are answered", retry_after_s=RETRY_S)
+    )
 
 
 def answer_failure(request: Request, _error: Exception) -> JSONResponse:

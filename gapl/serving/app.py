@@ -89,8 +89,8 @@ async def detect(
     service.admission.check()
     limits = service.config.requests
     form = Form(IMAGE, limits.files, limits.bytes, limits.upload_seconds)
-    with service.gate.entered(promised_bytes(request, form)):
-        uploads = await read_uploads(request, form)
+    with service.gate.entered(promised_bytes(request, form)) as grow:
+        uploads = await read_uploads(request, form, grow=grow)
         note.images = len(uploads)
         results = await unless_gone(request, service.judge(uploads, wish))
     return _answer(service, wish, results)
@@ -136,7 +136,7 @@ def model(service: ServiceOf, _caller: Caller) -> JSONResponse:
     return JSONResponse(described | {"limits": describe_limits(service.setup)})
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", response_class=PlainTextResponse, responses=openapi.PROBLEMS)
 def read_metrics(service: ServiceOf, _caller: Caller) -> Response:
     """Return what the service counts, for Prometheus."""
     return Response(service.metrics.text(), media_type=metrics.MEDIA_TYPE)

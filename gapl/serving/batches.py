@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from gapl.results import COLUMNS, csv_line, csv_row
 from gapl.serving import openapi
 from gapl.serving.access import Caller, NoteOf, ServiceOf
+from gapl.serving.job_files import ID
 from gapl.serving.jobs import DONE, Job, Jobs
 from gapl.serving.problems import Problem
 from gapl.serving.service import Service
@@ -59,8 +60,8 @@ async def begin(
     id = service.job_files.make()
     form = Form(FILE, limits.files, limits.bytes, limits.upload_seconds, service.job_files.folder(id))
     try:
-        with service.batch_gate.entered(promised_bytes(request, form)):
-            names = [upload.name for upload in await read_uploads(request, form)]
+        with service.batch_gate.entered(promised_bytes(request, form)) as grow:
+            names = [upload.name for upload in await read_uploads(request, form, grow=grow)]
         await asyncio.to_thread(_check_room, service, caller)
         await asyncio.to_thread(service.jobs.add, id, owner=caller, wish=wish, names=names, now=time.time())
     except BaseException as error:
@@ -107,7 +108,7 @@ def _check_room(service: Service, caller: str) -> None:
 
 def _find(service: Service, id: str, caller: str) -> Job:
     """Return a job of a caller. Raises Problem where there is none; those of others are not told from none."""
-    job = service.jobs.get(id)
+    job = service.jobs.get(id) if ID.fullmatch(id) else None
     if job is None or job.owner != caller:
         raise Problem("not-found", "there is no such job; jobs are deleted some time after their end")
     return job

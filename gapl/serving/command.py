@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -58,7 +59,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=Path,
         metavar="DIR",
-        help="keep jobs of /v1/batches there (default: serving in GAPL_CACHE); one service uses it at a time",
+        help="keep jobs of /v1/batches there (default: serving in GAPL_CACHE); without --jobs-url, one service "
+        "uses it at a time",
+    )
+    parser.add_argument(
+        "--jobs-url",
+        metavar="URL",
+        help="share jobs with other services, which share --jobs too, in the PostgreSQL database at "
+        "postgresql://USER:PASSWORD@HOST/NAME (default: GAPL_JOBS_URL, which ps does not show)",
     )
     parser.add_argument("--views", choices=VIEWS, default=FULL, help=VIEWS_HELP)
     parser.add_argument(
@@ -108,7 +116,9 @@ def run_command(args: argparse.Namespace, load: Callable[[], Detector], *, model
     if not config.tokens and not is_loopback(args.host):
         raise ValueError(f"--host {args.host} needs tokens: --new-token NAME makes one for --config FILE")
     size = args.batch_size or batch_size
-    return _serve(args, load, Setup(config, model, args.views, size, args.workers, args.jobs or _default_folder()))
+    url = args.jobs_url if args.jobs_url is not None else os.environ.get("GAPL_JOBS_URL", "")
+    folder = args.jobs or _default_folder()
+    return _serve(args, load, Setup(config, model, args.views, size, args.workers, folder, url))
 
 
 def _default_folder() -> Path:
@@ -150,6 +160,7 @@ def _make_server(service: Service) -> uvicorn.Server:
     import uvicorn
 
     from gapl.serving.app import build_app
+    from gapl.serving.connections import Connection
 
     def end() -> None:
         server.should_exit = True
@@ -157,7 +168,7 @@ def _make_server(service: Service) -> uvicorn.Server:
     limits = service.config.requests
     config = uvicorn.Config(
         build_app(service, on_error=end),
-        http="h11",
+        http=Connection,
         loop="asyncio",
         ws="none",
         lifespan="on",

@@ -48,7 +48,8 @@ class Setup:
     views        full, fast or auto
     batch_size   images that the detector judges at once
     num_workers  processes that decode images of requests
-    folder       where the files of jobs and their results are kept
+    folder       where the files of jobs are kept and, without a URL, their results
+    jobs_url     of the database of jobs, for several services; empty: SQLite in the folder
     """
 
     config: Config
@@ -57,6 +58,7 @@ class Setup:
     batch_size: int
     num_workers: int
     folder: Path
+    jobs_url: str = ""
 
 
 def read_config(path: Path | None) -> Config:

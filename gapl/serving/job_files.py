@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import secrets
 import shutil
@@ -45,8 +46,14 @@ class JobFiles:
         except OSError as error:
             log.error("files were not deleted", extra={FIELDS: {"job": id, "why": error.strerror}})
 
-    def delete_strays(self, *, known: set[str]) -> None:
-        """Delete the files of uploads that never became jobs: an earlier run of the service was killed."""
-        for each in self._folder.iterdir():
-            if ID.fullmatch(each.name) and each.name not in known:
-                self.delete(each.name)
+    def ids(self, *, before: float) -> set[str]:
+        """Return the ids of which there are files, to which none was added since a moment (seconds since 1970)."""
+        return {each.name for each in self._folder.iterdir() if ID.fullmatch(each.name) and _moment(each) < before}
+
+
+def _moment(folder: Path) -> float:
+    """Return when a folder was changed; for one that is gone, never."""
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
@@ -62,6 +62,7 @@ class BatchLimits(Positive):
     uploads         requests at a time
     waiting         jobs of one token that are not done
     keep_hours      until a job that is done, or was never begun, is deleted
+    lease_seconds   after which a service that is silent has lost its job to another
     """
 
     files: int = 10_000
@@ -72,6 +73,7 @@ class BatchLimits(Positive):
     uploads: int = 2
     waiting: int = 16
     keep_hours: float = 24
+    lease_seconds: float = 30
 
 
 @dataclass(frozen=True)
@@ -103,15 +105,32 @@ class Gate:
         self._free, self._free_bytes = requests, num_bytes
 
     @contextmanager
-    def entered(self, num_bytes: int) -> Iterator[None]:
-        """Take a place while the block lasts. Raises Problem when there is none."""
+    def entered(self, num_bytes: int) -> Iterator[Callable[[int], None]]:
+        """Take a place while the block lasts, where so many bytes are free.
+
+        The block is given what takes them, as they come: grow(total), for so many in all. Both raise Problem when
+        there is no room.
+        """
+        taken = 0
+
+        def grow(total: int) -> None:
+            nonlocal taken
+            more = max(0, total - taken)
+            if more > self._free_bytes:
+                raise _too_many_uploads()
+            self._free_bytes, taken = self._free_bytes - more, taken + more
+
         if not self._free or num_bytes > self._free_bytes:
-            raise Problem("overloaded", "as many uploads as may be are under way", retry_after_s=1)
-        self._free, self._free_bytes = self._free - 1, self._free_bytes - num_bytes
+            raise _too_many_uploads()
+        self._free -= 1
         try:
-            yield
+            yield grow
         finally:
-            self._free, self._free_bytes = self._free + 1, self._free_bytes + num_bytes
+            self._free, self._free_bytes = self._free + 1, self._free_bytes + taken
+
+
+def _too_many_uploads() -> Problem:
+    return Problem("overloaded", "as many uploads as may be are under way", retry_after_s=1)
 
 
 class Admission:

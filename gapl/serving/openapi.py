@@ -87,10 +87,10 @@ RESULTS: Answers = PROBLEMS | {
 
 def form(field: str) -> dict[str, Any]:
     """Return what a route takes as its body: a form with files in a field, or the bytes of a file."""
-    files = {"type": "array", "items": {"type": "string", "format": "binary"}}
-    parts = {"type": "object", "required": [field], "properties": {field: files}}
-    whole = {"schema": {"type": "string", "format": "binary"}}
-    content = {"multipart/form-data": {"schema": parts}, "application/octet-stream": whole}
+    file = {"type": "string", "format": "binary", "minLength": 1}
+    files = {"type": "array", "items": file, "minItems": 1}
+    parts = {"type": "object", "required": [field], "properties": {field: files}, "additionalProperties": False}
+    content = {"multipart/form-data": {"schema": parts}, "application/octet-stream": {"schema": file}}
     return {"requestBody": {"required": True, "content": content}}
 
 

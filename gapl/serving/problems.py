@@ -23,6 +23,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "overloaded": (503, "The service has too much to do"),
     "too-late": (503, "The deadline has passed"),
     "not-ready": (503, "The detector is not loaded yet"),
+    "no-database": (503, "The database of jobs does not answer"),
     "no-space": (507, "The disk is full"),
 }
 
@@ -40,5 +41,5 @@ class Problem(Exception):
         super().__init__(detail)
         self.kind, self.detail, self.more = kind, detail, more
         self.status, self.title = KINDS[kind]
-        waits = kind in ("overloaded", "too-late", "not-ready", "too-many-requests")
+        waits = kind in ("overloaded", "too-late", "not-ready", "no-database", "too-many-requests")
         self.retry_after_s = min(max(1, math.ceil(retry_after_s)), LONGEST_RETRY_S) if waits else 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from gapl.inputs.kinds import IMAGE, TAR, ZIP, kind_of, kind_of_name
 from gapl.inputs.scan import Scan
 from gapl.results import Result, mark_duplicates
 from gapl.serving.batching import Wish
+from gapl.serving.database import DatabaseError
 from gapl.serving.job_files import JobFiles
 from gapl.serving.jobs import Job, Jobs
 from gapl.serving.judging import Judging, result_of
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 MOST_STARTS = 3  # of a job: the service may have died of it
 SWEEP_S = 60  # from one look for what is kept no longer to the next
+STRAY_S = 600  # for which an upload that came in time may still become a job
 STOP_S = 20  # that a job may take to stop; then the end of the process stops it
 
 
@@ -62,8 +65,7 @@ class Runner:
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
     def start(self) -> None:
-        """Delete what an earlier run of the service left of uploads, and begin with the jobs that it left."""
-        self._files.delete_strays(known=self._jobs.ids())
+        """Begin."""
         self._thread.start()
 
     def wake(self) -> None:
@@ -78,32 +80,62 @@ class Runner:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        swept = -math.inf
         while not self._is_stopped:
             self._wake.clear()
+            job = None
             try:
-                self._delete_old()
-                job = self._jobs.next()
-                if job:
-                    self._do(job)
-            except Exception:  # such as that of a full disk, which may be over later
-                log.exception("failed")
+                if time.monotonic() >= swept + SWEEP_S:
+                    swept = time.monotonic()
+                    self._delete_old()
+                if job := self._jobs.take():
+                    with self._held(job.id):
+                        self._do(job)
+            except Exception as error:  # such as that of a full disk, which may be over later
+                log.error("failed", exc_info=error.__cause__ or error)
                 job = None
             if job is None:
-                self._wake.wait(SWEEP_S)
+                self._wake.wait(self._jobs.poll_s)
 
     def _delete_old(self) -> None:
-        for id in self._jobs.older_than(time.time() - 3600 * self._limits.keep_hours):
+        """Delete jobs that are kept no longer, and uploads that were no job when a service was killed."""
+        now = time.time()
+        for id in self._jobs.older_than(now - 3600 * self._limits.keep_hours):
             self._jobs.delete(id)
             self._files.delete(id)
+        for id in self._files.ids(before=now - self._limits.upload_seconds - STRAY_S) - self._jobs.ids():
+            self._files.delete(id)
+
+    @contextmanager
+    def _held(self, id: str) -> Iterator[None]:
+        """Renew the lease of a job while the block lasts."""
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(self._limits.lease_seconds / 3):
+                try:
+                    self._jobs.renew(id)
+                except DatabaseError as error:
+                    log.error("failed", exc_info=error.__cause__)
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def _do(self, job: Job) -> None:
-        """Do a job, and delete its files; or stop in it."""
+        """Do a job, and delete its files; or stop in it. Raises DatabaseError."""
         error = ""
         try:
-            if job.starts >= MOST_STARTS:
-                raise ValueError(f"the service ended {job.starts} times while it did this job")
+            if job.starts > MOST_STARTS:
+                raise ValueError(f"the service ended {job.starts - 1} times while it did this job")
             if not self._judge(job):
                 return
+        except DatabaseError:
+            raise
         except (ValueError, OSError) as refusal:
             error = first_line(refusal)
         except Problem as problem:
@@ -113,12 +145,12 @@ class Runner:
             error = "the service made a mistake; its log says more"
         if error and self._is_stopped:  # it may come of the end: the next start tells
             return
-        self._jobs.end(job.id, now=time.time(), error=error)
-        self._files.delete(job.id)
-        log_event(log, "job", job=job.id, token=job.owner, failed=bool(error))
+        if self._jobs.end(job.id, now=time.time(), error=error):
+            self._files.delete(job.id)
+            log_event(log, "job", job=job.id, token=job.owner, failed=bool(error))
 
     def _judge(self, job: Job) -> bool:
-        """Judge the images of a job that have no result yet, and tell whether all have one now.
+        """Judge the images of a job that have no result yet, and tell whether it can be ended.
 
         Raises ValueError, OSError and Problem when there is nothing to judge, or it cannot be judged so.
         """
@@ -133,7 +165,7 @@ class Runner:
         with closing(self._results(scan.images[first:], wish)) as found:
             for number, result in enumerate(mark_duplicates(found, judged), start=first):
                 if not self._jobs.add_row(job.id, number, result.row(method)):
-                    return True
+                    return False  # it was deleted, or another service has it
                 self._metrics.note_results([result])
                 if self._is_stopped:
                     self._jobs.pause(job.id)
@@ -166,7 +198,8 @@ class Runner:
         for number, name in enumerate(names):
             path = self._files.path(job.id, number)
             try:
-                scan.images += self._inputs(path, name, scan.note)
+                found = self._inputs(path, name, scan.note)
+                scan.images += found if found or len(names) == 1 else [refused_input(name, "no images in it")]
             except (ValueError, OSError) as error:
                 reason = first_line(error).removeprefix(f"{path}: ")
                 if len(names) == 1:

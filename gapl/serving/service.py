@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,9 +17,10 @@ from gapl.detector import Detector
 from gapl.results import Result
 from gapl.serving.batching import Wish
 from gapl.serving.config import Setup
+from gapl.serving.database import DatabaseError
 from gapl.serving.exploring import Explorations
 from gapl.serving.job_files import JobFiles
-from gapl.serving.jobs import STATES, Jobs
+from gapl.serving.jobs import STATES, Jobs, open_database
 from gapl.serving.judging import Judging
 from gapl.serving.limits import Admission, Gate
 from gapl.serving.logs import log_event
@@ -30,7 +32,8 @@ from gapl.serving.uploads import Upload
 
 log = logging.getLogger(__name__)
 
-JOBS = "jobs.sqlite"  # in the folder of the setup
+JOBS = "jobs.sqlite"  # in the folder of the setup, where no URL says otherwise
+MARK = "queue"  # by this file in it, services know that they share the folder
 
 T = TypeVar("T")
 
@@ -39,17 +42,18 @@ class Service:
     """What requests share. `error` is why the detector could not be loaded."""
 
     def __init__(self, load: Callable[[], Detector], setup: Setup) -> None:
-        """Open the jobs. Raises ValueError or OSError when their folder cannot be used."""
+        """Open the jobs. Raises ValueError or OSError when their database or folder cannot be used."""
         self._load, self.setup, self.config = load, setup, setup.config
         setup.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.jobs, self.job_files = Jobs(setup.folder / JOBS), JobFiles(setup.folder)
-        limits = self.config.requests
+        limits, batches = self.config.requests, self.config.batches
+        database = open_database(setup.jobs_url, file=setup.folder / JOBS)
+        self.jobs, self.job_files = Jobs(database, lease_s=batches.lease_seconds), JobFiles(setup.folder)
+        self.jobs.check_folder(setup.folder / MARK)
         self.tokens, self.metrics = Tokens(self.config.tokens), Metrics()
         self.admission = Admission(waiting=limits.waiting, deadline_s=limits.deadline_seconds)
         explorations = self.config.explorations
         self.explorations = Admission(waiting=explorations.waiting, deadline_s=explorations.deadline_seconds)
         self.gate = Gate(requests=limits.uploads, num_bytes=limits.memory_bytes)
-        batches = self.config.batches
         self.batch_gate = Gate(requests=batches.uploads, num_bytes=batches.uploads * batches.bytes)
         self.error: Exception | None = None
         self._judging: Judging | None = None
@@ -60,7 +64,13 @@ class Service:
         self.metrics.watch("gapl_waiting_explorations", waiting, lambda: self.explorations.num)
         self.metrics.watch("gapl_ready", "Whether the detector is loaded", lambda: self._judging is not None)
         for state in STATES:
-            self.metrics.watch(f"gapl_jobs_{state}", f"Jobs that are {state}", partial(self.jobs.num_in, state))
+            self.metrics.watch(f"gapl_jobs_{state}", f"Jobs that are {state}", partial(self._num_jobs, state))
+
+    def _num_jobs(self, state: str) -> float:
+        try:
+            return self.jobs.num_in(state)
+        except DatabaseError:
+            return math.nan
 
     def start(self, *, on_error: Callable[[], None]) -> None:
         """Load the detector in a thread; `on_error` is called when that fails."""

@@ -19,6 +19,8 @@ from gapl.schema import shown
 from gapl.serving.problems import Problem
 
 NAMELESS = "image"  # what a file is called that has no name
+SLOWEST = 8000  # bytes/s of an upload
+PATIENCE_S = 10.0  # for which it may be slower
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,18 @@ class Form:
 
 
 def promised_bytes(request: Request, form: Form) -> int:
-    """Return how many bytes a request has, or may have where it does not say so. Raises Problem when too many."""
+    """Return how many bytes a request has, or 0 where it does not say so. Raises Problem when too many."""
     length = request.headers.get("content-length", "")
-    num_bytes = int(length) if length.isdecimal() else form.bytes
+    num_bytes = int(length) if length.isdecimal() else 0
     if num_bytes > form.bytes:
         raise _too_large(form)
     return num_bytes
 
 
-async def read_uploads(request: Request, form: Form) -> list[Upload]:
+async def read_uploads(request: Request, form: Form, *, grow: Callable[[int], None]) -> list[Upload]:
     """Return the files of a form, or the one that the body is. Names that stand twice get numbers.
+
+    grow  is told, as it comes, how many bytes have come, and may raise Problem
 
     Raises Problem when there is none, when there is too much, and when the client is too slow or has gone.
     """
@@ -66,11 +70,11 @@ async def read_uploads(request: Request, form: Form) -> list[Upload]:
     try:
         if kind == b"multipart/form-data":
             reader = _FormReader(options.get(b"boundary", b""), form.field, files)
-            await _receive(request, form, reader.write)
+            await _receive(request, form, grow, reader.write)
             reader.finish()
         else:
             files.begin(NAMELESS)
-            await _receive(request, form, files.write)
+            await _receive(request, form, grow, files.write)
             files.end()
     finally:
         files.close()
@@ -81,17 +85,23 @@ async def read_uploads(request: Request, form: Form) -> list[Upload]:
     return [replace(each, name=name) for each, name in zip(files.uploads, names, strict=True)]
 
 
-async def _receive(request: Request, form: Form, write: Callable[[bytes], object]) -> None:
+async def _receive(
+    request: Request, form: Form, grow: Callable[[int], None], write: Callable[[bytes], object]
+) -> None:
     """Hand all of a body on, as it comes; where it goes to a file, in a thread."""
     num_bytes = 0
+    started = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(form.seconds):
+        async with asyncio.timeout(min(form.seconds, PATIENCE_S)) as limit:
             async for piece in request.stream():
                 if (num_bytes := num_bytes + len(piece)) > form.bytes:
                     raise _too_large(form)
+                grow(num_bytes)
+                limit.reschedule(started + min(form.seconds, PATIENCE_S + num_bytes / SLOWEST))
                 await asyncio.to_thread(write, piece) if form.folder else write(piece)
     except TimeoutError:
-        raise Problem("slow-upload", f"it took longer than {form.seconds:g} s") from None
+        why = f"it took longer than {form.seconds:g} s, or {PATIENCE_S:g} s at less than {SLOWEST} bytes/s"
+        raise Problem("slow-upload", why) from None
     except ClientDisconnect:
         raise Problem("client-gone", "while it sent the request") from None
     except FormParserError:
