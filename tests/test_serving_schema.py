@@ -12,7 +12,7 @@ import pytest
 from tests.service_process import PROJECT, ServiceProcess
 from tests.test_serving_limits import sha256
 
-EXAMPLES = 5  # of each route and kind
+EXAMPLES = 2  # of each route and kind
 SECONDS = 300  # on a machine that does something else
 CONFIG = f"""
 [batches]
