@@ -112,8 +112,8 @@ async def explore(
     service.explorations.check()
     limits = service.config.requests
     form = Form(IMAGE, 1, limits.bytes, limits.upload_seconds)
-    with service.gate.entered(promised_bytes(request, form)):
-        (upload,) = await read_uploads(request, form)
+    with service.gate.entered(promised_bytes(request, form)) as grow:
+        (upload,) = await read_uploads(request, form, grow=grow)
         note.images = 1
         result = await unless_gone(request, service.explore(upload, wish))
     return _answer(service, wish, [result])
