@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PER_SOURCE, DIRECTIONS = 4, 128  # of the rehearsal memory
 WRONG = 0.1  # of the images that are added
+MAX_LOSS = 0.02  # of prototype/add_generator.py
 SOME_SIZE = 30  # images of the first draw, which are added in more ways
 
 
@@ -183,25 +184,31 @@ class Base:
     def add_in_a_row(
         self, drawn: Sequence[tuple[Case, Sequence[int], Sequence[int]]]
     ) -> Iterator[dict[str, object]]:
-        """Add one case after the other, and each time judge all of them, and the held-out images."""
-        base = self
-        for number in range(len(drawn) + 1):
-            head = base._base_head()
-            results = [
-                base.judge("head", head.logits, base.see(rows, label=case.label), added=0, seconds=0.0)
-                for case, _, rows in drawn
-            ]
-            right = np.array([result.new_right for result in results])
-            yield {
-                "added": number,
-                "name": drawn[number - 1][0].name if number else "nothing",
-                "added ones right": right[:number].mean() if number else None,
-                "others right": right[number:].mean() if number < len(drawn) else None,
-                **{name: getattr(results[0], name) for name in ("old_auroc", "old_real_right", "old_fakes_right")},
-            }
-            if number < len(drawn):
-                case, added, _ = drawn[number]
-                base = base.taught(base.refit(base.see(added, label=case.label), how=Refitting()), added)
+        """Add one case after the other, and each time judge all of them, and the held-out images.
+
+        What loses more than MAX_LOSS is refused, as prototype/add_generator.py does.
+        """
+        base, taken, right_C, old = self, np.zeros(len(drawn), dtype=bool), *self._judge_all(drawn)
+        yield {"name": "nothing", "refused": False} | _in_row(right_C, taken) | old
+        for number, (case, added, _) in enumerate(drawn):
+            new = base.taught(base.refit(base.see(added, label=case.label), how=Refitting()), added)
+            right_C, now = new._judge_all(drawn)
+            refused = max(old[name] - now[name] for name in old) > MAX_LOSS
+            if not refused:
+                base, old, taken[number] = new, now, True
+            yield {"name": case.name, "refused": refused} | _in_row(right_C, taken) | now
+
+    def _judge_all(
+        self, drawn: Sequence[tuple[Case, Sequence[int], Sequence[int]]]
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """Return the share of each of C cases that is right, and figures of the held-out images."""
+        logits = self._base_head().logits
+        results = [
+            self.judge("head", logits, self.see(rows, label=case.label), added=0, seconds=0.0)
+            for case, _, rows in drawn
+        ]
+        names = ("old_auroc", "old_real_right", "old_fakes_right")
+        return np.array([each.new_right for each in results]), {name: getattr(results[0], name) for name in names}
 
     def taught(self, head: Head, added: Sequence[int]) -> Base:
         """Return the detector with a refitted head; it remembers the added images."""
@@ -216,3 +223,9 @@ class Base:
         base.remembered = base.see(base.remembered_rows)
         base.held_out = base._seen(self.lab.held_out_ND, self.lab.held_out)
         return base
+
+
+def _in_row(right_C: np.ndarray, taken_C: np.ndarray) -> dict[str, float]:
+    """Return the mean share that is right, of the cases that were added and of the others."""
+    means = {"added": right_C[taken_C], "others": right_C[~taken_C]}
+    return {f"{name} right": float(each.mean()) if len(each) else float("nan") for name, each in means.items()}
