@@ -3,8 +3,8 @@
     python prototype/add_generator.py --model_path pretrained/gapl-vit-b16-open.safetensors \\
         --images flux2/ --name flux2 --out detectors/with-flux2.safetensors
 
-Ten to two hundred images do. `--photos` does the same for real images that are called fake, such as those of a
-new camera. Some of the new images are kept for judging. The head is refitted with prototypes of the others. The
+It takes six images; 30 or more are better. `--photos` does the same for real images that are called fake, such as
+those of a new camera. Some of the new images are kept for judging, and the head is refitted to the others. The
 rehearsal memory beside the detector file, NAME.rehearsal, keeps it from forgetting, and says whether it did: a
 detector that loses more than --max-loss on the images that training held out is not written.
 """
@@ -86,19 +86,27 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--report", type=Path, help="also write what changed: a page (.html), or JSON (.json)")
     parser.add_argument("--overwrite", action="store_true", help="replace --out, and what belongs to it")
     args = parser.parse_args()
+    check_arguments(args)
+    return args
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError for what options cannot be. Real images are called like their folder, if not otherwise."""
     if not (args.images or args.photos):
         raise ValueError("no new images: give --images with --name, or --photos")
     if args.images and not (args.name.strip() and is_name(args.name)):
         raise ValueError("--images needs --name, what the generator is called: one short line")
+    args.photos_name = args.photos_name or (args.photos.resolve().name if args.photos else "")
     if not is_name(args.photos_name):
-        raise ValueError("--photos-name is one short line")
+        raise ValueError("--photos-name, or the name of the folder, is one short line")
+    if args.seed < 0:
+        raise ValueError(f"--seed must be 0 or more, not {args.seed}")
     if not 0 < args.judged < 1:
         raise ValueError(f"--judged {args.judged}: a share of the new images is above 0 and below 1")
     if args.prototypes is not None and not 0 <= args.prototypes <= 1000:
         raise ValueError(f"--prototypes {args.prototypes}: expected a number from 0 to 1000")
     if not 0 <= args.max_loss <= 1:
         raise ValueError(f"--max-loss {args.max_loss}: a share is between 0 and 1")
-    return args
 
 
 def check_out(out: Path | None, report: Path | None, *, overwrite: bool, sources: Sequence[Path]) -> None:
@@ -111,6 +119,8 @@ def check_out(out: Path | None, report: Path | None, *, overwrite: bool, sources
     for path in [*beside, *([report] if report else [])]:
         if any(path.resolve() == source.resolve() for source in sources):
             raise ValueError(f"{path} is read by this command; name another --out, so that you can go back")
+        if any(parent.exists() and not parent.is_dir() for parent in path.absolute().parents):
+            raise ValueError(f"{path}: its folder is a file; name another")
         if path.exists() and not overwrite:
             raise ValueError(f"{path} exists; name another, or pass --overwrite to replace it")
 
@@ -119,7 +129,7 @@ def find_images(args: argparse.Namespace) -> Manifest:
     """Return the new images of both kinds. Raises ValueError when a folder has too few."""
     records = []
     for folder, name, label in (
-        (args.photos, args.photos_name or (args.photos.resolve().name if args.photos else ""), Label.REAL),
+        (args.photos, args.photos_name, Label.REAL),
         (args.images, args.name.strip(), Label.FAKE),
     ):
         if folder is None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from data.open_corpus.kinds import family_of, style_of
 from data.records import Manifest
 from gapl.calibration import BALANCED, Calibration
+from gapl.explain.background import SUFFIX as EXPLAINER
 from gapl.explain.head import PROTOTYPES
 from gapl.files.atomic import replacing
 from gapl.files.checksum import sha256_of
@@ -34,6 +35,7 @@ from prototype.refit import Head, Refitting, refit, tensors_of
 from prototype.rehearsal import PROJECT, SUFFIX, Rehearsal, Seen, head_of, see, short_hash
 
 LEAST_FITTED, LEAST_JUDGED = 4, 2  # new images of a class
+LEAST_HELD_OUT = 99, 20  # real images and fakes of the memory, of which a calibration is made
 FOLDS = 3  # in which new images are left out, to find those whose label looks wrong
 
 
@@ -95,8 +97,10 @@ class Addition:
         header |= {name: asdict(each) for name, each in self.calibrations.items()}
         header["threshold"] = self.calibrations["calibration"].threshold(BALANCED)
         memory_file = out.with_suffix(SUFFIX)
-        self.memory.save(memory_file)
-        tensorfile.write(out, {**tensors, **self.tensors}, format=FORMAT, header=header)
+        with replacing(memory_file) as new_memory, replacing(out) as new_detector:  # both, or none of them
+            self.memory.save(new_memory)
+            tensorfile.write(new_detector, {**tensors, **self.tensors}, format=FORMAT, header=header)
+        out.with_suffix(EXPLAINER).unlink(missing_ok=True)  # of another detector, which --overwrite replaced
         return [memory_file, out]
 
 
@@ -112,6 +116,7 @@ def add(
     checkpoint, memory = read_both(file, memory_file)
     features_ND, read = looker.features(file, checkpoint, images)
     seen = see_new(checkpoint.detector, features_ND, read, memory)
+    check_labels(seen, read)
     is_known_N = torch.isin(seen.hashes_N, memory.seen.hashes_N) | is_repeated(seen.hashes_N)
     new, uris_N = seen.where(~is_known_N), np.array(list(read.uris()), dtype=object)
     judged_N = draw_judged(new.labels_N, judged, seed=how.seed)
@@ -154,6 +159,16 @@ def read_both(file: Path, memory_file: Path) -> tuple[Checkpoint, Rehearsal]:
         )
     memory = Rehearsal.load(memory_file)
     memory.check_fits(checkpoint.detector, name=memory_file)
+    if list(memory.added) != list(checkpoint.provenance.get("added", ())):
+        raise ValueError(
+            f"{memory_file}: it does not remember what was added to {file}; use the memory made with it"
+        )
+    counts = torch.bincount(memory.held_out.labels_N, minlength=2).tolist()
+    if counts[0] < LEAST_HELD_OUT[0] or counts[1] < LEAST_HELD_OUT[1]:
+        raise ValueError(
+            f"{memory_file}: {counts[0]} real images and {counts[1]} fakes that training held out; "
+            f"a calibration takes {LEAST_HELD_OUT[0]} and {LEAST_HELD_OUT[1]}"
+        )
     return checkpoint, memory
 
 
@@ -177,6 +192,20 @@ def is_repeated(hashes_N: Tensor) -> Tensor:
     hashes = hashes_N.tolist()
     first = {each: number for number, each in reversed(list(enumerate(hashes)))}
     return torch.tensor([first[each] != number for number, each in enumerate(hashes)], dtype=torch.bool)
+
+
+def check_labels(seen: Seen, images: Manifest) -> None:
+    """Raise ValueError when an image is among the fakes and among the real images."""
+    fakes = dict(zip(seen.hashes_N[seen.labels_N == 1].tolist(), range(len(seen)), strict=False))
+    both = [
+        record.uri
+        for record, label, each in zip(images, seen.labels_N.tolist(), seen.hashes_N.tolist(), strict=True)
+        if not label and each in fakes
+    ]
+    if both:
+        raise ValueError(
+            f"{len(both)} images are in --images and --photos, such as {both[0]}; an image has one class"
+        )
 
 
 def draw_judged(labels_N: Tensor, share: float, *, seed: int) -> Tensor:

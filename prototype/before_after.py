@@ -61,12 +61,14 @@ class Changes:
     """All that a refit changed.
 
     overall  name of a figure of the held-out images -> before, after
-    flips    the share of held-out images whose label changed
+    flips    the share of held-out images of which a user is told something else: real, unsure or fake
+    unsure   the share of held-out images that are unsure, before and after
     """
 
     rows: tuple[Row, ...]
     overall: dict[str, tuple[float, float]]
     flips: float
+    unsure: tuple[float, float]
 
     @property
     def loss(self) -> float:
@@ -86,7 +88,10 @@ class Changes:
             lines.append(f"{name[:46]:46s} {row.images:6d} {row.before:7.2f} {row.after:6.2f}{interval}")
         for name, (before, after) in self.overall.items():
             lines.append(f"{f'all held-out images, {name}':46s} {'':6s} {before:7.3f} {after:6.3f}")
-        return "\n".join([*lines, f"labels of held-out images that change: {self.flips:.1%}"])
+        lines.append(f"{'all held-out images, unsure':46s} {'':6s} {self.unsure[0]:7.3f} {self.unsure[1]:6.3f}")
+        if all(row.after <= row.before for row in self.rows if row.group == NEW):
+            lines.append("of the new images kept for judging, none is right that was not before")
+        return "\n".join([*lines, f"verdicts of held-out images that change: {self.flips:.1%}"])
 
     def facts(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -95,6 +100,7 @@ class Changes:
             "rows": [asdict(row) for row in self.rows],
             "overall": overall,
             "flips": self.flips,
+            "unsure": {"before": self.unsure[0], "after": self.unsure[1]},
             "loss": self.loss,
         }
 
@@ -105,7 +111,7 @@ def compare(
     """Compare two detectors on the images that training held out, and on new ones."""
     right_new, right_old = ([_right(judge(seen), seen) for judge in (before, after)] for seen in (new, held_out))
     label_N = held_out.labels_N.numpy()
-    kinds = [kind or name for kind, name in zip(held_out.kinds, held_out.names, strict=True)]
+    kinds = [kind or "not known" for kind in held_out.kinds]
     rows = [
         *_rows(NEW, new.names, new.labels_N.numpy(), right_new, least=1),
         *_rows(OLD, kinds, label_N, right_old, least=FEW),
@@ -115,7 +121,9 @@ def compare(
     for label, what in ((Label.REAL, "real images right"), (Label.FAKE, "fakes right")):
         shares = [float(right_N[label_N == label].mean()) for right_N in right_old]
         overall[what] = (shares[0], shares[1])
-    return Changes(tuple(rows), overall, flips=float((right_old[0] != right_old[1]).mean()))
+    told = [judge(held_out).labels() for judge in (before, after)]
+    unsure = [float((labels_N == "unsure").mean()) for labels_N in told]
+    return Changes(tuple(rows), overall, float((told[0] != told[1]).mean()), (unsure[0], unsure[1]))
 
 
 def _right(judge: Judge, seen: Seen) -> np.ndarray:

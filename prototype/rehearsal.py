@@ -128,6 +128,13 @@ class Rehearsal:
         """Raise ValueError unless the memory is of this detector."""
         if self.head != head_of(detector.project.weight):
             raise ValueError(f"{name}: the memory of another detector; prototype/make_rehearsal.py makes its own")
+        widths = [part_ED.shape for part_ED in parts_of(detector, detector.project.weight)]
+        found = [
+            (part.projected_NE.shape[1], each_KD.shape[1])
+            for part, each_KD in zip(self.seen.parts, self.directions_KD, strict=True)
+        ]
+        if found != [tuple(shape) for shape in widths]:
+            raise ValueError(f"{name}: damaged: the shapes of its tensors are not those of this detector")
 
     def save(self, path: Path) -> None:
         """Write the memory whole or not at all. Raises OSError when it cannot be written."""

@@ -43,7 +43,10 @@ def _old(facts: Mapping[str, Any]) -> Section:
         for name, each in facts["overall"].items()
     ]
     columns = [Column("of all held-out images", False), Column("before"), Column("after")]
-    flips = f"{percent(facts['flips'])} of their labels change. The largest loss is {facts['loss']:.3f}."
+    unsure = f"{percent(facts['unsure']['before'])} were unsure, and {percent(facts['unsure']['after'])} are."
+    flips = (
+        f"{percent(facts['flips'])} of their verdicts change. {unsure} The largest loss is {facts['loss']:.3f}."
+    )
     blocks: list[Block] = [
         Table("All of them", columns, rows), Words([flips]), _table("By kind", facts, group="old"),
     ]  # fmt: skip
@@ -75,7 +78,7 @@ def _made(added: Mapping[str, Any]) -> Section:
         ("date", added["date"]),
         ("SHA-256 of the detector before", added["detector_sha256"]),
         ("SHA-256 of the list of images", added["images_sha256"]),
-        ("settings", ", ".join(f"{name} {value}" for name, value in added["settings"].items())),
+        ("settings", ", ".join(f"{name}: {value}" for name, value in added["settings"].items())),
     ]
     meaning = "The detector file says the same in its header. The detector from before is the way back."
     return Section("made", "How this was made", meaning, [Facts(pairs)])

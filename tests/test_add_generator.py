@@ -293,6 +293,7 @@ def test_the_command_writes_a_detector_its_memory_and_a_report(
     assert out.is_file()
     info, before = read_info(out), read_info(tmp_path / "before.safetensors")
     assert info.config.num_prototypes == before.config.num_prototypes + 1
+    assert not out.with_suffix(".explainer").exists()
     assert info.provenance["added"][0]["images"] == {"fake:flux9": 8}
     assert info.calibration is not None
     assert info.calibration.data_sha256 != before.calibration.data_sha256
@@ -312,8 +313,9 @@ def test_nothing_is_written_without_out_or_beyond_the_loss(
     assert sorted(tmp_path.iterdir()) == there
     page = tmp_path / "page.html"
     out = tmp_path / "lost.safetensors"
-    many = ("--photos", given[3], "--images", given[3])  # the same images with both labels
-    done = run_cli(add_generator.main, *given, *many, "--max-loss", 0, "--out", out, "--report", page)
+    both = run_cli(add_generator.main, *given, "--photos", given[3]).only_error()
+    assert "12 images are in --images and --photos, such as " in both
+    done = run_cli(add_generator.main, *given, "--max-loss", 0, "--out", out, "--report", page)
     assert done.code in (0, 2)
     assert out.exists() == (done.code == 0)
     assert "Before and after" in page.read_text(encoding="utf-8")
@@ -340,5 +342,19 @@ def test_what_cannot_be_taught_is_refused_in_a_line(
     other = tmp_path / "other.rehearsal"
     replace(memory, head="0" * 64).save(other)
     assert "the memory of another detector" in refused("--memory", other)
+    replace(memory, added=({"images": {"fake:older": 9}},)).save(other)
+    assert "it does not remember what was added to" in refused("--memory", other)
+    replace(memory, seen=memory.training).save(other)
+    assert "0 real images and 0 fakes that training held out; a calibration takes 99 and 20" in refused(
+        "--memory", other
+    )
+    narrow = tuple(each_KD[:, 1:] for each_KD in memory.directions_KD)
+    replace(memory, directions_KD=narrow).save(other)
+    assert "the shapes of its tensors are not those of this detector" in refused("--memory", other)
+    assert "its folder is a file" in refused("--out", other / "x.safetensors")
+    odd = tmp_path / "od\nd"
+    make_image(odd / "1.png", seed=0, size=(60, 60))
+    assert "--photos-name, or the name of the folder, is one short line" in refused("--photos", odd)
+    assert "--seed must be 0 or more" in refused("--seed", -1)
     stage1 = make_detector(tmp_path / "one.safetensors", config_with(("centre",), stage=1), calibrated=False)
     assert "a detector of stage 1" in refused("--model_path", stage1, "--memory", other)

@@ -38,7 +38,8 @@ async def caller_of(
         return NOBODY
     name = service.tokens.name_of(credentials.credentials) if credentials else ""
     if not name:
-        raise Problem("no-token", "send the header Authorization: Bearer TOKEN")
+        unknown = "this token is not known: it is wrong, or no longer valid"
+        raise Problem("no-token", unknown if credentials else "send the header Authorization: Bearer TOKEN")
     note_of(request).token = name
     if request.method == "POST" and (wait_s := service.tokens.charge(name)):
         raise Problem("too-many-requests", f"the token {name} has a limit", retry_after_s=wait_s)

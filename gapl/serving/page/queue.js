@@ -29,7 +29,7 @@ export class Queue {
     const wait = (problem) => tell("looking", retrying(problem));
     tell("looking", "The service looks closer.");
     try {
-      const row = await patiently(() => explore(image.file, this.#options(signal)), { signal, wait });
+      const row = await patiently(() => explore(image.file, this.#options(signal)), { signal, wait, again: false });
       tell("done", "", row);
     } catch (error) {
       if (!signal.aborted) tell("failed", wordsOf(error));

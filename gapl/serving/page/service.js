@@ -10,9 +10,10 @@ const MIB = 1 << 20;
 export class Problem extends Error {
   // retryAfter   the seconds after which the service wants to be asked again; 0: it said nothing of that
   // isFinal      whether the file is what is wrong, so that nothing comes of another try
-  constructor(words, { retryAfter = 0, isFinal = false } = {}) {
+  // isLate       whether the time was over, so that another try at once would take as long
+  constructor(words, { retryAfter = 0, isFinal = false, isLate = false } = {}) {
     super(sentence(words));
-    Object.assign(this, { retryAfter, isFinal });
+    Object.assign(this, { retryAfter, isFinal, isLate });
   }
 }
 
@@ -21,12 +22,13 @@ export const detect = (file, options) => judge("v1/detect?explain=true", file, o
 export const explore = (file, options) => judge("v1/explore", file, options);
 
 // Does some work again for as long as the service tells to come again. `wait` is told of each pause.
-export async function patiently(work, { signal, wait, tries = MOST_TRIES }) {
+// again   whether also after the time was over
+export async function patiently(work, { signal, wait, tries = MOST_TRIES, again = true }) {
   for (let left = tries; ; left--) {
     try {
       return await work();
     } catch (problem) {
-      if (!problem.retryAfter || left <= 1) throw problem;
+      if (!problem.retryAfter || left <= 1 || (problem.isLate && !again)) throw problem;
       wait(problem);
       await pause(problem.retryAfter, signal);
     }
@@ -76,7 +78,7 @@ async function problemOf(answer) {
   const kind = `${said.type}`.replace("urn:gapl:problem:", "");
   const retryAfter = Number(answer.headers.get("Retry-After")) || 0;
   const isFinal = [413, 422].includes(answer.status);
-  return new Problem(wordsOf(kind, said, answer.status), { retryAfter, isFinal });
+  return new Problem(wordsOf(kind, said, answer.status), { retryAfter, isFinal, isLate: kind === "too-late" });
 }
 
 function wordsOf(kind, { title, detail, max_bytes: maxBytes }, status) {
