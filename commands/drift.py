@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evaluation.drift.drift import Drift
     from evaluation.drift.label_first import Chosen
 
+MOST_LOOKS = 1_000_000
 EXIT_CHANGED = 3
 JSON, PAGE, LIST = "drift.json", "drift.html", "label_first.csv"  # in the folder of --out
 
@@ -73,13 +74,17 @@ def _check(args: argparse.Namespace) -> None:
     """Raise ValueError, one line, for options that make no sense, and for results that would be lost."""
     if not 0 < args.alpha < 1:
         raise ValueError(f"--alpha {args.alpha:g}; expected a rate above 0 and below 1, such as 0.01")
-    if args.looks < 1:
-        raise ValueError(f"--looks {args.looks}; expected how many comparisons there will be, 1 or more")
+    if not 1 <= args.looks <= MOST_LOOKS:
+        raise ValueError(f"--looks {args.looks}; expected how many comparisons there will be, 1 to {MOST_LOOKS}")
     if args.label_first < 0:
         raise ValueError(f"--label-first {args.label_first}; expected a number of images, 0 or more")
-    if args.out and not args.overwrite:
+    if args.out and args.out.exists() and not args.out.is_dir():
+        raise ValueError(f"--out {args.out} is a file; expected a folder")
+    if args.out:
         for path in (args.out / name for name in (JSON, PAGE, LIST)):
-            if path.exists():
+            if path.resolve() in (args.before.resolve(), args.now.resolve()):
+                raise ValueError(f"{path} is one of the tables that are compared; name another --out")
+            if path.exists() and not args.overwrite:
                 raise ValueError(f"{path} is there already; name another --out, or replace it with --overwrite")
 
 

@@ -13,7 +13,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Finished, RunCli
 
 import benchmarks
 from evaluation.drift import two_sample
@@ -27,6 +26,7 @@ from evaluation.tables.scores import FORMAT, METADATA_KEY, DetectorEntry
 from gapl.results import SCHEMA, WARNINGS_JOINED, Method
 from gapl.verdict import DecisionRule
 from studies import drift as study
+from tests.conftest import Finished, RunCli
 
 RULE = DecisionRule(0.2, 0.7)
 METHOD = Method(model="m.safetensors", model_sha256="ab" * 32, views="full", operating_point="")
@@ -390,3 +390,28 @@ def test_the_study_measures_alarms_and_delay(
     assert [line.split(" | ")[2] for line in lines[2:5]] == ["4"] * 3
     assert lines[-1].startswith("| 20% | ")
     assert lines[-1].count("[") == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"a": 1}', "'a' is no row"),
+        ("[1, 2]", "'1' is no row"),
+        ('[{"score": 1' + "0" * 400 + "}]", "in row 1, "),
+    ],
+)
+def test_json_that_is_no_table_is_refused_in_a_line(
+    text: str, reason: str, tmp_path: Path, run_cli: RunCli
+) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(text, encoding="utf-8")
+    assert reason in run_cli(benchmarks.main, "drift", path, path).only_error()
+
+
+def test_a_table_that_is_compared_is_not_replaced(tmp_path: Path, run_cli: RunCli) -> None:
+    path = tmp_path / "drift.json"
+    path.write_text("[]", encoding="utf-8")
+    given = ("drift", path, path, "--out", tmp_path, "--overwrite")
+    assert "is one of the tables that are compared" in run_cli(benchmarks.main, *given).only_error()
+    assert "is a file; expected a folder" in run_cli(benchmarks.main, *given[:3], "--out", path).only_error()
+    assert "1 to 1000000" in run_cli(benchmarks.main, *given[:3], "--looks", 10**7).only_error()

@@ -66,6 +66,8 @@ def read_results(path: Path) -> tuple[pd.DataFrame, Judgement]:
     explainers: set[str] = set()
     try:
         for row in _rows(path):
+            if not isinstance(row, Mapping):
+                raise ValueError(f"{str(row)[:40]!r} is no row")
             image, way, explainer = _read(row)
             images.append(image)
             ways |= {way} if way else set()
@@ -157,7 +159,10 @@ def _kinds(warnings: Any) -> str:
 
 
 def _share(row: Row, name: str) -> float:
-    value = float(row[name])
+    try:
+        value = float(row[name])
+    except OverflowError as error:
+        raise ValueError(f"its {name} is too large a number") from error
     if not 0 <= value <= 1:
         raise ValueError(f"its {name} is {value}, outside of [0, 1]")
     return value
