@@ -83,10 +83,13 @@ class ServiceProcess:
         """The lines of its log, all of which are JSON."""
         return [json.loads(line) for line in self._log.read_text(encoding="utf-8").splitlines()]
 
-    def wait_for_event(self, event: str) -> dict[str, Any]:
+    def wait_for_event(self, event: str, *, count: int = 1) -> dict[str, Any]:
+        """Wait until the log has the event so many times, and return the first."""
+
         def found() -> dict[str, Any] | None:
             assert self.process.poll() is None, self._log.read_text(encoding="utf-8")
-            return next((line for line in self.log() if line["event"] == event), None)
+            lines = [line for line in self.log() if line["event"] == event]
+            return lines[0] if len(lines) >= count else None
 
         return wait_until(found)
 

@@ -186,7 +186,7 @@ def test_a_mistake_of_ours_is_told_without_its_message(
         service.wait_for_event("ready")
         for _ in range(2):
             check_problem(client.post("/v1/detect", files=form(images[0])), "internal")
-        first, _ = (line for line in service.log() if line["event"] == "failed")
+        first = service.wait_for_event("failed", count=2)
         assert first["error"] == "ValueError"
         assert first["raised_in"][-1].endswith(" fail")
         assert "secret" not in str(service.log())

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 from gapl.detector import Detector, Judged
 from gapl.files.checksum import sha256_of
@@ -47,7 +46,7 @@ class Judging:
 
     def method(self, wish: Wish) -> Method:
         """Return how images are judged by a wish."""
-        return Method(Path(self._setup.model).name, self._sha256, self._setup.views, wish.operating_point)
+        return Method(self._setup.model, self._sha256, self._setup.views, wish.operating_point)
 
     async def judge(self, uploads: Sequence[Upload], wish: Wish) -> list[Result]:
         """Return what is found of each upload, in their order. When it is cancelled, nothing more is begun."""
