@@ -244,6 +244,7 @@ def test_metrics_count(service: ServiceProcess, client: httpx2.Client, images: l
     judged, unreadable, in_batches = (now - then for now, then in zip(counted(), before, strict=True))
     assert (judged, unreadable, in_batches) == (3, 1, 3)
     assert service.metric("gapl_ready") == 1
+    check_problem(client.post("/v1/detect", content=b"text"), "unreadable")
     assert service.metric('gapl_refused_total{kind="unreadable"}') > 0
     assert service.metric('gapl_requests_total{route="/v1/detect",status="200"}') > 0
 
