@@ -35,7 +35,6 @@ from prototype.refit import Head, Refitting, refit, tensors_of
 from prototype.rehearsal import PROJECT, SUFFIX, Rehearsal, Seen, head_of, see, short_hash
 
 LEAST_FITTED, LEAST_JUDGED = 4, 2  # new images of a class
-LEAST_HELD_OUT = 99, 20  # real images and fakes of the memory, of which a calibration is made
 FOLDS = 3  # in which new images are left out, to find those whose label looks wrong
 
 
@@ -163,12 +162,8 @@ def read_both(file: Path, memory_file: Path) -> tuple[Checkpoint, Rehearsal]:
         raise ValueError(
             f"{memory_file}: it does not remember what was added to {file}; use the memory made with it"
         )
-    counts = torch.bincount(memory.held_out.labels_N, minlength=2).tolist()
-    if counts[0] < LEAST_HELD_OUT[0] or counts[1] < LEAST_HELD_OUT[1]:
-        raise ValueError(
-            f"{memory_file}: {counts[0]} real images and {counts[1]} fakes that training held out; "
-            f"a calibration takes {LEAST_HELD_OUT[0]} and {LEAST_HELD_OUT[1]}"
-        )
+    if too_few := memory.too_few_held_out():
+        raise ValueError(f"{memory_file}: {too_few}")
     return checkpoint, memory
 
 
@@ -196,7 +191,7 @@ def is_repeated(hashes_N: Tensor) -> Tensor:
 
 def check_labels(seen: Seen, images: Manifest) -> None:
     """Raise ValueError when an image is among the fakes and among the real images."""
-    fakes = dict(zip(seen.hashes_N[seen.labels_N == 1].tolist(), range(len(seen)), strict=False))
+    fakes = set(seen.hashes_N[seen.labels_N == 1].tolist())
     both = [
         record.uri
         for record, label, each in zip(images, seen.labels_N.tolist(), seen.hashes_N.tolist(), strict=True)

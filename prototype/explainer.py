@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -42,19 +42,13 @@ def main() -> None:
     args = parse_arguments()
     file = find_model(args.model_path)
     out = args.out or file.with_suffix(SUFFIX)
-    check_out(out, overwrite=args.overwrite)
+    check_out(out, read_background, what="explainer file", overwrite=args.overwrite)
     images, kinds = open_images(args.corpus)
     looker = Looker.of(args)
 
-    from models.weights.checkpoint import load_checkpoint
     from prototype.training_images import learn
 
-    checkpoint = load_checkpoint(file, allow_tiny=True)
-    if checkpoint.config.stage == 1:
-        raise ValueError(f"{file}: a detector of stage 1, which has no prototypes")
-    held_out = [Source.parse(text) for text in checkpoint.provenance.get("held_out", ())]
-    chosen = choose(images, held_out=held_out, per_source=args.per_source)
-    print(f"{len(chosen)} of {len(images)} training images", flush=True)
+    checkpoint, held_out, chosen = load_and_choose(file, images, per_source=args.per_source)
     head = checkpoint.detector.head_tensors()
     features_ND, read = looker.features(file, checkpoint, chosen)
     found = learn(training_images(checkpoint, features_ND, read, kinds=kinds, held_out=held_out), seed=args.seed)
@@ -90,16 +84,29 @@ def write(out: Path, found: Learnt, *, head: Mapping[str, np.ndarray], about: di
     tensorfile.write(out, tensors, format=FORMAT, header=asdict(spec))
 
 
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raise ValueError where the explainer file would replace anything; another one is, with `overwrite`."""
+def load_and_choose(file: Path, images: Manifest, *, per_source: int) -> tuple[Checkpoint, list[Source], Manifest]:
+    """Return a detector of stage 2, the sources that it held out, and the training images to look at."""
+    from models.weights.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(file, allow_tiny=True)
+    if checkpoint.config.stage == 1:
+        raise ValueError(f"{file}: a detector of stage 1, which has no prototypes")
+    held_out = [Source.parse(text) for text in checkpoint.provenance.get("held_out", ())]
+    chosen = choose(images, held_out=held_out, per_source=per_source)
+    print(f"{len(chosen)} of {len(images)} training images", flush=True)
+    return checkpoint, held_out, chosen
+
+
+def check_out(out: Path, read: Callable[[Path], object], *, what: str, overwrite: bool) -> None:
+    """Raise ValueError where a file would replace anything; one that `read` takes is, with `overwrite`."""
     if not out.exists():
         return
     if not overwrite:
         raise ValueError(f"{out} exists; name another --out, or pass --overwrite to replace it")
     try:
-        read_background(out)
+        read(out)
     except ValueError as error:
-        raise ValueError(f"{out} is no explainer file, and is not replaced; name another --out") from error
+        raise ValueError(f"{out} is no {what}, and is not replaced; name another --out") from error
 
 
 def parse_arguments() -> argparse.Namespace:

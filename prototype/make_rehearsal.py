@@ -10,37 +10,32 @@ training source, and for more of those that training held out, some hundred numb
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file, from any folder
 
 from gapl import cli
-from gapl.labels import Source
 from models.weights.hub import find_model
-from prototype.explainer import choose, open_images
+from prototype.explainer import check_out, load_and_choose, open_images
 from prototype.looking import Looker
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
     args = parse_arguments()
     file = find_model(args.model_path)
     out = args.out or file.with_suffix(".rehearsal")
-    check_out(out, overwrite=args.overwrite)
-    images, kinds = open_images(args.corpus)
-    looker = Looker.of(args)
-
     import torch
 
-    from models.weights.checkpoint import load_checkpoint
     from prototype.rehearsal import Rehearsal, Seen, find_directions, head_of, parts_of, see, short_hash
 
-    checkpoint = load_checkpoint(file, allow_tiny=True)
-    if checkpoint.config.stage == 1:
-        raise ValueError(f"{file}: a detector of stage 1, which has no prototypes")
-    held_out = [Source.parse(text) for text in checkpoint.provenance.get("held_out", ())]
-    chosen = choose(images, held_out=held_out, per_source=args.per_source)
-    print(f"{len(chosen)} of {len(images)} training images", flush=True)
+    check_out(out, Rehearsal.load, what="rehearsal memory", overwrite=args.overwrite)
+    images, kinds = open_images(args.corpus)
+    looker = Looker.of(args)
+    checkpoint, held_out, chosen = load_and_choose(file, images, per_source=args.per_source)
     features_ND, read = looker.features(file, checkpoint, chosen)
     is_held_out_N = torch.tensor([record.source in held_out for record in read])
     parts = parts_of(checkpoint.detector, features_ND[~is_held_out_N])
@@ -53,7 +48,10 @@ def main() -> None:
         tuple(record.generator for record in read),
         tuple(kinds[record.uri] or "" for record in read),
     )
-    Rehearsal(directions_KD, seen, head_of(checkpoint.detector.project.weight)).save(out)
+    memory = Rehearsal(directions_KD, seen, head_of(checkpoint.detector.project.weight))
+    if too_few := memory.too_few_held_out():
+        log.warning("add_generator.py will not take it: %s", too_few)
+    memory.save(out)
     size = out.stat().st_size / 1e6
     print(f"saved {out}: {size:.2f} MB; {len(read)} images, {int(is_held_out_N.sum())} of them held out")
 
@@ -82,20 +80,6 @@ def parse_arguments() -> argparse.Namespace:
     if min(args.per_source, args.directions) < 1:
         raise ValueError("--per-source and --directions must be at least 1")
     return args
-
-
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Raise ValueError where the memory would replace anything; another memory is, with `overwrite`."""
-    from prototype.rehearsal import Rehearsal
-
-    if not out.exists():
-        return
-    if not overwrite:
-        raise ValueError(f"{out} exists; name another --out, or pass --overwrite to replace it")
-    try:
-        Rehearsal.load(out)
-    except ValueError as error:
-        raise ValueError(f"{out} is no rehearsal memory, and is not replaced; name another --out") from error
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from models.detector import TowerHead
 FORMAT = "gapl-rehearsal-1"
 SUFFIX = ".rehearsal"  # in place of the suffix of the detector file
 WHAT = "a rehearsal memory of prototype/make_rehearsal.py"
+LEAST_HELD_OUT = 99, 20  # real images, fakes
 PROJECT = "project.weight"  # of a detector file
 ROUNDS = 3  # of the power iteration that finds directions
 SPARE = 16  # directions more than are kept, so that those are found well
@@ -124,6 +125,14 @@ class Rehearsal:
         """Return the images that training held out."""
         return self.seen.where(self.seen.held_out_N)
 
+    def too_few_held_out(self) -> str:
+        """Return why no calibration can be made of the held-out images, or an empty text."""
+        n_real, n_fake = torch.bincount(self.held_out.labels_N, minlength=2).tolist()
+        if n_real >= LEAST_HELD_OUT[0] and n_fake >= LEAST_HELD_OUT[1]:
+            return ""
+        least = " and ".join(map(str, LEAST_HELD_OUT))
+        return f"{n_real} real images and {n_fake} fakes that training held out; a calibration takes {least}"
+
     def check_fits(self, detector: TowerHead, *, name: object) -> None:
         """Raise ValueError unless the memory is of this detector."""
         if self.head != head_of(detector.project.weight):
@@ -211,8 +220,7 @@ def _tensor(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) ->
     if name not in tensors:
         raise ValueError(f"tensor {name!r} is missing")
     tensor = tensors[name].float()
-    fits = [expected in (-1, found) for expected, found in zip(shape, tensor.shape, strict=False)]
-    if tensor.ndim != len(shape) or not all(fits):
+    if tensor.ndim != len(shape) or any(size not in (-1, tensor.shape[axis]) for axis, size in enumerate(shape)):
         raise ValueError(f"tensor {name!r} has the shape {tuple(tensor.shape)}")
     if not torch.isfinite(tensor).all():
         raise ValueError(f"tensor {name!r} has values that are no finite numbers")
