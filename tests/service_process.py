@@ -80,8 +80,9 @@ class ServiceProcess:
         self.process.wait()
 
     def log(self) -> list[dict[str, Any]]:
-        """The lines of its log, all of which are JSON."""
-        return [json.loads(line) for line in self._log.read_text(encoding="utf-8").splitlines()]
+        """The lines of its log so far, all of which are JSON. The last one may be half written: it is left out."""
+        whole, _, _ = self._log.read_text(encoding="utf-8").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def wait_for_event(self, event: str, *, count: int = 1) -> dict[str, Any]:
         """Wait until the log has the event so many times, and return the first."""

@@ -93,7 +93,8 @@ def test_who_has_no_token_is_refused(small: ServiceProcess, image: Path) -> None
             free = ("/healthz", "/readyz", "/openapi.json", "/", "/page/app.js")
             assert {client.get(path).status_code for path in free} == {200}
     assert send(small, image).status_code == 200
-    assert [line for line in small.log() if line.get("token") == "ann" and line["status"] == 200]
+    # The line of a request is written after its answer.
+    wait_until(lambda: [line for line in small.log() if line.get("token") == "ann" and line["status"] == 200])
     assert "ann's" not in str(small.log())
 
 
