@@ -19,19 +19,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gapl import cli
 from gapl.decode import UnreadableImage, decode_image
+from gapl.files.checksum import sha256_of
 from gapl.inputs.scan import scan_images
-from gapl.names import EXPORT_PRECISIONS, MODEL_HELP, PROGRAM_PRECISIONS
+from gapl.names import EXPORT_PRECISIONS, MODEL_HELP, OPENVINO_PRECISIONS, PROGRAM_PRECISIONS
 from models.weights.hub import find_model
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from models.parity import Parity, Reference
+    from models.parity import Exam, OwnCalibration, Parity
     from models.weights.checkpoint import Checkpoint
 
 ASSETS = Path(__file__).parent / "assets"
@@ -61,14 +62,31 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, metavar="DIR", help=text)
     text = "how many of them are used, half of each class (default: %(default)s)"
     parser.add_argument("--num-images", type=int, default=128, help=text)
+    text = (
+        "give the file calibrations of its own, by its scores of the other half, which is 99 real images or more"
+    )
+    parser.add_argument("--own-calibration", action="store_true", help=text)
     parser.add_argument("--wheel", action="store_true", help="write a package that pip installs, with the weights")
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
     args = parser.parse_args()
     if args.num_images < 4:
         raise ValueError(f"--num-images must be at least 4, not {args.num_images}")
-    if args.precision == "int8" and args.calibration is None:
-        raise ValueError("--precision int8 needs --calibration DIR, with images in class folders real and fake")
+    _check_precision(args)
     return args
+
+
+def _check_precision(args: argparse.Namespace) -> None:
+    """Raise ValueError when a format has not this precision, or there are no images where it needs some."""
+    offered = OFFERED.get(args.format, EXPORT_PRECISIONS)
+    if args.precision not in offered:
+        raise ValueError(f"--format {args.format} takes --precision {' or '.join(offered)}")
+    images = "needs --calibration DIR, with images in class folders real and fake"
+    if args.precision.startswith("int8") and args.calibration is None:
+        raise ValueError(f"--precision {args.precision} {images}")
+    if args.own_calibration and args.calibration is None:
+        raise ValueError(f"--own-calibration {images}")
+    if args.own_calibration and args.precision == "fp32":
+        raise ValueError("--own-calibration is for scores that differ from those of torch; fp32 has the same")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -89,9 +107,8 @@ def _onnx(file: Path, args: argparse.Namespace) -> None:
     from models.weights.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(file, allow_tiny=args.allow_tiny)
-    reference, limits = _reference(checkpoint, args)
     out = args.out / f"{_stem(file, args.precision)}.onnx"
-    found = save_onnx(out, checkpoint, precision=args.precision, reference=reference, limits=limits)
+    found = save_onnx(out, checkpoint, precision=args.precision, exam=_exam(checkpoint, args))
     _tell(out, found)
 
 
@@ -104,7 +121,6 @@ def _openvino(file: Path, args: argparse.Namespace) -> None:
     from models.weights.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(file, allow_tiny=args.allow_tiny)
-    reference, limits = _reference(checkpoint, args)
     fitted = split_images(args.calibration, num_images=args.num_images)[0] if args.precision == "int8" else []
     out = args.out / f"{_stem(file, args.precision)}.xml"
     found = save_openvino(
@@ -112,22 +128,18 @@ def _openvino(file: Path, args: argparse.Namespace) -> None:
         checkpoint,
         precision=args.precision,
         calibration=pixels_of(checkpoint, [path for path, _ in fitted]),
-        reference=reference,
-        limits=limits,
+        exam=_exam(checkpoint, args),
     )
     _tell(out, found)
 
 
 def _program(file: Path, args: argparse.Namespace) -> None:
-    if args.precision not in PROGRAM_PRECISIONS:
-        raise ValueError(f"--format torch-export takes --precision {' or '.join(PROGRAM_PRECISIONS)}")
     from models.program_file import save_program
     from models.weights.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(file, allow_tiny=args.allow_tiny)
-    reference, limits = _reference(checkpoint, args)
     out = args.out / f"{_stem(file, args.precision)}.pt2"
-    found = save_program(out, checkpoint, precision=args.precision, reference=reference, limits=limits)
+    found = save_program(out, checkpoint, precision=args.precision, exam=_exam(checkpoint, args))
     _tell(out, found)
 
 
@@ -150,6 +162,7 @@ FORMATS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "web": _web,
     "graph": _graph,
 }
+OFFERED = {"openvino": OPENVINO_PRECISIONS, "torch-export": PROGRAM_PRECISIONS}  # of other formats: all
 
 
 def _stem(file: Path, precision: str) -> str:
@@ -160,24 +173,55 @@ def _tell(out: Path, found: dict[str, Parity]) -> None:
     """Print how near the file is to torch, by the look that differs most."""
     worst = max(found.values(), key=lambda parity: parity.difference)
     print(f"{out}: P(fake) differs from that of torch by at most {worst.difference:.1e}")
+    if flips := max(parity.flips for parity in found.values()):
+        print(f"{flips:.1%} of the images that judge it get another verdict")
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Images to judge a file by
 
 
-def _reference(checkpoint: Checkpoint, args: argparse.Namespace) -> tuple[Reference, Parity]:
-    """Return what torch says of the images that judge the file, and how near the file must come."""
-    from models.parity import AS_GOOD, EXACT, NEAR, Reference, noisy_pixels
+def _exam(checkpoint: Checkpoint, args: argparse.Namespace) -> Exam:
+    """Return what the file has to pass. Torch judges the images for it, which takes time."""
+    from models.parity import AS_GOOD, EXACT, NEAR, RANKS_AS_WELL, Exam, Reference, noisy_pixels
 
     exact = args.precision == "fp32"
     if args.calibration is None:
         images = [decode_image(image.read()) for image in scan_images([ASSETS]).images]
-        return Reference(checkpoint, list(noisy_pixels(checkpoint, images))), EXACT if exact else NEAR
-    _, judged = split_images(args.calibration, num_images=args.num_images)
+        return Exam(Reference(checkpoint, list(noisy_pixels(checkpoint, images))), EXACT if exact else NEAR)
+    fitted, judged = split_images(args.calibration, num_images=args.num_images)
+    own = own_calibration(checkpoint, fitted) if args.own_calibration else None
     labels = [label for _, label in judged]
-    pixels = pixels_of(checkpoint, [path for path, _ in judged])
-    return Reference(checkpoint, pixels, labels=labels), EXACT if exact else AS_GOOD
+    reference = Reference(checkpoint, pixels_of(checkpoint, [path for path, _ in judged]), labels=labels)
+    return Exam(reference, EXACT if exact else RANKS_AS_WELL if own else AS_GOOD, own)
+
+
+def own_calibration(checkpoint: Checkpoint, fitted: list[tuple[Path, int]]) -> OwnCalibration:
+    """Return how the file is calibrated anew, as `benchmarks.py calibrate` does it.
+
+    Raises ValueError when the images are too few.
+    """
+    import pandas as pd
+
+    from evaluation.calibrate import calibrate
+    from models.parity import OwnCalibration
+
+    images = pd.DataFrame(
+        {
+            "uri": [str(path) for path, _ in fitted],
+            "content_sha256": [sha256_of(path) for path, _ in fitted],
+            "label": [label for _, label in fitted],
+            "error": "",
+        }
+    )
+    stored = checkpoint.calibration
+    options: dict[str, Any] = {} if stored is None else {"method": stored.method, "alpha": stored.alpha}
+    # Too few images are told before anything takes time.
+    calibrate(images.assign(logit=images["label"].astype(float)), **options)
+    return OwnCalibration(
+        pixels_of(checkpoint, [path for path, _ in fitted]),
+        lambda logit_N: calibrate(images.assign(logit=logit_N), **options),
+    )
 
 
 def split_images(folder: Path, *, num_images: int) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:

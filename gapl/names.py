@@ -28,7 +28,8 @@ DTYPES = ("float32", "bfloat16", "float16")  # of the tower of a merged file
 DETECTOR_FILE = "a detector, made by train.py or released by the authors"  # what messages say was expected
 BANK_FILE = "a prototype bank, made by prototype/dream_prototype.py or released by the authors"  # likewise
 
-EXPORT_PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # of files of export.py
+EXPORT_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-dynamic")  # of files of export.py
+OPENVINO_PRECISIONS = EXPORT_PRECISIONS[:4]  # of those of --format openvino
 PROGRAM_PRECISIONS = ("fp32", "bf16")  # of those of --format torch-export
 
 # How much of an image a detector with several views looks at

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gapl.files.atomic import replacing
 from gapl.files.checksum import sha256_of
@@ -15,14 +15,11 @@ from gapl.weights import ONNX_FORMAT
 from models.export import OUTPUTS, PIXELS
 from models.parity import Parity
 
-if TYPE_CHECKING:
-    from models.weights.checkpoint import Checkpoint
 
-
-def metadata_of(checkpoint: Checkpoint, *, precision: str) -> dict[str, str]:
+def metadata_of(info: DetectorInfo, *, precision: str) -> dict[str, str]:
     """Return the metadata of an exported detector without LoRA: pixels, calibrations, threshold, provenance."""
-    stated = {each.name: getattr(checkpoint, each.name) for each in fields(DetectorInfo)}
-    stated |= {"form": "merged", "config": replace(checkpoint.config, lora=None)}
+    stated = {each.name: getattr(info, each.name) for each in fields(DetectorInfo)}
+    stated |= {"form": "merged", "config": replace(info.config, lora=None)}
     header = json.dumps(header_of(DetectorInfo(**stated)), allow_nan=False)
     return {"format": ONNX_FORMAT, "header": header, "precision": precision}
 

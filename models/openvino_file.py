@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gapl.info import DetectorInfo
 from models.about import metadata_of, write_about
 from models.export import export_graph, with_weights
 from models.openvino_engine import SECTION, import_optional, read_openvino
-from models.parity import Parity, Reference, require
+from models.parity import Exam, Parity
 
 if TYPE_CHECKING:
     from models.weights.checkpoint import Checkpoint
@@ -36,33 +37,30 @@ def save_openvino(
     *,
     precision: str,
     calibration: Sequence[np.ndarray],
-    reference: Reference,
-    limits: Parity,
+    exam: Exam,
 ) -> dict[str, Parity]:
     """Write a detector as NAME.xml, NAME.bin and NAME.json; return how near its verdicts are.
 
     path         NAME.xml
     checkpoint   its LoRA is merged
     calibration  pixels_VCHW of images that int8 is fitted to
-    reference    what the file is compared with
-    limits       how near it must be
+    exam         what the file has to pass
 
-    Raises ValueError when it is not, or a package is missing; OSError when it cannot be written.
+    Raises ValueError when it does not, or a package is missing; OSError when it cannot be written.
     """
-    openvino = import_optional("openvino")
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = metadata_of(checkpoint, precision=precision)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         written = Path(scratch) / path.name
         model = _converted(checkpoint, written.with_suffix(".onnx"))
         if precision == "int8":
             model = quantised(model, calibration)
-        for key, value in metadata.items():
-            model.set_rt_info(value, [SECTION, key])
-        openvino.save_model(model, written, compress_to_fp16=precision in ("fp16", "bf16"))
+        metadata = _save(model, written, checkpoint, precision=precision)
         _, _, run = read_openvino(written)
-        found = reference.compare(lambda pixels_BVCHW: run(pixels_BVCHW)["logit_B"].astype(np.float64))
-        require(path, found, limits)
+        info, found = exam.take(
+            path, checkpoint, lambda pixels_BVCHW: run(pixels_BVCHW)["logit_B"].astype(np.float64)
+        )
+        if info is not checkpoint:
+            metadata = _save(model, written, info, precision=precision)
         files = [path.with_suffix(".bin"), path]
         for file in files:
             written.with_suffix(file.suffix).replace(file)
@@ -70,6 +68,15 @@ def save_openvino(
     versions = {name: version(name) for name in packages}
     write_about(path.with_suffix(".json"), metadata, files=files, parity=found, versions=versions)
     return found
+
+
+def _save(model: Any, path: Path, info: DetectorInfo, *, precision: str) -> dict[str, str]:
+    """Write a model with its metadata, and return these."""
+    metadata = metadata_of(info, precision=precision)
+    for key, value in metadata.items():
+        model.set_rt_info(value, [SECTION, key])
+    import_optional("openvino").save_model(model, path, compress_to_fp16=precision in ("fp16", "bf16"))
+    return metadata
 
 
 def _converted(checkpoint: Checkpoint, onnx_file: Path) -> Any:

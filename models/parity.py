@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gapl.calibration import score_of
+from gapl.calibration import BALANCED, Calibration, score_of
 from gapl.info import DetectorInfo
+from gapl.names import FAST, FULL
 from gapl.verdict import decision_rule
 from gapl.views import eval_view
 from models.export import TOLERANCE
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 NUM_NOISY = 64  # images, where a user brings none
 
+Logits = Callable[[np.ndarray], np.ndarray]  # of an engine: pixels_1VCHW -> logit_1
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -38,11 +41,13 @@ class Parity:
     difference  the largest of P(fake)
     flips       share of the images that get another label: real, fake or unsure
     auroc       by how much the AUROC differs; 0 where no labels are known
+    balanced_accuracy   by how much it is lower, at the threshold; 0 where no labels are known
     """
 
     difference: float
     flips: float
     auroc: float
+    balanced_accuracy: float = 1.0
 
     def excess(self, limits: Parity) -> str:
         """Return what is above the limits, or nothing."""
@@ -57,6 +62,8 @@ class Parity:
 EXACT = Parity(difference=TOLERANCE, flips=1.0, auroc=1.0)
 NEAR = Parity(difference=1e-3, flips=1.0, auroc=1.0)  # for 16-bit weights, without labelled images
 AS_GOOD = Parity(difference=math.inf, flips=0.005, auroc=0.002)
+# For a detector with calibrations of its own: it ranks as well and is as often right, whatever its scores are.
+RANKS_AS_WELL = Parity(difference=math.inf, flips=1.0, auroc=0.002, balanced_accuracy=0.01)
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,9 @@ class Reference:
         """
         self.pixels = [each if each.ndim == 4 else each[None] for each in pixels]
         self.labels = labels
-        infos = {"full": (checkpoint, 0)}
+        infos = {FULL: (checkpoint, 0)}
         if checkpoint.config.whole_layers and checkpoint.config.pixel.num_views > 1:
-            infos["fast"] = (checkpoint.fast(), -1)
+            infos[FAST] = (checkpoint.fast(), -1)
 
         def of_torch(pixels_1VCHW: np.ndarray) -> np.ndarray:
             tensor = torch.from_numpy(pixels_1VCHW)
@@ -95,41 +102,120 @@ class Reference:
             name: _Look(info, first, self._logits(of_torch, first)) for name, (info, first) in infos.items()
         }
 
-    def _logits(self, engine: Callable[[np.ndarray], np.ndarray], first_view: int) -> np.ndarray:
-        """Return the logits of all images by an engine: pixels_1VCHW -> logit_1."""
-        return np.concatenate([engine(np.ascontiguousarray(each[None, first_view:])) for each in self.pixels])
+    def _logits(self, engine: Logits, first_view: int) -> np.ndarray:
+        return logits_of(self.pixels, engine, first_view=first_view)
 
-    def compare(self, engine: Callable[[np.ndarray], np.ndarray]) -> dict[str, Parity]:
-        """Return for "full", and "fast" where there is such a look, how near an engine comes."""
+    @property
+    def first_views(self) -> dict[str, int]:
+        """The first of the views that each look takes: "full", and "fast" where there is such a look."""
+        return {name: look.first_view for name, look in self._looks.items()}
+
+    def compare(self, engine: Logits, info: DetectorInfo | None = None) -> dict[str, Parity]:
+        """Return for each look how near an engine comes.
+
+        info  what gives it verdicts; None: what gives them to torch
+        """
         log.info("What was exported judges the same images")
-        return {name: self._compare(look, engine) for name, look in self._looks.items()}
+        infos = {} if info is None else {name: info.fast() if name == FAST else info for name in self._looks}
+        return {
+            name: self._compare(look, engine, infos.get(name, look.info)) for name, look in self._looks.items()
+        }
 
-    def _compare(self, look: _Look, engine: Callable[[np.ndarray], np.ndarray]) -> Parity:
+    def _compare(self, look: _Look, engine: Logits, info: DetectorInfo) -> Parity:
         logit_N = self._logits(engine, look.first_view)
         if not np.isfinite(logit_N).all():
             return Parity(math.inf, 1.0, 1.0)
-        calibration = look.info.calibration
-        rule = decision_rule(calibration, threshold=look.info.threshold)
-        scores = [score_of(each, calibration) for each in (logit_N, look.logit_N)]
-        auroc = 0.0
+        scores = [score_of(*each) for each in ((logit_N, info.calibration), (look.logit_N, look.info.calibration))]
+        rules = [decision_rule(each.calibration, threshold=each.threshold) for each in (info, look.info)]
+        labels = [rule.labels(score_N) for rule, score_N in zip(rules, scores, strict=True)]
+        auroc = lower = 0.0
         if self.labels is not None:
-            from sklearn.metrics import roc_auc_score
+            from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
             found, expected = (roc_auc_score(self.labels, each) for each in (logit_N, look.logit_N))
             auroc = float(abs(found - expected))
+            right, right_before = (
+                balanced_accuracy_score(self.labels, score_N >= each.threshold)
+                for score_N, each in zip(scores, (info, look.info), strict=True)
+            )
+            lower = max(0.0, float(right_before - right))
         return Parity(
             difference=float(np.abs(scores[0] - scores[1]).max()),
-            flips=float((rule.labels(scores[0]) != rule.labels(scores[1])).mean()),
+            flips=float((labels[0] != labels[1]).mean()),
             auroc=auroc,
+            balanced_accuracy=lower,
         )
 
 
-def require(path: Path, found: Mapping[str, Parity], limits: Parity) -> None:
-    """Raise ValueError, one line, when an exported detector is not near enough, by any look."""
-    hint = "; give --calibration DIR, to judge it by labelled images" if limits == NEAR else ""
-    for look, parity in found.items():
-        if excess := parity.excess(limits):
-            raise ValueError(f"{path}: not written; it differs from torch, by {look} views: {excess}{hint}")
+def logits_of(pixels: Sequence[np.ndarray], engine: Logits, *, first_view: int) -> np.ndarray:
+    """Return logit_N of images, each as pixels_VCHW, by their views from `first_view` on."""
+    return np.concatenate([engine(np.ascontiguousarray(each[None, first_view:])) for each in pixels])
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What a file has to pass
+
+
+@dataclass(frozen=True)
+class OwnCalibration:
+    """How a detector whose scores are others than those of torch gets calibrations of its own.
+
+    pixels  of each image that they are fitted to, pixels_VCHW
+    fit     makes a calibration of logit_N of these images
+    """
+
+    pixels: Sequence[np.ndarray]
+    fit: Callable[[np.ndarray], Calibration]
+
+    def given_to(self, info: DetectorInfo, engine: Logits, *, first_views: Mapping[str, int]) -> DetectorInfo:
+        """Return what a detector says of itself that an engine runs, with calibrations for these looks."""
+        log.info("It gets calibrations of its own, from %d images", len(self.pixels))
+        for look, first_view in first_views.items():
+            calibration = self.fit(logits_of(self.pixels, engine, first_view=first_view))
+            if look == FAST:
+                info = replace(info, fast_calibration=calibration)
+            else:
+                info = replace(info, calibration=calibration, threshold=calibration.threshold(BALANCED))
+        return info
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What an exported detector has to pass before it is kept.
+
+    reference  what it is compared with
+    limits     how near it must be
+    own        None: it keeps the calibrations of the detector that it was made of
+    """
+
+    reference: Reference
+    limits: Parity
+    own: OwnCalibration | None = None
+
+    def take(self, path: Path, info: DetectorInfo, engine: Logits) -> tuple[DetectorInfo, dict[str, Parity]]:
+        """Return what the file is to say of its detector, which is `info` itself but for calibrations of its own.
+
+        Also returns how near it is, by each look. Raises ValueError, one line, when that is not near enough.
+        """
+        if self.own is None:
+            found = self.reference.compare(engine)
+            self._require(path, found)
+            return info, found
+        own = self.own.given_to(info, engine, first_views=self.reference.first_views)
+        found = self.reference.compare(engine, own)
+        self._require(path, found)
+        flips = max(parity.flips for parity in found.values())
+        told = (
+            f"calibrated anew with {len(self.own.pixels)} images; of {len(self.reference.pixels)} others, "
+            f"{flips:.1%} got another verdict than by the detector that it was made of"
+        )
+        return replace(own, notice="; ".join(filter(None, (info.notice, told)))), found
+
+    def _require(self, path: Path, found: Mapping[str, Parity]) -> None:
+        hint = "; give --calibration DIR, to judge it by labelled images" if self.limits == NEAR else ""
+        for look, parity in found.items():
+            if excess := parity.excess(self.limits):
+                raise ValueError(f"{path}: not written; it differs from torch, by {look} views: {excess}{hint}")
 
 
 def noisy_pixels(checkpoint: Checkpoint, images: Sequence[Image.Image]) -> Iterator[np.ndarray]:

@@ -27,7 +27,7 @@ from models.about import metadata_of, write_about
 from models.casting import frozen_linears_in
 from models.detector import TowerHead
 from models.export import tensors_of
-from models.parity import Parity, Reference, require
+from models.parity import Exam, Parity
 from models.precision import autocast, dtype_of
 from models.program_engine import read_program
 
@@ -67,24 +67,25 @@ class _Program(nn.Module):
         return tensors_of(detector.head(torch.cat([crops_BD, whole_BD[:, detector.crop_width :]], dim=-1)))
 
 
-def save_program(
-    path: Path, checkpoint: Checkpoint, *, precision: str, reference: Reference, limits: Parity
-) -> dict[str, Parity]:
+def save_program(path: Path, checkpoint: Checkpoint, *, precision: str, exam: Exam) -> dict[str, Parity]:
     """Write a detector as NAME.pt2 and NAME.json; return how near its verdicts are.
 
     checkpoint   its LoRA is merged
     precision    of gapl.names.PROGRAM_PRECISIONS
-    reference    what the file is compared with
-    limits       how near it must be
+    exam         what the file has to pass
 
-    Raises ValueError when it is not; OSError when it cannot be written.
+    Raises ValueError when it does not; OSError when it cannot be written.
     """
     metadata = metadata_of(checkpoint, precision=precision)
     with replacing(path) as scratch:
         scratch.write_bytes(_exported(checkpoint.detector, metadata, precision=precision))
         _, _, run = read_program(scratch)
-        found = reference.compare(lambda pixels_BVCHW: run(pixels_BVCHW)["logit_B"].astype(np.float64))
-        require(path, found, limits)
+        info, found = exam.take(
+            path, checkpoint, lambda pixels_BVCHW: run(pixels_BVCHW)["logit_B"].astype(np.float64)
+        )
+        if info is not checkpoint:
+            metadata = metadata_of(info, precision=precision)
+            scratch.write_bytes(_exported(checkpoint.detector, metadata, precision=precision))
     write_about(
         path.with_suffix(".json"), metadata, files=[path], parity=found, versions={"torch": version("torch")}
     )

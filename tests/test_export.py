@@ -20,11 +20,12 @@ import benchmarks
 import export
 import inference
 from evaluation.tables.scores import read_scores
+from gapl.calibration import BALANCED
 from gapl.config import DetectorConfig, LoraSpec, TowerSpec
 from gapl.engine import Engine, Outcome
 from gapl.files.checksum import sha256_of
 from gapl.info import header_of
-from gapl.names import EXPORT_PRECISIONS, FAST, PROGRAM_PRECISIONS, TINY
+from gapl.names import EXPORT_PRECISIONS, FAST, OPENVINO_PRECISIONS, PROGRAM_PRECISIONS, TINY
 from gapl.weights import read_engine
 from models import parity
 from models.detector import build_detector
@@ -146,7 +147,13 @@ def test_the_json_file_says_what_the_metadata_say(detector_file: Path, exported:
 
 
 @pytest.mark.parametrize(
-    ("precision", "types"), [("fp16", {"FLOAT16"}), ("bf16", {"BFLOAT16"}), ("int8", {"INT8", "FLOAT16"})]
+    ("precision", "types"),
+    [
+        ("fp16", {"FLOAT16"}),
+        ("bf16", {"BFLOAT16"}),
+        ("int8", {"INT8", "FLOAT16"}),
+        ("int8-dynamic", {"INT8", "FLOAT"}),
+    ],
 )
 def test_shorter_weights_make_smaller_files_of_the_same_verdicts(
     detector_file: Path,
@@ -186,12 +193,13 @@ def test_int8_is_exact_where_weights_were_rounded_before(detector_file: Path) ->
         precision: Engine(make(with_weights(graph, state)).SerializeToString())(pixels).logit_B
         for precision, make in PRECISIONS.items()
     }
+    assert np.abs(logits["int8-dynamic"] - logits["fp32"]).max() > 0
     assert 0 < np.abs(logits["int8"] - logits["fp32"]).max() < 3e-3  # q_proj is in float16
     assert np.abs(logits["bf16"] - logits["fp32"]).max() > np.abs(logits["fp16"] - logits["fp32"]).max() > 0
     assert tuple(PRECISIONS) == EXPORT_PRECISIONS
 
 
-@pytest.mark.parametrize("precision", EXPORT_PRECISIONS)
+@pytest.mark.parametrize("precision", OPENVINO_PRECISIONS)
 def test_openvino_gives_the_same(
     detector_file: Path,
     exported: Path,
@@ -296,6 +304,70 @@ def test_a_file_that_is_not_near_enough_is_refused(
     assert "by full views: difference " in refused
     assert refused.rstrip().endswith("give --calibration DIR, to judge it by labelled images")
     assert not list((tmp_path / "out").iterdir())
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Calibrations of its own
+
+
+@pytest.fixture(scope="module")
+def ranked(detector_file: Path, make_image: MakeImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images whose labels are what the detector says: those with the highest logits are fakes."""
+    scratch = tmp_path_factory.mktemp("ranked")
+    paths = [make_image(scratch / f"{number}.png", seed=number, levels=256 - number) for number in range(250)]
+    checkpoint = load_checkpoint(detector_file, allow_tiny=True)
+    pixels = torch.from_numpy(np.stack(export.pixels_of(checkpoint, paths)))
+    order = run_detector(checkpoint.detector, pixels, device="cpu").logit_B.argsort().tolist()
+    for rank, number in enumerate(order):
+        folder = scratch / ("real" if rank < 200 else "fake")
+        folder.mkdir(exist_ok=True)
+        paths[number].rename(folder / paths[number].name)
+    return scratch
+
+
+def test_scores_of_another_kind_get_calibrations_of_their_own(
+    detector_file: Path, ranked: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "RANKS_AS_WELL", replace(parity.RANKS_AS_WELL, auroc=0.1, balanced_accuracy=0.1))
+    given = ("--model_path", detector_file, "--out", tmp_path, "--allow-tiny", "--precision", "int8-dynamic")
+    done = run_cli(export.main, *given, "--calibration", ranked, "--num-images", 400, "--own-calibration")
+    assert done.code == 0, done.err
+    path = tmp_path / "detector-int8-dynamic.onnx"
+    found, source = load_detector(path, allow_tiny=True), read_info(detector_file)
+    assert found.calibration is not None
+    assert found.fast_calibration is not None
+    assert (found.calibration.n_real, found.calibration.n_fake) == (100, 25)
+    assert found.threshold == found.calibration.threshold(BALANCED)
+    assert found.calibration != source.calibration
+    assert found.fast_calibration not in (source.fast_calibration, found.calibration)
+    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    flips = max(each["flips"] for each in about["differs_from_torch"].values())
+    told = f"calibrated anew with 125 images; of 125 others, {flips:.1%} got another verdict"
+    assert told in found.notice
+    judged = run_cli(inference.main, next(ranked.glob("real/*")), "--model_path", path, "--json", "--allow-tiny")
+    assert told in " ".join(json.loads(judged.out)["warnings"])
+
+
+def test_calibrations_of_its_own_do_not_excuse_a_worse_ranking(
+    detector_file: Path, ranked: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--model_path", detector_file, "--out", tmp_path / "out", "--allow-tiny", "--num-images", 400)
+    own = (*given, "--precision", "int8-dynamic", "--own-calibration")
+    noise = np.random.default_rng(0)
+    monkeypatch.setattr(
+        "models.onnx_file.Engine.__call__",
+        lambda engine, pixels: Outcome(
+            engine.run(pixels, outputs=["logit_B"])["logit_B"] + noise.normal(scale=0.5, size=len(pixels))
+        ),
+    )
+    refused = run_cli(export.main, *own, "--calibration", ranked).only_error()
+    assert "not written; it differs from torch, by full views: auroc" in refused
+    assert "--own-calibration needs --calibration DIR" in run_cli(export.main, *own[:-3], own[-1]).only_error()
+    exact = run_cli(export.main, *given, "--own-calibration", "--calibration", ranked).only_error()
+    assert "fp32 has the same" in exact
+    few = run_cli(export.main, *own, "--calibration", ranked, "--num-images", 100).only_error()
+    assert "25 real images held out, but an error rate of 1 % needs 99" in few
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_every_figure_has_its_limit() -> None:

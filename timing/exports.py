@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 import export
 from gapl import cli
 from gapl.names import FAST, FULL
+from models.onnx_weights import PRECISIONS, in_dynamic_int8, linear_layers
 from models.weights.hub import find_model
 from timing.engines import median_seconds
 
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from gapl.engine import Engine
-    from models.parity import Parity
+    from models.parity import OwnCalibration, Parity, Reference
+    from models.weights.checkpoint import Checkpoint
 
 NUM_THREADS = 2
 BATCHES = (1, 4)
 NUM_ROUNDS = 3
+COLUMNS = ("AUROC differs by", "labels that change", "largest difference", "passes")
+OWN_COLUMNS = ("labels that change, own calibration", "balanced accuracy lower by", "passes")
 Run = Callable[[np.ndarray], Any]
 
 
@@ -47,7 +51,6 @@ def main() -> None:
 
     from gapl.engine import Engine
     from models.export import export_graph, with_weights
-    from models.onnx_weights import PRECISIONS
     from models.parity import AS_GOOD, EXACT, Reference
     from models.run import run_detector
     from models.weights.checkpoint import load_checkpoint, read_info
@@ -56,33 +59,49 @@ def main() -> None:
     file = find_model(args.model_path)
     whole = read_info(file).config.whole_layers
     checkpoint = load_checkpoint(file, views=FAST if whole else FULL)
-    _, judged = export.split_images(args.calibration, num_images=args.num_images)
+    fitted, judged = export.split_images(args.calibration, num_images=args.num_images)
     pixels = export.pixels_of(checkpoint, [path for path, _ in judged])
     reference = Reference(checkpoint, pixels, labels=[label for _, label in judged])
     graph = with_weights(export_graph(checkpoint.config), checkpoint.detector.state_dict())
     engines: dict[str, Run] = {
         "torch": lambda batch: run_detector(checkpoint.detector, torch.from_numpy(batch), device="cpu")
     }
-    print("| weights | MB | AUROC differs by | flips | largest difference | passes |\n|---|---|---|---|---|---|")
+    own = export.own_calibration(checkpoint, fitted) if args.own_calibration else None
+    judge = partial(_judge, checkpoint, reference, own)
+    print(f"| weights | MB | {' | '.join(COLUMNS + (OWN_COLUMNS if own else ()))} |")
+    print("|---" * (2 + len(COLUMNS) + len(OWN_COLUMNS if own else ())) + "|")
     with TemporaryDirectory() as scratch:
         for name, make in (PRECISIONS | QUANTISERS).items():
             path = Path(scratch) / f"{name}.onnx"
             path.write_bytes(make(_copy(graph)).SerializeToString())
-            engine = Engine(str(path))
-            found = reference.compare(partial(_judge, engine))["full"]
-            _tell(f"{name} | {path.stat().st_size / 1e6:.0f}", found, EXACT if name == "fp32" else AS_GOOD)
-            engines[name] = partial(_run, engine)
+            run: Run = partial(_run, Engine(str(path)))
+            engines[name] = partial(_logits, run)
+            judge(f"{name} | {path.stat().st_size / 1e6:.0f}", run, EXACT if name == "fp32" else AS_GOOD)
         if args.static:
             for name, run in static(graph, file, args, Path(scratch)):
-                _tell(f"{name} | -", reference.compare(partial(_logits, run))["full"], AS_GOOD)
                 engines[name] = partial(_logits, run)
+                judge(f"{name} | -", run, AS_GOOD)
     _time(engines, np.stack(pixels))
 
 
-def _tell(start: str, found: Parity, limits: Parity) -> None:
-    passes = "no" if found.excess(limits) else "yes"
-    row = f"{found.auroc:.4f} | {found.flips:.1%} | {found.difference:.1e} | {passes}"
-    print(f"| {start} | {row} |", flush=True)
+def _judge(
+    checkpoint: Checkpoint, reference: Reference, own: OwnCalibration | None, start: str, run: Run, limits: Parity
+) -> None:
+    """Print the row of an engine."""
+    from models.parity import RANKS_AS_WELL
+
+    logits = partial(_logits, run)
+    found = reference.compare(logits)["full"]
+    cells = [f"{found.auroc:.4f}", f"{found.flips:.1%}", f"{found.difference:.1e}", _passes(found, limits)]
+    if own is not None:
+        again = reference.compare(logits, own.given_to(checkpoint, logits, first_views=reference.first_views))
+        found = again["full"]
+        cells += [f"{found.flips:.1%}", f"{found.balanced_accuracy:.4f}", _passes(found, RANKS_AS_WELL)]
+    print(f"| {start} | {' | '.join(cells)} |", flush=True)
+
+
+def _passes(found: Parity, limits: Parity) -> str:
+    return "no" if found.excess(limits) else "yes"
 
 
 def _logits(run: Run, pixels: np.ndarray) -> np.ndarray:
@@ -91,12 +110,8 @@ def _logits(run: Run, pixels: np.ndarray) -> np.ndarray:
     return logit_B
 
 
-def _judge(engine: Engine, pixels_BVCHW: np.ndarray) -> np.ndarray:
-    return engine(pixels_BVCHW).logit_B
-
-
-def _run(engine: Engine, pixels_BCHW: np.ndarray) -> dict[str, np.ndarray]:
-    return engine.run(pixels_BCHW[:, None], outputs=["logit_B"])
+def _run(engine: Engine, pixels_BVCHW: np.ndarray) -> dict[str, np.ndarray]:
+    return engine.run(pixels_BVCHW, outputs=["logit_B"])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -104,6 +119,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model_path", "--model-path", required=True, help="detector file")
     parser.add_argument("--calibration", type=Path, metavar="DIR", required=True, help="images in class folders")
     parser.add_argument("--num-images", type=int, default=128, help="half of them judge (default: %(default)s)")
+    text = "also judge each with calibrations of its own, of the other half"
+    parser.add_argument("--own-calibration", action="store_true", help=text)
     text = "also try static int8 by nncf, which takes minutes for each, and needs requirements/export.txt"
     parser.add_argument("--static", action="store_true", help=text)
     return parser.parse_args()
@@ -132,16 +149,6 @@ def _copy(model: ModelProto) -> ModelProto:
     return copied
 
 
-def _linear(model: ModelProto, *, without: str = "none") -> list[str]:
-    """Return the names of the tower's linear layers, without those that have a word in their name."""
-    return [
-        node.name
-        for node in model.graph.node
-        if node.op_type == "MatMul"
-        and any(name.startswith("tower.") and without not in name for name in node.input)
-    ]
-
-
 def _blocks(model: ModelProto, *, block: int) -> ModelProto:
     """Linear layers in int8, a scale for each block of inputs; what they are multiplied by is rounded, too."""
     import logging
@@ -149,7 +156,7 @@ def _blocks(model: ModelProto, *, block: int) -> ModelProto:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
-    linear = set(_linear(model))
+    linear = set(linear_layers(model))
     others = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.name not in linear]
     quantiser = MatMulNBitsQuantizer(
         model, block_size=block, is_symmetric=True, accuracy_level=4, nodes_to_exclude=others, bits=8
@@ -159,29 +166,10 @@ def _blocks(model: ModelProto, *, block: int) -> ModelProto:
     return made
 
 
-def _dynamic(model: ModelProto, *, without: str = "none") -> ModelProto:
-    """Linear layers in int8, a scale for each output; what they are multiplied by is rounded with one scale."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "dynamic.onnx"
-        quantize_dynamic(
-            model,
-            path,
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=_linear(model, without=without),
-            extra_options={"MatMulConstBOnly": True},
-        )
-        return onnx.load(path)
-
-
 QUANTISERS: dict[str, Callable[[ModelProto], ModelProto]] = {
     "int8, blocks of 128": lambda model: _blocks(model, block=128),
     "int8, blocks of 32": lambda model: _blocks(model, block=32),
-    "dynamic int8": _dynamic,
-    "dynamic int8 without fc2": lambda model: _dynamic(model, without=".fc2."),
+    "int8-dynamic without fc2": lambda model: in_dynamic_int8(model, without=".fc2."),
 }
 
 
