@@ -141,6 +141,8 @@ def test_requests_that_are_not_understood(client: httpx2.Client, images: list[Pa
 
     points = "an unknown operating point; this detector has balanced, fpr1"
     assert refused(params={"operating_point": "fpr2"}, content=b"x") == points
+    unknown = "the query has a name that is unknown here; known: explain, operating_point"
+    assert refused(params={"operating-point": "fpr1"}, content=b"x") == unknown
     assert refused(params={"explain": "much"}, content=b"x").startswith("explain: ")
     assert refused(content=b"").startswith("nothing was sent; send a file in the field 'image'")
     assert refused(files=form(images[0], field="file")) == "the form has a field 'file'; expected 'image'"
@@ -217,6 +219,7 @@ def test_headers_and_request_ids(client: httpx2.Client) -> None:
     for method, path, status in (("GET", "/nowhere", 404), ("GET", "/v1/detect", 405)):
         answer = client.request(method, path)
         assert (answer.status_code, answer.json()["status"]) == (status, status)
+        assert answer.json()["detail"] == "/openapi.json lists the paths and their methods"
         assert answer.headers["content-type"] == "application/problem+json"
 
 

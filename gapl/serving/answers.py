@@ -50,6 +50,7 @@ def answer_http_error(request: Request, error: Exception) -> JSONResponse:
         "type": "about:blank",
         "title": status.phrase,
         "status": status,
+        "detail": "/openapi.json lists the paths and their methods",
         "request_id": note_of(request).request_id,
     }
     headers = dict(error.headers or {})
