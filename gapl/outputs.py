@@ -10,11 +10,12 @@ from pathlib import Path
 
 from gapl.folders import START_BYTES
 from gapl.inputs.scan import Scan
+from gapl.model_path import in_run
 from gapl.options import SHEETS_INDEX
 
 
 def check_outputs(args: argparse.Namespace, scan: Scan) -> None:
-    """Raise ValueError, one line, where an output would replace an image, or what is judged."""
+    """Raise ValueError, one line, where an output would replace an image, or what is read."""
     named = {"--out": args.out, "--gallery": args.gallery, "--sheets": args.sheets and args.sheets / SHEETS_INDEX}
     targets = {option: path for option, path in named.items() if path}
     for (option, path), (other, same) in combinations(targets.items(), 2):
@@ -28,7 +29,7 @@ def check_outputs(args: argparse.Namespace, scan: Scan) -> None:
         if path.is_dir():
             raise ValueError(f"{option} {path} is a folder; expected the name of a file")
         if _identity(path) in set(_named(args, scan)):
-            raise ValueError(f"{option} {path} is among what is judged; name another file")
+            raise ValueError(f"{option} {path} is read by this command; name another file")
         if path.is_file() and _is_image(path):
             raise ValueError(f"{option} {path} is an image, which is not replaced; name another file")
     for option, path in (("--sort-into", args.sort_into), ("--sheets", args.sheets)):
@@ -37,8 +38,10 @@ def check_outputs(args: argparse.Namespace, scan: Scan) -> None:
 
 
 def _named(args: argparse.Namespace, scan: Scan) -> Iterator[tuple[int, int]]:
+    """Yield what is the same of all names of each file that the command reads: images, lists and the detector."""
     paths = [each.removeprefix("@") for each in (*args.paths, *args.image_path)]
-    for path in (*map(Path, paths), *(image.file for image in scan.images if image.file)):
+    detector = [in_run(Path(args.model_path))] if args.model_path else []
+    for path in (*map(Path, paths), *detector, *(image.file for image in scan.images if image.file)):
         if os.path.exists(path):  # noqa: PTH110 - which also answers for a name that is too long
             yield _identity(path)
 

@@ -1,4 +1,4 @@
-"""What a command line writes replaces neither an image nor what it judges."""
+"""What a command line writes replaces neither an image nor what it reads."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from conftest import MakeImage, RunCli
         ),
         (
             ("a.png", "--out", "a.png", "--format", "csv"),
-            "--out {a.png} is among what is judged; name another file",
+            "--out {a.png} is read by this command; name another file",
         ),
-        ((".", "--gallery", "a.png"), "--gallery {a.png} is among what is judged; name another file"),
-        (("list.csv", "--out", "list.csv"), "--out {list.csv} is among what is judged; name another file"),
+        ((".", "--gallery", "a.png"), "--gallery {a.png} is read by this command; name another file"),
+        (("list.csv", "--out", "list.csv"), "--out {list.csv} is read by this command; name another file"),
+        (
+            ("a.png", "--model_path", "detector.csv", "--out", "detector.csv"),
+            "--out {detector.csv} is read by this command; name another file",
+        ),
         (
             ("@list.txt", "--gallery", "list.txt"),
-            "--gallery {list.txt} is among what is judged; name another file",
+            "--gallery {list.txt} is read by this command; name another file",
         ),
         (
             ("a.png", "--gallery", "other.html"),
@@ -31,7 +35,7 @@ from conftest import MakeImage, RunCli
         ),
         (
             ("a.png", "--sheets", "sheets"),
-            "--sheets {sheets/index.html} is among what is judged; name another file",
+            "--sheets {sheets/index.html} is read by this command; name another file",
         ),
         (("a.png", "--sheets", "a.png"), "--sheets {a.png} is a file; expected a folder"),
         (
@@ -67,6 +71,7 @@ def test_nothing_of_a_user_is_replaced(
     Path("other.html").write_bytes(Path("a.png").read_bytes())
     Path("list.csv").write_text("filename\na.png\n")
     Path("list.txt").write_text("a.png\n")
+    Path("detector.csv").write_text("a detector\n")
     before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
     done = judge(*arguments, "--overwrite")
     assert (done.code, done.err.splitlines()[-1]) == (2, f"error: {error}".replace("{", "").replace("}", ""))
