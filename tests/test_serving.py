@@ -249,7 +249,7 @@ def test_metrics_count(service: ServiceProcess, client: httpx2.Client, images: l
     assert service.metric("gapl_ready") == 1
     check_problem(client.post("/v1/detect", content=b"text"), "unreadable")
     assert service.metric('gapl_refused_total{kind="unreadable"}') > 0
-    assert service.metric('gapl_requests_total{route="/v1/detect",status="200"}') > 0
+    wait_until(lambda: service.metric('gapl_requests_total{route="/v1/detect",status="200"}') > 0)
 
 
 def test_openapi_is_valid_and_its_examples_are(client: httpx2.Client) -> None:
