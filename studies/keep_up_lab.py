@@ -97,9 +97,10 @@ class Lab:
 
 
 @contextmanager
-def open_lab(corpus: Path, out: Path, *, seed: int, precision: str) -> Iterator[Lab]:
-    """Open the corpus, and compute the features that are not in the cache yet."""
-    every = open_data(None, corpus, stage=1, mix="open", seed=seed)
+def open_lab(corpus: Path, out: Path, *, mix: str, seed: int, precision: str) -> Iterator[Lab]:
+    """Open the corpus, and compute the features that are not in the cache yet; no mix: all training images."""
+    chosen = (None, corpus) if mix else ([str(corpus / "train")], None)
+    every = open_data(*chosen, stage=1, mix=mix or "auto", seed=seed)
     split = split_images(every, fraction=0.0, holdout=HOLDOUT, names=(), max_images=0, seed=seed)
     device = pick_device("auto")
     if device == "cpu":

@@ -1,4 +1,4 @@
-"""A stream -> the images whose labels would tell most: unsure, far from training, and unlike each other.
+"""A stream -> the images whose labels would tell most: unsure, far, perhaps of a new kind, and unlike each other.
 
 No detector is run: the choice is made from what the tables hold.
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from evaluation.drift.newness import new_shares
 from evaluation.drift.properties import NAMES, NUMBERS
 from evaluation.drift.stream import Stream
 from gapl.files.atomic import replacing
@@ -23,6 +24,7 @@ from gapl.verdict import DecisionRule
 
 COUNT = 50
 FAR = 0.9  # of the images before are nearer to training
+NEW = 0.5  # likelier new than not
 COLUMNS = ("filename", "label", "score", "verdict", "reason")
 
 
@@ -40,14 +42,15 @@ def choose(before: Stream, now: Stream, *, count: int = COUNT) -> list[Chosen]:
     """Return at most so many images of now, those that tell most first.
 
     Each image has a worth: how near its score is to the unsure band, plus the share of the images before that are
-    nearer to training. Greedily, the next one has the greatest worth times distance from those that are chosen.
+    nearer to training, plus how likely it is of a kind that there was less of before. Greedily, the next one has
+    the greatest worth times distance from those that are chosen.
     """
     rule, images = now.judgement.rule, now.readable
     score_N = images["score"].to_numpy(float)
-    unsure_N, far_N = nearness(score_N, rule), _farther(before, now)
-    order = _greedy(unsure_N + far_N, _vectors(now), count=min(count, len(images)))
+    unsure_N, far_N, new_N = nearness(score_N, rule), _farther(before, now), new_shares(before, now)
+    order = _greedy(unsure_N + far_N + new_N, _vectors(now), count=min(count, len(images)))
     verdict_N, paths = rule.labels(score_N), images["path"].tolist()
-    reasons = [_reason(rule, verdict=verdict_N[i], unsure=unsure_N[i], far=far_N[i]) for i in order]
+    reasons = [_reason(rule, verdict=verdict_N[i], unsure=unsure_N[i], far=far_N[i], new=new_N[i]) for i in order]
     return [
         Chosen(paths[i], float(score_N[i]), str(verdict_N[i]), reason)
         for i, reason in zip(order, reasons, strict=True)
@@ -71,8 +74,8 @@ def _farther(before: Stream, now: Stream) -> np.ndarray:
 
 def _vectors(now: Stream) -> np.ndarray:
     """Return vectors_NE by which images are alike: embeddings, else all else that the table holds of an image."""
-    if now.vectors_NE is not None:
-        return now.vectors_NE[(now.images["error"] == "").to_numpy()]
+    if (vectors_NE := now.readable_vectors) is not None:
+        return vectors_NE
     images = now.readable
     numbers = [name for name in ("score", *NUMBERS) if name in images]
     ranks = images[numbers].rank(pct=True)
@@ -94,12 +97,14 @@ def _greedy(worth_N: np.ndarray, vectors_NE: np.ndarray, *, count: int) -> list[
     return chosen
 
 
-def _reason(rule: DecisionRule, *, verdict: str, unsure: float, far: float) -> str:
+def _reason(rule: DecisionRule, *, verdict: str, unsure: float, far: float, new: float) -> str:
     found = []
     if verdict == "unsure":
         found.append("unsure")
     if far >= FAR:
         found.append(f"farther from training than {far:.0%} of the images before")
+    if new >= NEW:
+        found.append("of a kind that there was less of before")
     if not found:
         edge = "the unsure band" if rule.has_band else "the threshold"
         found.append(f"near {edge}" if unsure >= 0.5 else "unlike those before it in this list")

@@ -38,6 +38,11 @@ class Stream:
         return self.images[self.images["error"] == ""]
 
     @property
+    def readable_vectors(self) -> np.ndarray | None:
+        """The embeddings of these, if the table has them."""
+        return None if self.vectors_NE is None else self.vectors_NE[(self.images["error"] == "").to_numpy()]
+
+    @property
     def drawn(self) -> str:
         """What one draw from the stream is, in the plural."""
         return "clusters" if "cluster" in self.images else "different images"
