@@ -19,11 +19,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gapl import cli
 from gapl.decode import UnreadableImage, decode_image
-from gapl.files.checksum import sha256_of
 from gapl.inputs.scan import scan_images
 from gapl.names import EXPORT_PRECISIONS, MODEL_HELP, OPENVINO_PRECISIONS, PROGRAM_PRECISIONS
 from models.weights.hub import find_model
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from models.parity import Exam, OwnCalibration, Parity
+    from models.parity import Exam, Parity, Reference
     from models.weights.checkpoint import Checkpoint
 
 ASSETS = Path(__file__).parent / "assets"
@@ -190,38 +189,17 @@ def _exam(checkpoint: Checkpoint, args: argparse.Namespace) -> Exam:
         images = [decode_image(image.read()) for image in scan_images([ASSETS]).images]
         return Exam(Reference(checkpoint, list(noisy_pixels(checkpoint, images))), EXACT if exact else NEAR)
     fitted, judged = split_images(args.calibration, num_images=args.num_images)
-    own = own_calibration(checkpoint, fitted) if args.own_calibration else None
-    labels = [label for _, label in judged]
-    reference = Reference(checkpoint, pixels_of(checkpoint, [path for path, _ in judged]), labels=labels)
-    return Exam(reference, EXACT if exact else RANKS_AS_WELL if own else AS_GOOD, own)
+    reference = _judged_by_torch(checkpoint, judged)
+    if args.own_calibration:
+        return Exam(reference, RANKS_AS_WELL, _judged_by_torch(checkpoint, fitted))
+    return Exam(reference, EXACT if exact else AS_GOOD)
 
 
-def own_calibration(checkpoint: Checkpoint, fitted: list[tuple[Path, int]]) -> OwnCalibration:
-    """Return how the file is calibrated anew, as `benchmarks.py calibrate` does it.
+def _judged_by_torch(checkpoint: Checkpoint, images: list[tuple[Path, int]]) -> Reference:
+    from models.parity import Reference
 
-    Raises ValueError when the images are too few.
-    """
-    import pandas as pd
-
-    from evaluation.calibrate import calibrate
-    from models.parity import OwnCalibration
-
-    images = pd.DataFrame(
-        {
-            "uri": [str(path) for path, _ in fitted],
-            "content_sha256": [sha256_of(path) for path, _ in fitted],
-            "label": [label for _, label in fitted],
-            "error": "",
-        }
-    )
-    stored = checkpoint.calibration
-    options: dict[str, Any] = {} if stored is None else {"method": stored.method, "alpha": stored.alpha}
-    # Too few images are told before anything takes time.
-    calibrate(images.assign(logit=images["label"].astype(float)), **options)
-    return OwnCalibration(
-        pixels_of(checkpoint, [path for path, _ in fitted]),
-        lambda logit_N: calibrate(images.assign(logit=logit_N), **options),
-    )
+    pixels = pixels_of(checkpoint, [path for path, _ in images])
+    return Reference(checkpoint, pixels, labels=[label for _, label in images])
 
 
 def split_images(folder: Path, *, num_images: int) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gapl.calibration import BALANCED, Calibration, score_of
+from gapl.calibration import Calibration, score_of
 from gapl.info import DetectorInfo
 from gapl.names import FAST, FULL
 from gapl.verdict import decision_rule
@@ -103,12 +103,25 @@ class Reference:
         }
 
     def _logits(self, engine: Logits, first_view: int) -> np.ndarray:
-        return logits_of(self.pixels, engine, first_view=first_view)
+        """Return the logits of all images by an engine."""
+        return np.concatenate([engine(np.ascontiguousarray(each[None, first_view:])) for each in self.pixels])
 
-    @property
-    def first_views(self) -> dict[str, int]:
-        """The first of the views that each look takes: "full", and "fast" where there is such a look."""
-        return {name: look.first_view for name, look in self._looks.items()}
+    def moved(self, info: DetectorInfo, engine: Logits) -> DetectorInfo:
+        """Return `info` with the calibrations for an engine: those of torch, moved along a straight line.
+
+        The line comes nearest to the logits of torch, by least squares on these images. Scores then mean what they
+        meant, and the thresholds stay.
+
+        Raises ValueError where a calibration is missing, or the engine ranks otherwise.
+        """
+        log.info("Its calibrations are moved to its own scores, by %d images", len(self.pixels))
+        own = {name: self._moved(look, engine) for name, look in self._looks.items()}
+        return replace(info, calibration=own[FULL], fast_calibration=own.get(FAST, info.fast_calibration))
+
+    def _moved(self, look: _Look, engine: Logits) -> Calibration:
+        if look.info.calibration is None:
+            raise ValueError("the detector has no calibration that could be moved to the scores of the file")
+        return _along(look.info.calibration, self._logits(engine, look.first_view), look.logit_N)
 
     def compare(self, engine: Logits, info: DetectorInfo | None = None) -> dict[str, Parity]:
         """Return for each look how near an engine comes.
@@ -147,36 +160,20 @@ class Reference:
         )
 
 
-def logits_of(pixels: Sequence[np.ndarray], engine: Logits, *, first_view: int) -> np.ndarray:
-    """Return logit_N of images, each as pixels_VCHW, by their views from `first_view` on."""
-    return np.concatenate([engine(np.ascontiguousarray(each[None, first_view:])) for each in pixels])
+def _along(calibration: Calibration, logit_N: np.ndarray, torch_N: np.ndarray) -> Calibration:
+    """Return a calibration of some logits that gives about the scores which another gives to those of torch."""
+    spread = float(np.var(logit_N))
+    slope = float(np.cov(logit_N, torch_N, bias=True)[0, 1]) / spread if spread > 0 else 0.0
+    if not slope > 0:
+        raise ValueError("what was exported does not rank the images as torch does; no calibration mends that")
+    shift = float(torch_N.mean()) - slope * float(logit_N.mean())
+    a, b = calibration.a * slope, calibration.a * shift + calibration.b
+    note = "; ".join(filter(None, (calibration.note, f"moved to other logits, by {len(logit_N)} images")))
+    return replace(calibration, method="platt", a=a, b=b, note=note)
 
 
 # ---------------------------------------------------------------------------------------------------------
 # What a file has to pass
-
-
-@dataclass(frozen=True)
-class OwnCalibration:
-    """How a detector whose scores are others than those of torch gets calibrations of its own.
-
-    pixels  of each image that they are fitted to, pixels_VCHW
-    fit     makes a calibration of logit_N of these images
-    """
-
-    pixels: Sequence[np.ndarray]
-    fit: Callable[[np.ndarray], Calibration]
-
-    def given_to(self, info: DetectorInfo, engine: Logits, *, first_views: Mapping[str, int]) -> DetectorInfo:
-        """Return what a detector says of itself that an engine runs, with calibrations for these looks."""
-        log.info("It gets calibrations of its own, from %d images", len(self.pixels))
-        for look, first_view in first_views.items():
-            calibration = self.fit(logits_of(self.pixels, engine, first_view=first_view))
-            if look == FAST:
-                info = replace(info, fast_calibration=calibration)
-            else:
-                info = replace(info, calibration=calibration, threshold=calibration.threshold(BALANCED))
-        return info
 
 
 @dataclass(frozen=True)
@@ -185,37 +182,32 @@ class Exam:
 
     reference  what it is compared with
     limits     how near it must be
-    own        None: it keeps the calibrations of the detector that it was made of
+    fitted     of other images, by which its calibrations become its own; None: it keeps those of the detector
     """
 
     reference: Reference
     limits: Parity
-    own: OwnCalibration | None = None
+    fitted: Reference | None = None
 
     def take(self, path: Path, info: DetectorInfo, engine: Logits) -> tuple[DetectorInfo, dict[str, Parity]]:
         """Return what the file is to say of its detector, which is `info` itself but for calibrations of its own.
 
         Also returns how near it is, by each look. Raises ValueError, one line, when that is not near enough.
         """
-        if self.own is None:
-            found = self.reference.compare(engine)
-            self._require(path, found)
-            return info, found
-        own = self.own.given_to(info, engine, first_views=self.reference.first_views)
+        own = None if self.fitted is None else self.fitted.moved(info, engine)
         found = self.reference.compare(engine, own)
-        self._require(path, found)
-        flips = max(parity.flips for parity in found.values())
-        told = (
-            f"calibrated anew with {len(self.own.pixels)} images; of {len(self.reference.pixels)} others, "
-            f"{flips:.1%} got another verdict than by the detector that it was made of"
-        )
-        return replace(own, notice="; ".join(filter(None, (info.notice, told)))), found
-
-    def _require(self, path: Path, found: Mapping[str, Parity]) -> None:
         hint = "; give --calibration DIR, to judge it by labelled images" if self.limits == NEAR else ""
         for look, parity in found.items():
             if excess := parity.excess(self.limits):
                 raise ValueError(f"{path}: not written; it differs from torch, by {look} views: {excess}{hint}")
+        if own is None:
+            return info, found
+        flips = max(parity.flips for parity in found.values())
+        told = (
+            "its scores are not those of the detector that it was made of: "
+            f"{flips:.1%} of {len(self.reference.pixels)} images got another verdict"
+        )
+        return replace(own, notice="; ".join(filter(None, (info.notice, told)))), found
 
 
 def noisy_pixels(checkpoint: Checkpoint, images: Sequence[Image.Image]) -> Iterator[np.ndarray]:

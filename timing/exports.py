@@ -2,9 +2,9 @@
 
     python timing/exports.py --model_path pretrained/gapl-vit-b16-open.safetensors --calibration DIR
 
-DIR has images in class folders, real and fake; half of them judge. A detector with several views looks at the
-whole image alone. What is tried takes turns, batch by batch, and the time is that of the processor, so that other
-work on the machine changes ratios little. Two threads.
+DIR has images in class folders, real and fake: half of them judge, and by the others calibrations are moved for the
+last columns. A detector with several views looks at the whole image alone. What is tried takes turns, batch by
+batch, and the time is that of the processor, so that other work on the machine changes ratios little. Two threads.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from gapl.engine import Engine
-    from models.parity import OwnCalibration, Parity, Reference
+    from models.parity import Parity, Reference
     from models.weights.checkpoint import Checkpoint
 
 NUM_THREADS = 2
 BATCHES = (1, 4)
 NUM_ROUNDS = 3
-COLUMNS = ("AUROC differs by", "labels that change", "largest difference", "passes")
-OWN_COLUMNS = ("labels that change, own calibration", "balanced accuracy lower by", "passes")
+COLUMNS = (
+    "weights", "MB", "AUROC differs by", "labels that change", "largest difference", "passes",
+    "labels that change, own calibration", "balanced accuracy lower by", "passes",
+)  # fmt: skip
 Run = Callable[[np.ndarray], Any]
 
 
@@ -66,10 +68,9 @@ def main() -> None:
     engines: dict[str, Run] = {
         "torch": lambda batch: run_detector(checkpoint.detector, torch.from_numpy(batch), device="cpu")
     }
-    own = export.own_calibration(checkpoint, fitted) if args.own_calibration else None
-    judge = partial(_judge, checkpoint, reference, own)
-    print(f"| weights | MB | {' | '.join(COLUMNS + (OWN_COLUMNS if own else ()))} |")
-    print("|---" * (2 + len(COLUMNS) + len(OWN_COLUMNS if own else ())) + "|")
+    pixels_to_fit = export.pixels_of(checkpoint, [path for path, _ in fitted])
+    judge = partial(_judge, checkpoint, reference, Reference(checkpoint, pixels_to_fit))
+    print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     with TemporaryDirectory() as scratch:
         for name, make in (PRECISIONS | QUANTISERS).items():
             path = Path(scratch) / f"{name}.onnx"
@@ -85,18 +86,16 @@ def main() -> None:
 
 
 def _judge(
-    checkpoint: Checkpoint, reference: Reference, own: OwnCalibration | None, start: str, run: Run, limits: Parity
+    checkpoint: Checkpoint, reference: Reference, fitted: Reference, start: str, run: Run, limits: Parity
 ) -> None:
     """Print the row of an engine."""
     from models.parity import RANKS_AS_WELL
 
     logits = partial(_logits, run)
     found = reference.compare(logits)["full"]
+    own = reference.compare(logits, fitted.moved(checkpoint, logits))["full"]
     cells = [f"{found.auroc:.4f}", f"{found.flips:.1%}", f"{found.difference:.1e}", _passes(found, limits)]
-    if own is not None:
-        again = reference.compare(logits, own.given_to(checkpoint, logits, first_views=reference.first_views))
-        found = again["full"]
-        cells += [f"{found.flips:.1%}", f"{found.balanced_accuracy:.4f}", _passes(found, RANKS_AS_WELL)]
+    cells += [f"{own.flips:.1%}", f"{own.balanced_accuracy:.4f}", _passes(own, RANKS_AS_WELL)]
     print(f"| {start} | {' | '.join(cells)} |", flush=True)
 
 
@@ -119,8 +118,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model_path", "--model-path", required=True, help="detector file")
     parser.add_argument("--calibration", type=Path, metavar="DIR", required=True, help="images in class folders")
     parser.add_argument("--num-images", type=int, default=128, help="half of them judge (default: %(default)s)")
-    text = "also judge each with calibrations of its own, of the other half"
-    parser.add_argument("--own-calibration", action="store_true", help=text)
     text = "also try static int8 by nncf, which takes minutes for each, and needs requirements/export.txt"
     parser.add_argument("--static", action="store_true", help=text)
     return parser.parse_args()
