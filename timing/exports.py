@@ -2,7 +2,7 @@
 
     python timing/exports.py --model_path pretrained/gapl-vit-b16-open.safetensors --calibration DIR
 
-DIR has images in class folders, real and fake: half of them judge, and by the others calibrations are moved for the
+DIR has images in class folders, real and fake: half of them judge, and the others move the calibrations for the
 last columns. A detector with several views looks at the whole image alone. What is tried takes turns, batch by
 batch, and the time is that of the processor, so that other work on the machine changes ratios little. Two threads.
 """
