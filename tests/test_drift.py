@@ -19,6 +19,7 @@ from evaluation.drift import two_sample
 from evaluation.drift.drift import compare_properties, compare_streams
 from evaluation.drift.judgement import Judgement
 from evaluation.drift.label_first import choose, nearness
+from evaluation.drift.newness import new_shares
 from evaluation.drift.properties import OTHERS, Property, grouped
 from evaluation.drift.stream import Stream, read_stream
 from evaluation.intervals import wilson
@@ -204,6 +205,29 @@ def test_what_to_label_first_is_unsure_far_and_diverse() -> None:
     assert reasons["5.jpg"] == "unsure"
     assert len(choose(before, stream(scores, **kinds), count=50)) == 6
     assert nearness(np.array([0, 0.1, 0.2, 0.7, 1]), RULE).tolist() == [0, 0.5, 1, 1, 0]
+
+
+def test_what_was_rarer_before_is_labelled_first() -> None:
+    """Sure fakes of a size that was rare: neither unsure nor far, but new."""
+    generator = np.random.default_rng(0)
+    sides = [generator.choice([512.0, 768.0, 1024.0], num, p=[0.6, 0.38, 0.02]) for num in (300, 300)]
+    is_new = np.arange(300) < 60
+    scores = np.where(is_new, 0.99, mixture(300, 0.5, seed=1))
+    before = stream(mixture(300, 0.5), side=sides[0])
+    now = stream(scores, side=np.where(is_new, 1024.0, sides[1]))
+    share_M = new_shares(before, now)
+    assert share_M[is_new].mean() > 0.8
+    assert share_M[~is_new].mean() < 0.1
+    first = choose(before, now, count=50)
+    listed = [each for each in first if is_new[int(each.path.removesuffix(".jpg"))]]
+    assert len(listed) > 50 * is_new.mean()
+    assert {each.reason for each in listed} == {"of a kind that there was less of before"}
+
+
+def test_nothing_is_new_where_nothing_has_changed() -> None:
+    before, now = stream(mixture(400, 0.5)), stream(mixture(400, 0.5, seed=1))
+    assert new_shares(before, now).mean() < 0.15
+    assert not new_shares(stream(mixture(19, 0.5)), now).any()
 
 
 # ---------------------------------------------------------------------------------------------------------
