@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 PAGE = Path(__file__).parent / "web"
+LEAST_OWN = 40  # images that judge a file with calibrations of its own
 
 
 def main() -> None:
@@ -76,6 +77,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def _check_precision(args: argparse.Namespace) -> None:
     """Raise ValueError when a format has not this precision, or there are no images where it needs some."""
+    given = args.precision != "fp32" or args.calibration is not None or args.own_calibration
+    if given and (args.wheel or args.format in ("graph", "web")):
+        what = "--wheel" if args.wheel else f"--format {args.format}"
+        raise ValueError(f"{what} has a precision of its own; leave out --precision and --calibration")
     offered = OFFERED.get(args.format, EXPORT_PRECISIONS)
     if args.precision not in offered:
         raise ValueError(f"--format {args.format} takes --precision {' or '.join(offered)}")
@@ -143,8 +148,6 @@ def _program(file: Path, args: argparse.Namespace) -> None:
 
 
 def _web(file: Path, args: argparse.Namespace) -> None:
-    if args.precision != "fp32" or args.calibration is not None:
-        raise ValueError("--format web has a precision of its own; leave out --precision and --calibration")
     from models.site import write_site
     from models.weights.checkpoint import load_checkpoint
 
@@ -161,7 +164,7 @@ FORMATS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "web": _web,
     "graph": _graph,
 }
-OFFERED = {"openvino": OPENVINO_PRECISIONS, "torch-export": PROGRAM_PRECISIONS}  # of other formats: all
+OFFERED = {"openvino": OPENVINO_PRECISIONS, "torch-export": PROGRAM_PRECISIONS}  # of onnx: all
 
 
 def _stem(file: Path, precision: str) -> str:
@@ -189,6 +192,10 @@ def _exam(checkpoint: Checkpoint, args: argparse.Namespace) -> Exam:
         images = [decode_image(image.read()) for image in scan_images([ASSETS]).images]
         return Exam(Reference(checkpoint, list(noisy_pixels(checkpoint, images))), EXACT if exact else NEAR)
     fitted, judged = split_images(args.calibration, num_images=args.num_images)
+    if args.own_calibration and len(judged) < LEAST_OWN:
+        raise ValueError(f"{len(judged)} images that judge; --own-calibration needs {LEAST_OWN}: see --num-images")
+    if args.own_calibration and checkpoint.calibration is None:
+        raise ValueError("--own-calibration: this detector has no calibration that could be moved")
     reference = _judged_by_torch(checkpoint, judged)
     if args.own_calibration:
         return Exam(reference, RANKS_AS_WELL, _judged_by_torch(checkpoint, fitted))

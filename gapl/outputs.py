@@ -40,7 +40,8 @@ def check_outputs(args: argparse.Namespace, scan: Scan) -> None:
 def _named(args: argparse.Namespace, scan: Scan) -> Iterator[tuple[int, int]]:
     """Yield what is the same of all names of each file that the command reads: images, lists and the detector."""
     paths = [each.removeprefix("@") for each in (*args.paths, *args.image_path)]
-    detector = [in_run(Path(args.model_path))] if args.model_path else []
+    model = in_run(Path(args.model_path)) if args.model_path else None
+    detector = [model, model.with_suffix(".bin")] if model else []  # that of OpenVINO is two files
     for path in (*map(Path, paths), *detector, *(image.file for image in scan.images if image.file)):
         if os.path.exists(path):  # noqa: PTH110 - which also answers for a name that is too long
             yield _identity(path)

@@ -194,7 +194,10 @@ class Exam:
 
         Also returns how near it is, by each look. Raises ValueError, one line, when that is not near enough.
         """
-        own = None if self.fitted is None else self.fitted.moved(info, engine)
+        try:
+            own = None if self.fitted is None else self.fitted.moved(info, engine)
+        except ValueError as error:
+            raise ValueError(f"{path}: not written; {error}") from error
         found = self.reference.compare(engine, own)
         hint = "; give --calibration DIR, to judge it by labelled images" if self.limits == NEAR else ""
         for look, parity in found.items():

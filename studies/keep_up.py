@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 NUM_GENERATORS, NUM_PHOTOS, IN_A_ROW = 20, 10, 10
 LEAST_IMAGES, LEAST_JUDGED, MOST_PHOTOS = 20, 6, 100
 SIZES = (10, 30, 100)
+LEAST_CASES = 5  # for an interval
 RETRAINED, RETRAINED_SIZE = 2, 30  # folds, images
 RELATED = (  # generators that are left out together, by what their names have in common
     ("banana", "nano banana"), ("gpt_image_2", "gpt image 2"), ("gptimage2", "gpt image 2"),

@@ -318,6 +318,7 @@ def test_scores_of_another_kind_get_calibrations_of_their_own(
         "models.onnx_file.Engine.__call__",
         lambda engine, pixels: Outcome(2 * judge(engine, pixels).logit_B + 1),
     )
+    monkeypatch.setattr(export, "LEAST_OWN", 6)
     given = ("--model_path", detector_file, "--out", tmp_path, "--allow-tiny", "--precision", "fp16")
     own = (*given, "--calibration", labelled, "--own-calibration")
     done = run_cli(export.main, *own)
@@ -348,12 +349,18 @@ def test_calibrations_of_its_own_do_not_excuse_another_ranking(
     short = (*given, "--precision", "int8-dynamic")
     assert "--own-calibration is for" in run_cli(export.main, *given, "--calibration", labelled).only_error()
     assert "needs --calibration DIR" in run_cli(export.main, *short).only_error()
+    few = run_cli(export.main, *short, "--calibration", labelled).only_error()
+    assert "6 images that judge; --own-calibration needs 40" in few
+    monkeypatch.setattr(export, "LEAST_OWN", 6)
+    for other in (("--format", "graph"), ("--format", "web"), ("--wheel",)):
+        refused = run_cli(export.main, *short, "--calibration", labelled, *other).only_error()
+        assert "has a precision of its own; leave out --precision and --calibration" in refused
     numbers = iter(range(1000))
     monkeypatch.setattr(
         "models.onnx_file.Engine.__call__", lambda _engine, _pixels: Outcome(np.array([float(next(numbers))]))
     )
     refused = run_cli(export.main, *short, "--calibration", labelled).only_error()
-    assert "not rank the images as torch does" in refused or "not written; it differs from torch" in refused
+    assert "detector-int8-dynamic.onnx: not written; " in refused
     assert not list((tmp_path / "out").glob("*"))
 
 

@@ -87,7 +87,7 @@ def test_who_has_no_token_is_refused(small: ServiceProcess, image: Path) -> None
             posted = ("/v1/detect", "/v1/explore", "/v1/batches")
             for path in (*posted, "/v1/batches/0", "/v1/model", "/metrics"):
                 method = "POST" if path in posted else "GET"
-                answer = client.request(method, path)
+                answer = client.request(method, path, params={"unknown": "name"})
                 check_problem(answer, "no-token")
                 assert answer.headers["www-authenticate"] == "Bearer"
             free = ("/healthz", "/readyz", "/openapi.json", "/", "/page/app.js")

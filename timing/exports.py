@@ -95,9 +95,12 @@ def _judge(
 
     logits = _once(partial(_logits, run))
     found = reference.compare(logits)["full"]
-    own = reference.compare(logits, fitted.moved(checkpoint, logits))["full"]
     cells = [f"{found.auroc:.4f}", f"{found.flips:.1%}", f"{found.difference:.1e}", _passes(found, limits)]
-    cells += [f"{own.flips:.1%}", f"{own.balanced_accuracy:.4f}", _passes(own, RANKS_AS_WELL)]
+    try:
+        own = reference.compare(logits, fitted.moved(checkpoint, logits))["full"]
+        cells += [f"{own.flips:.1%}", f"{own.balanced_accuracy:.4f}", _passes(own, RANKS_AS_WELL)]
+    except ValueError:  # no calibration, or another ranking
+        cells += ["-"] * 3
     print(f"| {start} | {' | '.join(cells)} |", flush=True)
 
 

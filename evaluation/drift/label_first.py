@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +43,15 @@ def choose(before: Stream, now: Stream, *, count: int = COUNT) -> list[Chosen]:
     """Return at most so many images of now, those that tell most first.
 
     Each image has a worth: how near its score is to the unsure band, plus the share of the images before that are
-    nearer to training, plus how likely it is of a kind that there was less of before. Greedily, the next one has
-    the greatest worth times distance from those that are chosen.
+    nearer to training. Greedily, the next one has the greatest worth times distance from those that are chosen.
+    Where there are images of a kind that there was less of before, the likeliest of them takes every second place.
     """
     rule, images = now.judgement.rule, now.readable
     score_N = images["score"].to_numpy(float)
     unsure_N, far_N, new_N = nearness(score_N, rule), _farther(before, now), new_shares(before, now)
-    order = _greedy(unsure_N + far_N + new_N, _vectors(now), count=min(count, len(images)))
+    count = min(count, len(images))
+    likeliest = [int(row) for row in np.argsort(-new_N, kind="stable") if new_N[row] > 0]
+    order = _alternating(_greedy(unsure_N + far_N, _vectors(now), count=count), likeliest)[:count]
     verdict_N, paths = rule.labels(score_N), images["path"].tolist()
     reasons = [_reason(rule, verdict=verdict_N[i], unsure=unsure_N[i], far=far_N[i], new=new_N[i]) for i in order]
     return [
@@ -95,6 +98,12 @@ def _greedy(worth_N: np.ndarray, vectors_NE: np.ndarray, *, count: int) -> list[
         distance_N = np.linalg.norm(vectors_NE - vectors_NE[chosen[-1]], axis=1)
         apart_N = distance_N if len(chosen) == 1 else np.minimum(apart_N, distance_N)
     return chosen
+
+
+def _alternating(first: Sequence[int], second: Sequence[int]) -> list[int]:
+    """Return the numbers of both lists in turn, each once, and then what is left of the longer one."""
+    both = chain.from_iterable(zip_longest(first, second))
+    return list(dict.fromkeys(each for each in both if each is not None))
 
 
 def _reason(rule: DecisionRule, *, verdict: str, unsure: float, far: float, new: float) -> str:

@@ -10,6 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from gapl.serving.envelope import Note
 from gapl.serving.problems import Problem
+from gapl.serving.queries import check_query
 from gapl.serving.service import Service
 from gapl.serving.tokens import NOBODY, is_loopback
 
@@ -31,7 +32,13 @@ def note_of(request: Request) -> Note:
 async def caller_of(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> str:
-    """Return the name of the token that a request has. Raises Problem when it may not be answered."""
+    """Return the name of the token that a request has. Raises Problem when it is not answered."""
+    name = _name_of(request, credentials)
+    check_query(request)
+    return name
+
+
+def _name_of(request: Request, credentials: HTTPAuthorizationCredentials | None) -> str:
     service = service_of(request)
     if not service.tokens:
         _check_page(request, origins=service.config.origins)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
@@ -21,7 +21,6 @@ from gapl.serving.envelope import Envelope
 from gapl.serving.model import describe_limits, describe_model
 from gapl.serving.page import route as page
 from gapl.serving.problems import Problem
-from gapl.serving.queries import check_query
 from gapl.serving.service import Service, unless_gone
 from gapl.serving.uploads import Form, promised_bytes, read_uploads
 from gapl.version import version
@@ -61,8 +60,8 @@ def build_app(service: Service, *, on_error: Callable[[], None]) -> ASGIApp:
     )
     app.state.service = service
     add_answers(app)
-    for each in (router, batches.router):
-        app.include_router(each, dependencies=[Depends(check_query)])
+    app.include_router(router)
+    app.include_router(batches.router)
     app.include_router(page.router)
     if origins := service.config.origins:
         headers = ["Authorization", "Content-Type", "X-Request-ID"]
