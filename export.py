@@ -62,9 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, metavar="DIR", help=text)
     text = "how many of them are used, half of each class (default: %(default)s)"
     parser.add_argument("--num-images", type=int, default=128, help=text)
-    text = (
-        "give the file calibrations of its own, by its scores of the other half, which is 99 real images or more"
-    )
+    text = "move the calibrations to the scores of the file, by the half that does not judge it"
     parser.add_argument("--own-calibration", action="store_true", help=text)
     parser.add_argument("--wheel", action="store_true", help="write a package that pip installs, with the weights")
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")

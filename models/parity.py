@@ -109,8 +109,8 @@ class Reference:
     def moved(self, info: DetectorInfo, engine: Logits) -> DetectorInfo:
         """Return `info` with the calibrations for an engine: those of torch, moved along a straight line.
 
-        The line comes nearest to the logits of torch, by least squares on these images. Scores then mean what they
-        meant, and the thresholds stay.
+        The line comes nearest to the logits of torch, by least squares on these images. Scores then mean on
+        average what they meant, and the thresholds stay.
 
         Raises ValueError where a calibration is missing, or the engine ranks otherwise.
         """

@@ -22,6 +22,7 @@ is finished is kept, so that the same command continues. Writes OUT/results.csv 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 from collections import Counter, defaultdict
@@ -34,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 from data.open_corpus.collection import Collection
 from gapl import cli
+from gapl.files.strict_json import strict_json
 from gapl.labels import Label
 from models.precision import PRECISIONS
 
@@ -82,6 +84,7 @@ class Case:
 
 def main() -> None:
     args = parse_arguments()
+    check_same(args)
     import pandas as pd
 
     from studies.keep_up_lab import open_lab
@@ -99,6 +102,16 @@ def main() -> None:
         row = run_in_a_row(lab, cases, args.out / "row")
         row.to_csv(args.out / "row.csv", index=False, float_format="%.4f")
         print(row.to_markdown(index=False, floatfmt=".3f"))
+
+
+def check_same(args: argparse.Namespace) -> None:
+    """Raise ValueError when --out holds what was finished with other options, which would be taken for this."""
+    stated = {name: str(value) for name, value in vars(args).items() if name != "out"}
+    kept = args.out / "options.json"
+    if kept.is_file() and strict_json(kept.read_text(encoding="utf-8")) != stated:
+        raise ValueError(f"{args.out} holds a study with other options; name another --out")
+    args.out.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -25,7 +25,7 @@ from gapl.verdict import DecisionRule
 
 COUNT = 50
 FAR = 0.9  # of the images before are nearer to training
-NEW = 0.5  # likelier new than not
+NEW = 0.2  # at least this share of the images like it is new
 COLUMNS = ("filename", "label", "score", "verdict", "reason")
 
 

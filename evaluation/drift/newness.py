@@ -45,9 +45,8 @@ def new_shares(before: Stream, now: Stream) -> np.ndarray:
         classifier.fit(values[others], is_now[others])
         if not others.all():
             probability[~others] = classifier.predict_proba(values[~others])[:, 1]
-    chance = np.sqrt(
-        (sum(num_groups) + 1) / (12 * num_groups[0] * num_groups[1])
-    )  # of an AUROC (Mann, Whitney 1947)
+    # The standard error of an AUROC that is chance (Mann, Whitney 1947).
+    chance = np.sqrt((sum(num_groups) + 1) / (12 * num_groups[0] * num_groups[1]))
     if roc_auc_score(is_now, probability) < 0.5 + SURE * chance:
         return unknown_M
     now_M = np.maximum(_calibrated(probability, is_now)[num_before:], 1e-9)
