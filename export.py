@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 PAGE = Path(__file__).parent / "web"
-LEAST_OWN = 40  # images that judge a file with calibrations of its own
+LEAST_JUDGED, LEAST_OWN = 16, 40  # images that judge a file in fewer bits; one with calibrations of its own
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: %(default)s")
     text = "of the weights, and of what is computed where docs/export.md says so (default: %(default)s)"
     parser.add_argument("--precision", choices=EXPORT_PRECISIONS, default="fp32", help=text)
-    text = "images in class folders, real and fake: half of them judge the file; int8 needs them"
+    text = "images in class folders, real and fake: half of them judge the file; int8 and int8-dynamic need them"
     parser.add_argument("--calibration", type=Path, metavar="DIR", help=text)
     text = "how many of them are used, half of each class (default: %(default)s)"
     parser.add_argument("--num-images", type=int, default=128, help=text)
@@ -69,6 +69,8 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.num_images < 4:
         raise ValueError(f"--num-images must be at least 4, not {args.num_images}")
+    if args.out.exists() and not args.out.is_dir():
+        raise ValueError(f"--out {args.out} is a file; expected a folder")
     _check_precision(args)
     return args
 
@@ -85,10 +87,10 @@ def _check_precision(args: argparse.Namespace) -> None:
     images = "needs --calibration DIR, with images in class folders real and fake"
     if args.precision.startswith("int8") and args.calibration is None:
         raise ValueError(f"--precision {args.precision} {images}")
-    if args.own_calibration and args.calibration is None:
-        raise ValueError(f"--own-calibration {images}")
     if args.own_calibration and args.precision == "fp32":
         raise ValueError("--own-calibration is for scores that differ from those of torch; fp32 has the same")
+    if args.own_calibration and args.calibration is None:
+        raise ValueError(f"--own-calibration {images}")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -190,8 +192,10 @@ def _exam(checkpoint: Checkpoint, args: argparse.Namespace) -> Exam:
         images = [decode_image(image.read()) for image in scan_images([ASSETS]).images]
         return Exam(Reference(checkpoint, list(noisy_pixels(checkpoint, images))), EXACT if exact else NEAR)
     fitted, judged = split_images(args.calibration, num_images=args.num_images)
-    if args.own_calibration and len(judged) < LEAST_OWN:
-        raise ValueError(f"{len(judged)} images that judge; --own-calibration needs {LEAST_OWN}: see --num-images")
+    needed = 0 if exact else LEAST_OWN if args.own_calibration else LEAST_JUDGED
+    if len(judged) < needed:
+        what = "--own-calibration" if args.own_calibration else f"--precision {args.precision}"
+        raise ValueError(f"{len(judged)} images judge the file; {what} needs {needed}: see --num-images")
     if args.own_calibration and checkpoint.calibration is None:
         raise ValueError("--own-calibration: this detector has no calibration that could be moved")
     reference = _judged_by_torch(checkpoint, judged)

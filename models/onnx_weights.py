@@ -8,6 +8,7 @@ Shape suffixes: I inputs, O outputs of a linear layer.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -64,14 +65,18 @@ def in_dynamic_int8(model: ModelProto, *, without: str = "none") -> ModelProto:
 
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "dynamic.onnx"
-        quantize_dynamic(
-            model,
-            path,
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=linear_layers(model, without=without),
-            extra_options={"MatMulConstBOnly": True},
-        )
+        logging.disable(logging.WARNING)  # it advises a step for graphs with sizes that are not known
+        try:
+            quantize_dynamic(
+                model,
+                path,
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                nodes_to_quantize=linear_layers(model, without=without),
+                extra_options={"MatMulConstBOnly": True},
+            )
+        finally:
+            logging.disable(logging.NOTSET)
         return onnx.load(path)
 
 

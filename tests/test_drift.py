@@ -231,6 +231,10 @@ def test_nothing_is_new_where_nothing_has_changed() -> None:
     assert not new_shares(stream(mixture(19, 0.5)), now).any()
 
 
+def test_small_streams_that_differ_are_told_apart() -> None:
+    assert new_shares(stream(mixture(24, 0.0)), stream(mixture(24, 1.0, seed=1))).mean() > 0.5
+
+
 @pytest.mark.parametrize(("few", "many"), [(1, 1), (1, 10), (10, 1), (4, 5), (6, 10)])
 def test_few_clusters_make_a_list_all_the_same(few: int, many: int) -> None:
     before, now = (

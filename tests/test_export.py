@@ -69,6 +69,7 @@ def in_little_time() -> Iterator[None]:
     """Few images are compared, and torch makes the graph of each config only once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parity, "NUM_NOISY", 4)
+        patch.setattr(export, "LEAST_JUDGED", 4)
         patch.setattr("models.onnx_file.export_graph", GRAPHS)
         patch.setattr("models.openvino_file.export_graph", GRAPHS)
         yield
@@ -349,8 +350,12 @@ def test_calibrations_of_its_own_do_not_excuse_another_ranking(
     short = (*given, "--precision", "int8-dynamic")
     assert "--own-calibration is for" in run_cli(export.main, *given, "--calibration", labelled).only_error()
     assert "needs --calibration DIR" in run_cli(export.main, *short).only_error()
+    assert "is a file; expected a folder" in run_cli(export.main, *short, "--out", detector_file).only_error()
+    monkeypatch.setattr(export, "LEAST_JUDGED", 16)
+    few = run_cli(export.main, *short[:-3], *short[-2:], "--calibration", labelled).only_error()
+    assert "6 images judge the file; --precision int8-dynamic needs 16" in few
     few = run_cli(export.main, *short, "--calibration", labelled).only_error()
-    assert "6 images that judge; --own-calibration needs 40" in few
+    assert "6 images judge the file; --own-calibration needs 40" in few
     monkeypatch.setattr(export, "LEAST_OWN", 6)
     for other in (("--format", "graph"), ("--format", "web"), ("--wheel",)):
         refused = run_cli(export.main, *short, "--calibration", labelled, *other).only_error()

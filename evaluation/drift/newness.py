@@ -21,6 +21,7 @@ from evaluation.drift.stream import Stream
 FOLDS = 5
 COMPONENTS = 16  # of the embeddings
 LEAST = 20  # images of each stream: fewer tell nothing
+LEAST_ALIKE = 5  # images in a leaf of a tree
 SURE = 2.0  # standard errors of chance by which the classifier must tell the streams apart
 
 
@@ -41,7 +42,9 @@ def new_shares(before: Stream, now: Stream) -> np.ndarray:
         others = fold != number
         if is_now[others].all() or not is_now[others].any():
             return unknown_M
-        classifier = HistGradientBoostingClassifier(max_iter=40, max_leaf_nodes=8, random_state=0)
+        classifier = HistGradientBoostingClassifier(
+            max_iter=40, max_leaf_nodes=8, min_samples_leaf=5, random_state=0
+        )
         classifier.fit(values[others], is_now[others])
         if not others.all():
             probability[~others] = classifier.predict_proba(values[~others])[:, 1]
