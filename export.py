@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 PAGE = Path(__file__).parent / "web"
+NUM_IMAGES = 128
 LEAST_JUDGED, LEAST_OWN = 16, 40  # images that judge a file in fewer bits; one with calibrations of its own
 
 
@@ -60,13 +61,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=EXPORT_PRECISIONS, default="fp32", help=text)
     text = "images in class folders, real and fake: half of them judge the file; int8 and int8-dynamic need them"
     parser.add_argument("--calibration", type=Path, metavar="DIR", help=text)
-    text = "how many of them are used, half of each class (default: %(default)s)"
-    parser.add_argument("--num-images", type=int, default=128, help=text)
+    text = f"how many of them are used, half of each class (default: {NUM_IMAGES})"
+    parser.add_argument("--num-images", type=int, help=text)
     text = "move the calibrations to the scores of the file, by the half that does not judge it"
     parser.add_argument("--own-calibration", action="store_true", help=text)
     parser.add_argument("--wheel", action="store_true", help="write a package that pip installs, with the weights")
     parser.add_argument("--allow-tiny", action="store_true", help="for tests: accept the random test tower")
     args = parser.parse_args()
+    if args.num_images is not None and args.calibration is None:
+        raise ValueError("--num-images is of --calibration DIR, which is missing")
+    args.num_images = NUM_IMAGES if args.num_images is None else args.num_images
     if args.num_images < 4:
         raise ValueError(f"--num-images must be at least 4, not {args.num_images}")
     if args.out.exists() and not args.out.is_dir():

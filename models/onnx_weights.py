@@ -65,6 +65,7 @@ def in_dynamic_int8(model: ModelProto, *, without: str = "none") -> ModelProto:
 
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "dynamic.onnx"
+        before = logging.root.manager.disable
         logging.disable(logging.WARNING)  # it advises a step for graphs with sizes that are not known
         try:
             quantize_dynamic(
@@ -76,7 +77,7 @@ def in_dynamic_int8(model: ModelProto, *, without: str = "none") -> ModelProto:
                 extra_options={"MatMulConstBOnly": True},
             )
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(before)
         return onnx.load(path)
 
 

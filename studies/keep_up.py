@@ -48,6 +48,7 @@ NUM_GENERATORS, NUM_PHOTOS, IN_A_ROW = 20, 10, 10
 LEAST_IMAGES, LEAST_JUDGED, MOST_PHOTOS = 20, 6, 100
 SIZES = (10, 30, 100)
 LEAST_CASES = 5  # for an interval
+OPTIONS = "options.json"  # in --out
 RETRAINED, RETRAINED_SIZE = 2, 30  # folds, images
 RELATED = (  # generators that are left out together, by what their names have in common
     ("banana", "nano banana"), ("gpt_image_2", "gpt image 2"), ("gptimage2", "gpt image 2"),
@@ -91,6 +92,7 @@ def main() -> None:
 
     mix = "" if args.all_images else "open"
     with open_lab(args.corpus, args.out, mix=mix, seed=args.seed, precision=args.precision) as lab:
+        (args.out / OPTIONS).write_text(json.dumps(stated_options(args), indent=1) + "\n", encoding="utf-8")
         cases = find_cases(lab, args.corpus)
         parts = [cases[number :: args.folds] for number in range(args.folds)]
         results = []
@@ -106,12 +108,13 @@ def main() -> None:
 
 def check_same(args: argparse.Namespace) -> None:
     """Raise ValueError when --out holds what was finished with other options, which would be taken for this."""
-    stated = {name: str(value) for name, value in vars(args).items() if name != "out"}
-    kept = args.out / "options.json"
-    if kept.is_file() and strict_json(kept.read_text(encoding="utf-8")) != stated:
+    kept = args.out / OPTIONS
+    if kept.is_file() and strict_json(kept.read_text(encoding="utf-8")) != stated_options(args):
         raise ValueError(f"{args.out} holds a study with other options; name another --out")
-    args.out.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+
+
+def stated_options(args: argparse.Namespace) -> dict[str, str]:
+    return {name: str(value) for name, value in vars(args).items() if name != "out"}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -191,9 +194,8 @@ def show(results: pd.DataFrame) -> None:
     """
     for (label, size), of_size in results.groupby(["label", "size"]):
         first = of_size[of_size["draw"] == 0]
-        some = (
-            set(first["way"]) - set(of_size.loc[of_size["draw"] != 0, "way"]) if of_size["draw"].any() else set()
-        )
+        others = of_size[of_size["draw"] != 0]
+        some = set(first["way"]) - set(others["way"]) if len(others) else set()
         print(f"\n{label}, {size} images, {of_size['name'].nunique()} left out")
         print(_means(of_size[~of_size["way"].isin(some)]).to_markdown())
         if some:
@@ -211,10 +213,10 @@ def _means(results: pd.DataFrame) -> pd.DataFrame:
     for way, of_way in means.groupby(level="way", sort=False):
         drawn = np.random.default_rng(0).integers(len(of_way), size=(1000, len(of_way)))
         low, high = np.quantile(of_way.to_numpy()[drawn].mean(axis=1), [0.025, 0.975], axis=0)
-        lines[way] = {
-            name: f"{mean:.3f} [{low[i]:.3f}, {high[i]:.3f}]"
-            for i, (name, mean) in enumerate(of_way.mean().items())
-        }
+        cells = [f"{mean:.3f}" for mean in of_way.mean()]
+        if len(of_way) >= LEAST_CASES:
+            cells = [f"{cell} [{a:.3f}, {b:.3f}]" for cell, a, b in zip(cells, low, high, strict=True)]
+        lines[way] = dict(zip(["left out", *figures], [str(len(of_way)), *cells], strict=True))
     return type(results)(lines).T
 
 

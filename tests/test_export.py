@@ -350,6 +350,8 @@ def test_calibrations_of_its_own_do_not_excuse_another_ranking(
     short = (*given, "--precision", "int8-dynamic")
     assert "--own-calibration is for" in run_cli(export.main, *given, "--calibration", labelled).only_error()
     assert "needs --calibration DIR" in run_cli(export.main, *short).only_error()
+    alone = run_cli(export.main, *short[:4], "--num-images", 8).only_error()
+    assert "--num-images is of --calibration DIR" in alone
     assert "is a file; expected a folder" in run_cli(export.main, *short, "--out", detector_file).only_error()
     monkeypatch.setattr(export, "LEAST_JUDGED", 16)
     few = run_cli(export.main, *short[:-3], *short[-2:], "--calibration", labelled).only_error()

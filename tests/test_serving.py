@@ -143,6 +143,9 @@ def test_requests_that_are_not_understood(client: httpx2.Client, images: list[Pa
     assert refused(params={"operating_point": "fpr2"}, content=b"x") == points
     unknown = "the query has a name that is unknown here; known: explain, operating_point"
     assert refused(params={"operating-point": "fpr1"}, content=b"x") == unknown
+    for path in ("/v1/model", "/v1/batches/0"):
+        detail = check_problem(client.get(path, params={"a": "b"}), "bad-request")["detail"]
+        assert detail == "the query has a name that is unknown here; known: none"
     assert refused(params={"explain": "much"}, content=b"x").startswith("explain: ")
     assert refused(content=b"").startswith("nothing was sent; send a file in the field 'image'")
     assert refused(files=form(images[0], field="file")) == "the form has a field 'file'; expected 'image'"
