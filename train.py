@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ from data.holdout import Split, split_images
 from data.records import Images, require_both_classes
 from data.seeds import draw_seed
 from gapl import cli
+from gapl.files.lock import alone_in
 from gapl.files.refusal import check_is_file
 from gapl.labels import Source
 from gapl.names import BANK_FILE, DEFAULT, DETECTOR_FILE, DETECTOR_NAME
@@ -112,21 +115,21 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
     else:
         torch.manual_seed(draw_seed(recipe.seed, rank))  # each process has its own dropout
 
-    context = RunContext(
-        accelerator,
-        open_run(args, recipe, split, start, accelerator),
-        Saving(args.save_minutes, args.save_steps),
-        stream_parts=args.stream_parts or world_size,
-        feature_cache=args.feature_cache,
-        profile=args.profile,
-    )
-    if args.track:
-        accelerator.init_trackers("gapl", config=recipe.of_stage(args.stage))
-    fitted = fit_stage(start, split, recipe=recipe, context=context)
-
-    if rank == 0:
-        save_detector(start, context.run, fitted, form=args.form)
-    accelerator.wait_for_everyone()
+    with alone_in(args.out, what="trained into") if rank == 0 else nullcontext():
+        context = RunContext(
+            accelerator,
+            open_run(args, recipe, split, start, accelerator),
+            Saving(args.save_minutes, args.save_steps),
+            stream_parts=args.stream_parts or world_size,
+            feature_cache=args.feature_cache,
+            profile=args.profile,
+        )
+        if args.track:
+            accelerator.init_trackers("gapl", config=recipe.of_stage(args.stage))
+        fitted = fit_stage(start, split, recipe=recipe, context=context)
+        if rank == 0:
+            save_detector(start, context.run, fitted, form=args.form)
+        accelerator.wait_for_everyone()
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -385,6 +388,24 @@ def check_files(args: argparse.Namespace) -> None:
     for text in args.holdout or ():
         if text.startswith("@"):
             check_is_file(Path(text[1:]), what=DETECTOR_FILE)
+    if not args.overwrite:
+        check_out(args.out)
+
+
+def check_out(out: Path) -> None:
+    """Raise ValueError when a run would replace files in `out` that are of no run."""
+    try:
+        told = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        told = None
+    if isinstance(told, dict) and "recipe" in told:
+        return
+    names = ("config.json", "metrics.jsonl", "validation.csv", "curves.png", "unreadable.csv", "checkpoints")
+    found = [path for name in (*names, "scores_*.csv") for path in out.glob(name)]
+    if found:
+        raise ValueError(
+            f"{found[0]} is of no run of train.py; name another --out, or pass --overwrite to replace it"
+        )
 
 
 def given_fields(args: argparse.Namespace) -> dict[str, Any]:

@@ -74,10 +74,9 @@ def _shard(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> None:
     _refuse_without_effect(args)
-    job, models = _prepare(args)
+    job, models, out = _prepare(args)
     from evaluation.scoring.folder import JobFolder
 
-    out = args.out or Path("runs/benchmarks") / models[0].name
     with _processes(args.device) as (rank, device, wait_for_all):
         if args.overwrite and rank.index == 0:
             _remove_results(out)
@@ -126,11 +125,12 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
         raise ValueError("--ray-address needs --ray N")
 
 
-def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
+def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel], Path]:
     """Find the benchmarks and load the detectors; refuse what can be refused without torch before its import."""
     from data.benchmarks.benchmark import apply_protocol
 
     names = [name if args.views == FULL else f"{name}-{args.views}" for name in _names(args.model_path)]
+    out = args.out or Path("runs/benchmarks", names[0])
     degradations = _degradations(args.degrade)
     found = find_some(args, columns=args.columns)
     benchmarks = [apply_protocol(each, args.protocol) for each in present(found)]
@@ -149,7 +149,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
         models.append(ScoredModel.load(name, path, file, views=args.views, allow_tiny=args.allow_tiny))
     batch_size = args.batch_size
     if batch_size is None and not args.overwrite:
-        batch_size = batch_size_of(args.out)  # of the run that goes on
+        batch_size = batch_size_of(out)  # of the run that goes on
     if batch_size is None:
         batch_size = fitting_batch_size(models, num_degradations=len(degradations))
     job = Job(
@@ -162,7 +162,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Job, list[ScoredModel]]:
         precision=precision,
         about=_describe(found, benchmarks),
     )
-    return job, models
+    return job, models, out
 
 
 def _names(paths: Sequence[str]) -> list[str]:

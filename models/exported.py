@@ -20,6 +20,8 @@ from gapl.names import FULL, VIEWS
 from gapl.schema import check_choice
 from models.cascade import WholeFirst
 from models.detector import Output
+from models.openvino_engine import read_openvino
+from models.program_engine import read_program
 from models.weights.checkpoint import Checkpoint, load_checkpoint, look, refuse_tiny
 
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # pixels_BVCHW -> the outputs of the graph, by name
@@ -97,20 +99,8 @@ def _read_onnx(path: Path) -> tuple[DetectorInfo, str, Run]:
     return info, engine.metadata["precision"], lambda pixels_BVCHW: engine.run(pixels_BVCHW, outputs=names)
 
 
-def _read_openvino(path: Path) -> tuple[DetectorInfo, str, Run]:
-    from models.openvino_engine import read_openvino
-
-    return read_openvino(path)
-
-
-def _read_program(path: Path) -> tuple[DetectorInfo, str, Run]:
-    from models.program_engine import read_program
-
-    return read_program(path)
-
-
 # What reads a file of export.py, by its suffix: what it says of its detector, its precision, and what runs it.
-READERS = {".onnx": _read_onnx, ".xml": _read_openvino, ".pt2": _read_program}
+READERS = {".onnx": _read_onnx, ".xml": read_openvino, ".pt2": read_program}
 
 
 def sha256_of_detector(path: Path) -> str:

@@ -103,7 +103,7 @@ def main() -> None:
         show(pd.read_csv(args.out / "results.csv"))
         row = run_in_a_row(lab, cases, args.out / "row")
         row.to_csv(args.out / "row.csv", index=False, float_format="%.4f")
-        print(row.to_markdown(index=False, floatfmt=".3f"))
+        print(row.to_string(index=False, float_format="{:.3f}".format))
 
 
 def check_same(args: argparse.Namespace) -> None:
@@ -197,10 +197,10 @@ def show(results: pd.DataFrame) -> None:
         others = of_size[of_size["draw"] != 0]
         some = set(first["way"]) - set(others["way"]) if len(others) else set()
         print(f"\n{label}, {size} images, {of_size['name'].nunique()} left out")
-        print(_means(of_size[~of_size["way"].isin(some)]).to_markdown())
+        print(_means(of_size[~of_size["way"].isin(some)]).to_string())
         if some:
             print(f"\nthe first draw alone, {first['name'].nunique()} left out")
-            print(_means(first).to_markdown())
+            print(_means(first).to_string())
 
 
 def _means(results: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import io
 import os
 import socket
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,16 @@ def make_image() -> MakeImage:
         return path
 
     return make
+
+
+def with_damaged_palette() -> bytes:
+    """A PNG that can be opened and read, and has no colours: that shows when it is converted."""
+    encoded = io.BytesIO()
+    Image.new("P", (4, 4)).save(encoded, "PNG")
+    at = encoded.getvalue().index(b"IDAT") - 4
+    body = b"tRNS" + bytes(300)  # of more colours than a palette has
+    chunk = (300).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    return encoded.getvalue()[:at] + chunk + encoded.getvalue()[at:]
 
 
 @pytest.fixture(scope="session")

@@ -292,7 +292,7 @@ def test_each_missing_picture_is_named_with_its_reason(
     assert found.pop("cut.png").startswith("not decodable: damaged image: ")
     assert found == {
         "text.png": "not decodable: not an image, or of a format that is not read",
-        "phone.jpg": "not decodable: HEIC, which needs the package pillow-heif",
+        "phone.jpg": "not decodable: HEIC, which needs the package pillow-heif: pip install pillow-heif",
         "other.png": "another hash",
         "gone.png": "path not there",
         "old.png": "commit gone",

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import Finished, MakeImage, RunCli, TinyRun
+from conftest import Finished, MakeImage, RunCli, TinyRun, with_damaged_palette
 
 import benchmarks
 from evaluation.scoring.folder import JobFolder
@@ -76,6 +76,41 @@ def test_a_row_tells_what_was_scored(whole: Path) -> None:
     assert sorted(path.name for path in whole.iterdir()) == [
         *("job.json", "metrics.csv", "metrics.md", "metrics.tex", "scores.parquet")
     ]
+
+
+def test_without_out_the_folder_is_named_like_the_detector(
+    run_cli: RunCli, tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ("--model_path", tiny_run.stage2, "--data-root", tiny_run.root, "--num-workers", 0, "--allow-tiny")
+    for _ in range(2):  # the second one finds the scores
+        done = run_cli(benchmarks.main, "run", *given)
+        assert done.code == 0, done.err
+    (folder,) = (tmp_path / "runs/benchmarks").iterdir()
+    assert folder.name == tiny_run.stage2.parent.name
+    assert f"{folder.relative_to(tmp_path) / 'scores.parquet'} holds these scores" in done.out
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "images.parquet", "parts/other.parquet"])
+def test_files_of_no_run_are_kept(score: Score, run_cli: RunCli, whole: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes((whole / "scores.parquet").read_bytes())
+    refusal = f"{tmp_path / Path(name).parts[0]} is there, without the job.json of a run; give another --out"
+    assert refusal in score(tmp_path).only_error()
+    assert path.read_bytes() == (whole / "scores.parquet").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_image_whose_damage_shows_late_is_a_row(score: Score, tiny_run: TinyRun, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run.root / "bench", tmp_path / "bench")
+    damaged = next((tmp_path / "bench").rglob("*.png"))
+    damaged.write_bytes(with_damaged_palette())
+    done = score(tmp_path / "out", root=tmp_path)
+    assert done.code == 0, done.err
+    rows = table(tmp_path / "out").set_index("uri")["error"]
+    assert rows[str(damaged)] == "damaged image: palette index out of range"
+    assert (rows != "").sum() == 1
 
 
 def test_two_shards_are_one_run(score: Score, run_cli: RunCli, whole: Path, tmp_path: Path) -> None:

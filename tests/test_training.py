@@ -15,12 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import with_damaged_palette
 from torch import Tensor
 
 import train
 from data.holdout import Split
 from data.sources import open_source
 from gapl.config import LoraSpec
+from gapl.files import lock
 from gapl.lora import is_lora, merge_lora
 from gapl.names import DETECTOR_NAME, FORMS, TINY
 from models import tensorfile
@@ -408,7 +410,7 @@ def test_unreadable_images_are_named_once_and_the_run_goes_on(
             path = tmp_path / "root/train" / kind / f"{i}.png"
             make_image(path, seed=20 * number + i, size=(40, 40))
             if i % 3 == 0:
-                path.write_bytes(path.read_bytes()[:200])
+                path.write_bytes(path.read_bytes()[:200] if i else with_damaged_palette())
                 broken.add(str(path))
     allowed = ("--val-fraction", 0.5, "--max-unreadable", 0.5)
     done = stage1(tmp_path / "run", *allowed, *options, root=tmp_path / "root")
@@ -431,11 +433,36 @@ def test_finished_run_is_kept_unless_told_otherwise(stage1: Train, tmp_path: Pat
 
 
 def test_run_that_was_stopped_is_started_anew(stage1: Train, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"recipe": {}}')
     (tmp_path / "metrics.jsonl").write_text("{}\n" * 100)
     (tmp_path / "unreadable.csv").write_text("old,old\n")
     assert stage1(tmp_path).code == 0
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 10
     assert not (tmp_path / "unreadable.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "scores_mine.csv", "checkpoints/other.bin"])
+def test_files_of_no_run_are_kept(stage1: Train, tmp_path: Path, name: str) -> None:
+    """config.json is a common name: only that of a run says that the other files are a run's."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
+    first = tmp_path / Path(name).parts[0]
+    assert f"error: {first} is of no run of train.py; name another --out" in stage1(tmp_path).only_error()
+    assert [each.name for each in tmp_path.iterdir()] == [first.name]
+    assert stage1(tmp_path, "--overwrite").code == 0
+    is_kept = path.exists() and path.read_text() == "{}"
+    assert is_kept == (name == "checkpoints/other.bin"), "the checkpoints that are no run's are not replaced"
+
+
+def test_a_folder_that_another_process_trains_into_is_refused(
+    stage1: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "PATIENCE_S", 0.1)
+    with lock.alone_in(tmp_path, what="trained into"):
+        assert f"error: {tmp_path} is being trained into by another process" in stage1(tmp_path).only_error()
+    assert list(tmp_path.iterdir()) == []
+    assert stage1(tmp_path).code == 0
 
 
 def test_stages_that_do_not_fit_together_are_refused(stage2: Train, tiny_run: TinyRun, tmp_path: Path) -> None:

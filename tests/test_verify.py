@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import with_damaged_palette
 from PIL import Image
 
 from data.benchmarks.benchmark import Absent, Benchmark
@@ -59,6 +60,13 @@ def test_every_fault_is_named(faulty: Path) -> None:
     assert progan.same_name == (("progan/car/0_real/1.png", "progan/cat/0_real/1.png"),)
     assert progan.same_content == (("progan/car/0_real/1.png", "progan/car/1_fake/5.png"),)
     assert not seen.is_clean()
+
+
+def test_damage_that_shows_in_conversion_alone_is_found(tmp_path: Path) -> None:
+    """As scoring finds it: the decoded image has the right size, and no colours."""
+    write(tmp_path / "ForenSynths/progan/car/1_fake/1.png", with_damaged_palette())
+    ((uri, reason),) = look(tmp_path, "ForenSynths").subsets[0].unreadable
+    assert (uri, reason) == ("progan/car/1_fake/1.png", "damaged image: palette index out of range")
 
 
 def test_formats_and_sizes_by_class(faulty: Path) -> None:

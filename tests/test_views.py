@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
-import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import with_damaged_palette
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, features
 from torch import Tensor
@@ -348,12 +348,7 @@ def test_damaged_metadata_is_ignored() -> None:
 
 
 def test_damage_that_shows_in_conversion_alone_is_refused() -> None:
-    encoded = io.BytesIO()
-    Image.new("P", (4, 4)).save(encoded, "PNG")
-    at = encoded.getvalue().index(b"IDAT") - 4
-    body = b"tRNS" + bytes(300)  # of more colours than a palette has
-    chunk = (300).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
-    image = decode_image(encoded.getvalue()[:at] + chunk + encoded.getvalue()[at:])
+    image = decode_image(with_damaged_palette())
     for convert in (to_rgb, transparency):
         with pytest.raises(UnreadableImage, match="damaged image: palette index out of range"):
             convert(image)

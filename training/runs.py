@@ -17,8 +17,8 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,13 @@ class Run:
         scores = self.folder.glob("scores_*.csv")
         for path in (self.detector, self.metrics, self._unreadable, self.validation, self.curves, *scores):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self._checkpoints, ignore_errors=True)
+        self._remove_checkpoints()
+
+    def _remove_checkpoints(self) -> None:
+        for path in (*self._checkpoint_files(), *self._checkpoints.glob(".*.tmp")):
+            path.unlink()
+        with suppress(OSError):  # it is not there, or has other files
+            self._checkpoints.rmdir()
 
     def _rewind(self, state: TrainingState) -> None:
         """Cut the text files to their sizes at a checkpoint, and remove what a process was saving when it died."""
@@ -141,11 +147,12 @@ class Run:
 
     def finish(self) -> None:
         """Remove the checkpoints, which nobody needs once the detector is saved."""
-        shutil.rmtree(self._checkpoints, ignore_errors=True)
+        self._remove_checkpoints()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.json."""
-        (self.folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        with replacing(self.folder / "config.json") as scratch:
+            scratch.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def log(self, **values: Any) -> None:
         """Append a line to metrics.jsonl, so that a run that is stopped keeps it."""

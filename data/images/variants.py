@@ -65,19 +65,33 @@ class VariantDataset(Dataset[Any]):
         self.views = {spec: eval_tensor_view(spec) for spec in specs}
 
     def __getitems__(self, samples: Sequence[Sample]) -> VariantBatch:
-        opened = [open_image(sample) for sample in samples]
-        infos = [info for info, _ in opened]
-        readable = [(info, image) for info, image in opened if image is not None]
+        seen = [self._see(sample) for sample in samples]
+        infos = [info for info, _ in seen]
+        readable = [pixels for _, pixels in seen if pixels is not None]
         if not readable:
             return VariantBatch(infos)
-        pixels: dict[str, dict[PixelSpec, Tensor]] = {}
-        for name, degrade in self.degradations.items():
-            shown = [image if degrade is None else _degraded(image, degrade, info) for info, image in readable]
-            pixels[name] = {spec: torch.stack(list(map(view, shown))) for spec, view in self.views.items()}
+        pixels = {  # what is stacked is dropped: a batch may be as large as there is room for
+            name: {spec: torch.stack([each[name].pop(spec) for each in readable]) for spec in self.views}
+            for name in self.degradations
+        }
         return VariantBatch(infos, pixels)
 
+    def _see(self, sample: Sample) -> tuple[ImageInfo, dict[str, dict[PixelSpec, Tensor]] | None]:
+        """Return the facts about an image, and what detectors see of it; None when it cannot be read."""
+        info, image = _open(sample)
+        if image is None:
+            return info, None
+        pixels = {}
+        try:
+            for name, degrade in self.degradations.items():
+                shown = image if degrade is None else _degraded(image, degrade, info)
+                pixels[name] = {spec: view(shown) for spec, view in self.views.items()}
+        except UnreadableImage as error:  # of damage that shows in conversion alone
+            return ImageInfo(info.content_sha256, num_bytes=info.num_bytes, error=str(error)), None
+        return info, pixels
 
-def open_image(sample: Sample) -> tuple[ImageInfo, Image.Image | None]:
+
+def _open(sample: Sample) -> tuple[ImageInfo, Image.Image | None]:
     """Return the facts about the image, and the image itself or None when it cannot be read."""
     try:
         encoded = sample.read_bytes()

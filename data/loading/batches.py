@@ -87,9 +87,9 @@ def view_samples(samples: Sequence[Sample], view: TensorView, *, replace_unreada
 def _view(sample: Sample, view: TensorView) -> _Viewed | Failure:
     try:
         image = decode_image(sample.read_bytes())
+        pixels_CHW = view(image) if sample.seed is None else seeded(view, image, seed=sample.seed)
     except (UnreadableImage, OSError) as error:
         return Failure(sample.record, str(error))
-    pixels_CHW = view(image) if sample.seed is None else seeded(view, image, seed=sample.seed)
     return _Viewed(sample.record, image.size, pixels_CHW)
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from gapl.decode import UnreadableImage, opened
+from gapl.decode import opened
 from gapl.files.atomic import replacing
 
 FACTORS = (1, 2, 4, 8)
 MIN_SHORT_SIDE_PX = 512  # of an image that was reduced
 MAX_SIDE_PX = 1536
 JPEG_QUALITY = 92
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,6 @@ def render(encoded: bytes, *, sha256: str) -> Rendering:
 
     Raises UnreadableImage, one line.
     """
-    _learn_heic(encoded)
     with opened(encoded) as picture:
         original_format = picture.format or ""
         image = ImageOps.exif_transpose(picture)
@@ -61,14 +59,3 @@ def _cut_centre(image: Image.Image) -> Image.Image:
     width, height = (min(side, MAX_SIDE_PX) for side in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
-
-
-def _learn_heic(encoded: bytes) -> None:
-    """Teach Pillow HEIC before it meets such a picture. Raises UnreadableImage when pillow-heif is missing."""
-    if encoded[4:8] != b"ftyp" or encoded[8:12] not in _HEIC_BRANDS:
-        return
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        raise UnreadableImage("HEIC, which needs the package pillow-heif") from None
-    register_heif_opener()

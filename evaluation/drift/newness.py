@@ -43,7 +43,7 @@ def new_shares(before: Stream, now: Stream) -> np.ndarray:
         if is_now[others].all() or not is_now[others].any():
             return unknown_M
         classifier = HistGradientBoostingClassifier(
-            max_iter=40, max_leaf_nodes=8, min_samples_leaf=5, random_state=0
+            max_iter=40, max_leaf_nodes=8, min_samples_leaf=LEAST_ALIKE, random_state=0
         )
         classifier.fit(values[others], is_now[others])
         if not others.all():

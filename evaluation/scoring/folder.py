@@ -55,19 +55,21 @@ _TYPES = {
 class JobFolder:
     """The folder of a job; it is made when it is not there.
 
-    Raises ValueError when the folder holds another job's, OSError when it cannot be written.
+    Raises ValueError when the folder holds another job's, or files of these names that are no job's; OSError when
+    it cannot be written.
     """
 
     def __init__(self, folder: Path, job: Job) -> None:
         self.folder, self.job = folder, job
         asked = _identity(job)
+        _require_own(folder)
         if (folder / JOB).exists():
             _require_same(folder, _read_json(folder / JOB), asked)
         folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / JOB, asked)
         if not (folder / TABLE).exists():
             with replacing(folder / IMAGES) as scratch:
                 pq.write_table(_image_table(job), scratch)
-        _write_json(folder / JOB, asked)
 
     def is_complete(self) -> bool:
         """Return whether the table is there."""
@@ -99,8 +101,9 @@ def finish(folder: Path, *, parts_of: Sequence[Path] = ()) -> None:
     """
     if (folder / TABLE).exists():
         raise ValueError(f"{folder / TABLE} is there already; give another --out")
+    _require_own(folder)
     sources = list(parts_of) or [folder]
-    asked = _read_same(sources)
+    asked = _read_same([*sources, folder] if (folder / JOB).exists() else sources)
     with_parts = [each for each in sources if (each / IMAGES).exists()]
     if not with_parts:
         raise ValueError(f"{sources[0]}: {TABLE} is complete; there is nothing to merge")
@@ -155,6 +158,13 @@ def _identity(job: Job) -> dict[str, Any]:
         "precision": job.precision,
         "about": {**job.about, "models": {name: asdict(model) for name, model in job.models.items()}},
     }
+
+
+def _require_own(folder: Path) -> None:
+    """Raise ValueError when a folder has files that a job would replace, and is no job's."""
+    found = [name for name in (TABLE, IMAGES, PARTS) if (folder / name).exists()]
+    if found and not (folder / JOB).exists():
+        raise ValueError(f"{folder / found[0]} is there, without the {JOB} of a run; give another --out")
 
 
 def _require_same(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+PATIENCE_S = 10  # the processes that a killed one had started may hold its locks for five seconds
 
 
 def lock(path: Path, *, wait: bool = False) -> int | None:
@@ -27,3 +31,37 @@ def lock(path: Path, *, wait: bool = False) -> int | None:
             return None
         undo.pop_all()
     return descriptor
+
+
+@contextmanager
+def alone_in(folder: Path, *, what: str) -> Iterator[None]:
+    """Make a folder, and lock it for as long as the context lasts; where there are no such locks it is only made.
+
+    what   another process would be doing with it, such as "trained into"
+
+    Raises ValueError, one line, when another process goes on to hold it for PATIENCE_S.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        if os.name == "posix":
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            until = time.monotonic() + PATIENCE_S
+            while _is_held(descriptor):
+                if time.monotonic() > until:
+                    raise ValueError(f"{folder} is being {what} by another process; wait for it, or name another")
+                time.sleep(0.1)
+        yield
+
+
+def _is_held(descriptor: int) -> bool:
+    """Lock what is open, unless another process holds it; return whether one does."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    return False
