@@ -17,6 +17,8 @@ import onnx
 import pytest
 
 from gapl import Detector
+from gapl.explain.patches import PatchMap
+from gapl.origin.finding import CAMERA, EDITED, GENERATED, SCANNED
 from gapl.serving.page.route import FILES, POLICY
 from tests.axe import PACKAGE, kept_axe, serious_findings
 from tests.service_process import ServiceProcess
@@ -222,6 +224,50 @@ def test_images_are_dropped_and_pasted(open_page: Open, images: list[Path], even
     assert names(view) == [EVIL, "image 1.png"]
     give(view, event, [])
     assert view.inner_text("#trouble").startswith("That is no file" if event == "drop" else "There is no image")
+
+
+def test_of_a_dropped_folder_whatever_can_be_read_is_judged(open_page: Open, images: list[Path]) -> None:
+    view = open_page()
+    view.evaluate(
+        """([names, contents]) => {
+            const refuse = (_resolve, reject) => reject(new DOMException("", "NotReadableError"));
+            const read = names.map((name, i) => {
+                const bytes = Uint8Array.from(atob(contents[i]), (c) => c.charCodeAt(0));
+                return { name, isFile: true, file: (resolve) => resolve(new File([bytes], name)) };
+            });
+            const locked = { name: "locked", isDirectory: true, createReader: () => ({ readEntries: refuse }) };
+            const parts = [[read[0], { name: "gone.png", isFile: true, file: refuse }, locked, read[1]], []];
+            const createReader = () => ({ readEntries: (resolve) => resolve(parts.shift()) });
+            const folder = { name: "folder", isDirectory: true, createReader };
+            const dataTransfer = { items: [{ webkitGetAsEntry: () => folder }], files: [] };
+            document.dispatchEvent(Object.assign(new Event("drop"), { dataTransfer }));
+        }""",
+        [
+            [path.name for path in images[:2]],
+            [base64.b64encode(path.read_bytes()).decode() for path in images[:2]],
+        ],
+    )
+    view.wait_for_selector("#rows .scored b >> nth=1")
+    assert names(view) == [EVIL, "image 1.png"]
+    assert view.inner_text("#trouble") == "2 of the files and folders could not be read."
+
+
+def test_maps_fit_a_picture_that_was_shrunk_before(open_page: Open) -> None:
+    view = open_page()
+    script = """async ([where, width, height]) => {
+        const { fits } = await import("/page/maps.js");
+        return [fits(where, { width, height }), fits(where, { width: height, height: width })];
+    }"""
+    small = (157, 205, 2192, 2192)  # in a picture of 5009 x 5201 px that was made half as large
+    where = {"tiles": {"reduced_by": 2}, "patches": PatchMap(small, np.zeros((14, 14))).enlarged(2).as_json()}
+    assert view.evaluate(script, [where, 5009, 5201]) == [True, False]
+
+
+@pytest.mark.parametrize("says", [GENERATED, EDITED, CAMERA, SCANNED])
+def test_the_table_notes_what_a_file_says(open_page: Open, says: str) -> None:
+    script = "(row) => import('/page/evidence.js').then(({ notesOf }) => notesOf(row))"
+    row = {"label": "real", "explanation": {"origin": [{"says": says, "name": "X"}]}}
+    assert open_page().evaluate(script, row) == [f"the file says: {says} (X)"]
 
 
 def give(view: Any, event: str, files: list[Path]) -> None:
@@ -472,4 +518,16 @@ def test_a_request_that_is_told_to_come_again_does(open_page: Open, images: list
     view.set_input_files("#file", str(images[0]))
     view.wait_for_selector("#headline:text('Not judged yet')")
     view.wait_for_selector("#sheet .lead:text('The service has too much to do. Trying again in 2 s.')")
+    view.wait_for_selector("#sheet .score")
+
+
+def test_where_what_decodes_has_ended_a_reader_may_try_again(open_page: Open, images: list[Path]) -> None:
+    view = open_page()
+    detail = "took longer than 60 s"
+    problem = {"type": "urn:gapl:problem:unreadable", "detail": detail, "status": 422}
+    body = json.dumps(problem | {"results": [{"path": "image", "sha256": "", "error": detail}]})
+    view.route("**/v1/detect*", lambda route: route.fulfill(status=422, body=body), times=1)
+    judge(view, images[0])
+    view.wait_for_selector("#sheet .lead:text('Took longer than 60 s.')")
+    view.click("#try-again")
     view.wait_for_selector("#sheet .score")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
+import os
 import shutil
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -460,6 +463,47 @@ def test_a_wrong_file_is_told_and_the_next_image_judged(page: Any, make_image: M
     assert judge(page, str(make_image(tmp_path / "image.png"))).error == ""
 
 
+def test_a_newer_image_ends_the_work_on_the_older(page: Any) -> None:
+    encoded = base64.b64encode(encode(noise("RGB", size=(1500, 1400)), "JPEG")).decode()
+    judged = page.evaluate(
+        """async (encoded) => {
+            const file = new Blob([Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0))]);
+            const worker = new Worker("worker.js", { type: "module" });
+            const judged = [];
+            await new Promise((resolve) => {
+                worker.onmessage = ({ data: { type, number, done } }) => {
+                    if (type === "ready") worker.postMessage({ number: 1, file });
+                    if (type === "progress" && number === 1 && done === 0) worker.postMessage({ number: 2, file });
+                    if (type === "verdict") judged.push(number);
+                    if (judged.includes(2)) resolve();
+                };
+            });
+            worker.terminate();
+            return judged;
+        }""",
+        encoded,
+    )
+    assert judged == [2]
+
+
+def test_an_empty_clipboard_hides_no_progress_and_stays_beside_no_verdict(page: Any) -> None:
+    encoded = base64.b64encode(encode(noise("RGB"), "PNG")).decode()
+    told, is_hidden = page.evaluate(
+        """(encoded) => {
+            const given = new DataTransfer();
+            given.items.add(new File([Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0))], "pasted.png"));
+            for (const clipboardData of [given, new DataTransfer()]) {
+                document.dispatchEvent(new ClipboardEvent("paste", { clipboardData }));
+            }
+            return [document.querySelector("#error").textContent, document.querySelector("#progress").hidden];
+        }""",
+        encoded,
+    )
+    assert (told, is_hidden) == ("There is no image in the clipboard.", False)
+    page.wait_for_selector("#verdict:not([hidden])")
+    assert page.text_content("#error") == ""
+
+
 def test_it_is_narrow(page: Any, make_image: MakeImage, tmp_path: Path) -> None:
     judge(page, str(make_image(tmp_path / "image.png", size=(20, 900))))
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
@@ -516,3 +560,49 @@ def test_without_a_service_worker_it_works_with_one_thread(
         assert view.get_attribute("body", "data-threads") == "1"
         assert judge(view, str(make_image(tmp_path / "image.png"))).error == ""
     context.close()
+
+
+def test_files_of_two_versions_are_not_mixed(
+    browser: Any, folder: Path, make_image: MakeImage, tmp_path: Path
+) -> None:
+    check_runtime()
+    changing = Path(shutil.copytree(folder, tmp_path / "site"))
+    image = str(make_image(tmp_path / "image.png"))
+    context = browser.new_context(service_workers="block")  # which keeps small files, too
+    scores = []
+    with serving(changing) as address:
+        for hours, change in enumerate((None, change_model, list_anew)):
+            if change:
+                change(changing)
+            date(changing, hours=hours)
+            view = open_page(context, address)
+            scores.append(judge(view, image).score)
+            view.close()
+    context.close()
+    older, between, newer = (math.log(score / (1 - score)) for score in scores)
+    scale = json.loads((changing / "model" / web.DETECTOR).read_text())["scale"]
+    assert between == pytest.approx(older, abs=1e-3)
+    assert newer == pytest.approx(older + 1 - 2 * scale, abs=1e-3)
+
+
+def change_model(changing: Path) -> None:
+    """Add 1 to the calibrated logit, and take 2 from the logit itself."""
+    described = json.loads((changing / "model" / web.DETECTOR).read_text())
+    (changing / "model" / web.DETECTOR).write_text(json.dumps(described | {"offset": described["offset"] + 1}))
+    verdict = onnx.load(changing / "model" / web.VERDICT)
+    (last,) = (each for each in verdict.graph.node if web.LOGIT in each.output)
+    last.output[0] = "before"
+    verdict.graph.initializer.append(onnx.numpy_helper.from_array(np.array(2, np.float32), "two"))
+    verdict.graph.node.append(onnx.helper.make_node("Sub", ["before", "two"], [web.LOGIT]))
+    onnx.save(verdict, changing / "model" / web.VERDICT)
+
+
+def list_anew(changing: Path) -> None:
+    site.list_files(changing, page=export.PAGE)
+
+
+def date(changing: Path, *, hours: int) -> None:
+    """Date graphs so that a browser takes them out of its own cache for years, and asks for all else."""
+    for path in changing.rglob("*"):
+        start = 0 if path.suffix == ".onnx" else time.time()
+        os.utime(path, (start + 3600 * (hours + 1),) * 2)

@@ -21,6 +21,7 @@ let worker = null;
 let number = 0; // of the newest image
 let pending = null; // an image that came before the worker
 let isReady = false;
+let isJudging = false; // the newest image, or it waits for that
 
 takeImages();
 await isolate();
@@ -51,6 +52,7 @@ function takeImages() {
 
 function take(file) {
   number += 1;
+  isJudging = true;
   showError("");
   get("verdict").hidden = true;
   showPreview(file);
@@ -103,7 +105,7 @@ async function isolate() {
 
 function startWorker() {
   worker = new Worker("worker.js", { type: "module" });
-  worker.onerror = (event) => showError(`The detector could not be started: ${event.message ?? "worker.js failed"}`);
+  worker.onerror = (event) => fail(`The detector could not be started: ${event.message ?? "worker.js failed"}`);
   worker.onmessage = ({ data }) => {
     if (data.number === undefined || data.number === number) MESSAGES[data.type](data);
   };
@@ -118,11 +120,11 @@ const MESSAGES = {
   ready({ threads }) {
     isReady = true;
     document.body.dataset.threads = threads;
-    get("progress").hidden = !number || !get("verdict").hidden || get("error").textContent;
+    get("progress").hidden = !isJudging;
     if (!number) announce("The detector is ready.");
   },
   failed({ message }) {
-    showError(`The detector could not be loaded: ${message}. Reload the page to try again.`);
+    fail(`The detector could not be loaded: ${message}. Reload the page to try again.`);
   },
   progress({ done, total, view }) {
     showStep(`Look ${done + 1} of ${total}: ${LOOKS[view]}`, done / total);
@@ -130,7 +132,7 @@ const MESSAGES = {
   verdict: showVerdict,
   error({ message }) {
     get("preview").hidden = true;
-    showError(`This file was not judged: ${message}.`);
+    fail(`This file was not judged: ${message}.`);
   },
 };
 
@@ -145,7 +147,12 @@ function showStep(text, share) {
 
 function showError(text) {
   get("error").textContent = text;
-  if (text && isReady) get("progress").hidden = true;
+}
+
+function fail(text) {
+  isJudging = false;
+  showError(text);
+  if (isReady) get("progress").hidden = true;
 }
 
 function announce(text) {
@@ -155,6 +162,8 @@ function announce(text) {
 function showVerdict({ score, label, likelier, confidence, realBelow, threshold, warnings, seconds }) {
   const headline = label === "unsure" ? VERDICTS.unsure[likelier] : VERDICTS[label];
   const band = realBelow < threshold ? `, unsure from ${percent(realBelow)} to ${percent(threshold)}` : "";
+  isJudging = false;
+  showError("");
   get("progress").hidden = true;
   get("label").textContent = headline;
   get("meaning").textContent = `Confidence ${percent(confidence)}`;

@@ -3,7 +3,7 @@
 
 import { severalFrames } from "./frames.js";
 
-const MAX_PIXELS = 178956970; // Pillow refuses more
+const MAX_PIXELS = 178956970; // which take 1.3 GB; gapl reads more
 const STRIP_ROWS = 256;
 const UNKNOWN = "not an image, damaged, or of a format that this browser does not know";
 const SHOWN = { imageOrientation: "from-image", colorSpaceConversion: "none" };

@@ -26,14 +26,21 @@ loaded.then(
 
 async function load() {
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency) : 1;
-  const files = await fetchLarge();
+  const cache = await openCache();
+  const files = await fetchLarge(cache);
   ort.env.wasm.wasmBinary = files.get(".wasm");
   const [detector, view, verdict] = [
-    await (await fetch(new URL("model/detector.json", import.meta.url))).json(),
+    await fetchDetector(cache),
     await start(files.get("view.onnx")),
     await start(files.get("verdict.onnx")),
   ];
   return { detector, view, verdict };
+}
+
+// Out of the cache that the graphs are in: a newer service worker would answer with that of another version.
+async function fetchDetector(cache) {
+  const bytes = await fetchFile(new URL("model/detector.json", import.meta.url).href, cache, () => {});
+  return JSON.parse(new TextDecoder().decode(bytes));
 }
 
 function start(bytes) {
@@ -45,9 +52,8 @@ function start(bytes) {
 }
 
 // Return the bytes of the large files, out of the cache or from the server, by how their names end.
-async function fetchLarge() {
+async function fetchLarge(cache) {
   const total = Object.values(self.LARGE).reduce((a, b) => a + b, 0);
-  const cache = await openCache();
   const found = new Map();
   let loaded = 0;
   const tell = (count) => self.postMessage({ type: "loading", loaded: (loaded += count), total });
@@ -70,7 +76,7 @@ async function openCache() {
 
 async function fetchFile(url, cache, tell) {
   const kept = await cache?.match(url);
-  const answer = kept ?? (await fetch(url));
+  const answer = kept ?? (await fetch(url, { cache: "no-cache" })); // the browser may keep an older one
   if (!answer.ok) throw new Error(`${url} did not come: ${answer.status} ${answer.statusText}`);
   const bytes = await readBody(answer, tell);
   // A full disk is no reason to fail.
@@ -99,6 +105,7 @@ async function judge(number, file) {
   const seen = [];
   const squares = [];
   for (const { name, image: square } of crops(image, pixel)) {
+    await new Promise((resolve) => setTimeout(resolve)); // lets onmessage run
     if (number !== wanted) return;
     self.postMessage({ type: "progress", number, done: seen.length, total: detector.num_views, view: name });
     squares.push(square);

@@ -4,8 +4,9 @@ import { get } from "./elements.js";
 
 // `take` gets a list of files, and `tell` what went wrong, in words, or nothing.
 export function listen(take, tell) {
-  const given = (files, otherwise) => {
-    tell(files.length ? "" : otherwise);
+  const given = (files, otherwise, lost = 0) => {
+    if (lost) tell(`${lost} of the files and folders could not be read.`);
+    else tell(files.length ? "" : otherwise);
     if (files.length) take(files);
   };
   get("file").addEventListener("change", ({ target }) => {
@@ -25,12 +26,15 @@ function listenToDrops(given) {
       event.preventDefault();
       get("drop").classList.toggle("over", name === "dragover");
       if (name !== "drop") return;
-      given(await filesOf(event.dataTransfer), "That is no file. Save the image first, then drop it here.");
+      const found = await filesOf(event.dataTransfer);
+      const files = found.filter(Boolean);
+      given(files, "That is no file. Save the image first, then drop it here.", found.length - files.length);
     });
   }
 }
 
-// What is dropped has to be listed at once: it is gone when the event is over.
+// Files, and null for each file or folder that cannot be read. What is dropped has to be listed at once: it is gone
+// when the event is over.
 async function filesOf(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.());
   if (!entries.some((entry) => entry?.isDirectory)) return [...transfer.files];
@@ -40,8 +44,12 @@ async function filesOf(transfer) {
 // Hidden files are none that a user means.
 async function filesIn(entry) {
   if (entry.name.startsWith(".")) return [];
-  if (entry.isFile) return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
-  return (await Promise.all((await entriesIn(entry)).map(filesIn))).flat();
+  try {
+    if (entry.isFile) return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
+    return (await Promise.all((await entriesIn(entry)).map(filesIn))).flat();
+  } catch {
+    return [null];
+  }
 }
 
 // A reader hands out some entries at a time, and none when there are no more.

@@ -5,7 +5,7 @@ import { capital, el, percent, printable, sentence, signed } from "./elements.js
 
 const SHOWN = 8; // prototypes, those that moved the logit most
 const UNKNOWN = "unknown"; // what the family of a generator is called that is not known
-const TOLD = ["made by a generator", "edited with a generator", "taken by a camera"];
+const TOLD = ["made by a generator", "edited with a generator", "taken by a camera", "digitised by a scanner"];
 
 function section(kind, title, ...body) {
   return el("section", { class: kind }, el("h3", {}, title), ...body);

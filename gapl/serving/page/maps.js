@@ -7,7 +7,7 @@ import { el, signed, svg } from "./elements.js";
 
 const FULL = 0.5; // the difference of logits that has full colour, or the largest one: weak maps look weak
 const LEAST = 1e-6; // of a score and of 1 - score, whose logit is taken
-const NEAR_PX = 2; // that the size of the picture may differ by: places are rounded
+const NEAR_PX = 2; // that the size of the picture may differ by: places are rounded, in pixels of a reduced picture
 
 // Returns the layers of the object `where` of an explanation: each a name, shapes, and what to say below.
 export function layersOf(where, { width, height }) {
@@ -17,7 +17,8 @@ export function layersOf(where, { width, height }) {
 // Whether the browser shows the image as it was judged: it may turn it otherwise, or not at all.
 export function fits(where, { width, height }) {
   const [left, top, wide, high] = where.patches.box;
-  return Math.abs(2 * left + wide - width) <= NEAR_PX && Math.abs(2 * top + high - height) <= NEAR_PX;
+  const near = NEAR_PX * where.tiles.reduced_by;
+  return Math.abs(2 * left + wide - width) <= near && Math.abs(2 * top + high - height) <= near;
 }
 
 // ------------------------------------------------------------------------------------------------------

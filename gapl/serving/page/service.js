@@ -77,7 +77,8 @@ async function problemOf(answer) {
   const said = await answer.json().catch(() => ({}));
   const kind = `${said.type}`.replace("urn:gapl:problem:", "");
   const retryAfter = Number(answer.headers.get("Retry-After")) || 0;
-  const isFinal = [413, 422].includes(answer.status);
+  const hasEnded = said.results?.[0]?.sha256 === ""; // what decoded it, or its time was over: another try may do
+  const isFinal = [413, 422].includes(answer.status) && !hasEnded;
   return new Problem(wordsOf(kind, said, answer.status), { retryAfter, isFinal, isLate: kind === "too-late" });
 }
 
