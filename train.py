@@ -86,7 +86,8 @@ def main() -> None:
             train(args, recipe, accelerator)
     except Interrupted as stop:
         if os.environ.get("RANK", "0") == "0":  # of torchrun
-            print(f"stopped by {stop}; saved. The same command continues from there", file=sys.stderr)
+            again = "The same command without --overwrite" if args.overwrite else "The same command"
+            print(f"stopped by {stop}; saved. {again} continues from there", file=sys.stderr)
         sys.exit(128 + stop.signal_number)
 
 
@@ -108,7 +109,7 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
 
     torch.manual_seed(recipe.seed)
     start = start_detector(args, recipe)
-    start.notice = demo.notice_of(images)
+    start.notice = demo.notice_of(images) or start.notice
     start.provenance |= provenance(args, recipe, split)
     if rank == 0:
         show_parameters(start.detector)
@@ -371,6 +372,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--init and --prototypes are for stage 2")
     if args.stage == 2 and not args.dry_run and not args.init:
         raise ValueError("--stage 2 needs --init (stage 1's detector.safetensors) and --prototypes (a bank)")
+    if args.holdout and args.holdout_fraction:
+        raise ValueError("--holdout-fraction has no effect with --holdout; give one of them")
     for name in args.track or ():
         if name not in TRACKERS:
             raise ValueError(f"--track {name}: choose from {', '.join(TRACKERS)}")

@@ -11,6 +11,7 @@ from data.seeds import draw_seed
 from gapl.pixels import PixelSpec
 
 if TYPE_CHECKING:
+    from gapl.config import TowerSpec
     from gapl.info import DetectorInfo
 
 FORMAT = "gapl-features-1"  # change the number when a view of the same name changes
@@ -20,7 +21,7 @@ FORMAT = "gapl-features-1"  # change the number when a view of the same name cha
 class FeatureSpec:
     """What determines an image's feature, apart from its bytes.
 
-    backbone   fingerprint of the tower's weights
+    backbone   fingerprint of the tower's weights, and what computes otherwise than CLIP's own towers
     width      D of a feature
     pixel      how pixels are made; a random view takes only size, mean and standard deviation from it
     precision  of the tower: "fp32", "bf16" or "fp16"
@@ -45,7 +46,7 @@ class FeatureSpec:
         """Return what determines the features of a detector's tower."""
         config = info.config
         return cls(
-            info.backbone_fingerprint,
+            info.backbone_fingerprint + _unlike_clip(config.tower),
             config.feature_width,
             config.pixel,
             precision,
@@ -79,3 +80,10 @@ class FeatureSpec:
         if self.view == EVAL:
             return None
         return draw_seed(0, self.number, int.from_bytes(sha256, "big"))
+
+
+def _unlike_clip(tower: TowerSpec) -> str:
+    """Return what the weights do not tell of a tower, where it is not as in CLIP: names of stores are older."""
+    heads = tower.hidden_size // 64
+    usual = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_attention_heads": heads}
+    return "".join(f" {name} {getattr(tower, name)}" for name in usual if getattr(tower, name) != usual[name])

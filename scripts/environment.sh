@@ -11,11 +11,12 @@ python=.venv/bin/python
 
 install() { # requirement files, in the versions of requirements.lock, into the environment of $python
     local venv=${python%/bin/python} file state
-    if [ ! -x "$python" ]; then
+    if ! "$python" -m pip --version >/dev/null 2>&1; then  # none, or half made
         "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
             { echo "error: Python 3.11 or newer is needed; name one in PYTHON" >&2; exit 2; }
         echo "Making $venv"
         "${PYTHON:-python3}" -m venv "$venv"
+        rm -f "$venv/installed.txt"
     fi
     state=$(cat requirements.lock requirements*.txt requirements/*.txt | cksum)
     for file in "$@"; do

@@ -20,16 +20,20 @@ install requirements.txt
 out=${GAPL_RUNS:-runs}/open/seed$seed
 images=(--data-root "$corpus" --mix open)
 train --stage 1 --preset open --backbone clip-vit-b16-int8 "${images[@]}" --seed "$seed" --out "$out/stage1" --reuse
+existing=--overwrite # prototypes that are older are those of another stage 1
+[ ! "$out/prototypes.safetensors" -nt "$out/stage1/detector.safetensors" ] || existing=--reuse
 "$python" prototype/dream_prototype.py --stage1 "$out/stage1/detector.safetensors" --same-data --as-trained \
-    --precision auto --seed "$seed" --out "$out/prototypes.safetensors" --reuse
+    --precision auto --seed "$seed" --out "$out/prototypes.safetensors" "$existing"
 train --stage 2 --preset open-head --init "$out/stage1/detector.safetensors" \
     --prototypes "$out/prototypes.safetensors" "${images[@]}" --holdout "@$out/stage1/detector.safetensors" \
     --seed "$seed" --out "$out/head" --reuse
 train --stage 2 --preset open --init "$out/head/detector.safetensors" --data "$corpus/train" \
     --holdout "@$out/head/detector.safetensors" --seed "$seed" --out "$out/lora" --reuse
-"$python" benchmarks.py calibrate "$out/lora/scores_heldout.csv" --per-source 18 \
-    --model_path "$out/lora/detector.safetensors" --out "$out/calibrated.safetensors"
-"$python" benchmarks.py calibrate "$out/lora/scores_heldout_fast.csv" --fast --per-source 18 \
-    --model_path "$out/calibrated.safetensors" --out "$out/gapl-vit-b16-open.safetensors"
+if [ "$out/gapl-vit-b16-open.safetensors" -ot "$out/lora/detector.safetensors" ]; then # also where there is none
+    "$python" benchmarks.py calibrate "$out/lora/scores_heldout.csv" --per-source 18 \
+        --model_path "$out/lora/detector.safetensors" --out "$out/calibrated.safetensors"
+    "$python" benchmarks.py calibrate "$out/lora/scores_heldout_fast.csv" --fast --per-source 18 \
+        --model_path "$out/calibrated.safetensors" --out "$out/gapl-vit-b16-open.safetensors"
+fi
 [ ! -d "$corpus/bench" ] || "$python" benchmarks.py --model_path "$out/gapl-vit-b16-open.safetensors" \
     --data-root "$corpus/bench" --precision auto --out "$out/benchmarks"

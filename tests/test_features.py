@@ -31,8 +31,10 @@ from features import store as features
 from features.extractor import FeatureExtractor
 from features.spec import FORMAT, FeatureSpec
 from features.store import FeatureStore, FeatureTable
+from gapl.config import DetectorConfig, TowerSpec
 from gapl.decode import decode_image
 from gapl.files.cache import cache_dir
+from gapl.info import DetectorInfo
 from gapl.labels import Label
 from gapl.names import TINY
 from gapl.pixels import IMAGENET_MEAN, PixelSpec
@@ -43,6 +45,23 @@ if TYPE_CHECKING:
     from tests.conftest import MakeImage
 
 PIXEL = PixelSpec(size_px=8)
+CLIP_LIKE: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_attention_heads": 1,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "image_size": 8,
+    "patch_size": 4,
+}
+
+
+def backbone_of(**tower: Any) -> str:
+    """What a spec says of the tower of a detector: CLIP's, with some facts changed."""
+    shape = TowerSpec(**CLIP_LIKE | tower)
+    config = DetectorConfig(1, TINY, shape, PIXEL)
+    return FeatureSpec.of(DetectorInfo(config=config, backbone_fingerprint="weights"), precision="fp32").backbone
+
+
 SPEC = FeatureSpec("weights", 6, PIXEL, "fp32", view="crop")
 
 
@@ -142,6 +161,9 @@ def refuse(_pixels_BCHW: Tensor) -> Tensor:
     [
         {"number": 1},
         {"backbone": "other"},
+        {"backbone": backbone_of(hidden_act="gelu")},
+        {"backbone": backbone_of(layer_norm_eps=1e-6)},
+        {"backbone": backbone_of(num_attention_heads=2)},
         {"precision": "bf16"},
         {"view": "crop_flip"},
         {"pixel": replace(PIXEL, mean=IMAGENET_MEAN)},
@@ -156,7 +178,7 @@ def test_another_spec_is_another_store(
     assert [extract(images, spec)[0] for spec in (SPEC, other, SPEC, other)] == [10, 10, 0, 0]
     facts = [json.loads(path.read_text()) for path in tmp_path.glob("cache/*/spec.json")]
     assert len(facts) == 2
-    assert {each["backbone"] for each in facts} == {"weights", other.backbone}
+    assert {each["backbone"] for each in facts} == {backbone_of(), other.backbone}
 
 
 def test_number_is_nothing_to_the_evaluation_view(extract: Callable[..., Any], images: Manifest) -> None:

@@ -150,6 +150,23 @@ def test_nothing_readable_is_told_and_not_waited_for(tmp_path: Path, part: str) 
         Unreadable(tmp_path, [None])
 
 
+def test_micro_batch_of_which_nothing_is_read_is_left_out(tmp_path: Path) -> None:
+    """What is missing adds nothing to the sum of the batch, as where the same images are one micro-batch."""
+
+    class Parted(Trial):
+        def draw(self, *, epoch: int, first_batch: int) -> Iterator[FeatureBatch]:
+            empty = FeatureBatch(torch.empty(0), torch.empty(0))
+            for batch in super().draw(epoch=epoch, first_batch=first_batch):
+                halves = zip(batch.inputs.split(8), batch.labels_B.split(8), strict=True)
+                parts = [FeatureBatch(*half) for half in halves]
+                parts.insert(epoch % 3, empty)
+                yield from parts
+
+    whole, parted = Trial(tmp_path / "whole"), Parted(tmp_path / "parted", accumulate=3)
+    torch.testing.assert_close(parted.model.weight, whole.model.weight)
+    assert [each["loss"] for each in parted.log()] == pytest.approx([each["loss"] for each in whole.log()])
+
+
 def test_only_what_requires_a_gradient_changes(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
     model[0].requires_grad_(False)

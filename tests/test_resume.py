@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +55,12 @@ class Attempt:
         error_at: int | None = None,
         saving: Saving | None = None,
         settings: dict[str, Any] | None = None,
+        dropout_seed: int = 8,
         **fields: Any,
     ) -> None:
         torch.manual_seed(7)
         self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        torch.manual_seed(dropout_seed)
         self.signal_at, self.error_at, self.asked = signal_at, error_at, 0
         self.run = Run(folder, settings=settings or {"lr": 0.1})
         self.run.resume()
@@ -110,7 +113,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
 def test_random_numbers_matter_to_the_result(alone: Attempt, tmp_path: Path) -> None:
     """Else the tests below would not see whether their state comes back."""
     assert same(alone, Attempt(tmp_path / "again"))
-    assert not same(alone, Attempt(tmp_path / "other", settings={"lr": 0.1}, lr=0.2))
+    assert not same(alone, Attempt(tmp_path / "other", dropout_seed=9))
 
 
 @pytest.mark.parametrize("step", [0, 3, 4, 10, 23])
@@ -202,7 +205,7 @@ def test_full_disk_is_told_and_the_last_checkpoint_stays(alone: Attempt, tmp_pat
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        with pytest.raises(OSError, match=r"this checkpoint could not be written .* Make room, and the same"):
+        with pytest.raises(OSError, match=r"could not be written .* the same command without --overwrite"):
             Attempt(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -338,6 +341,36 @@ def test_process_that_gets_a_signal_is_continued_by_the_same_command(
     assert losses(tmp_path / "run") == losses(tmp_path / "alone")
     assert tensors(tmp_path / "run") == tensors(tmp_path / "alone")
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_run_that_replaces_another_is_continued_without_the_option(
+    command: Command, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise Interrupted(signal.SIGTERM, 3)
+
+    monkeypatch.setattr(train, "train", stop)
+    done = run_cli(train.main, *command(tmp_path, "--overwrite")[1:])
+    assert done.code == 128 + signal.SIGTERM
+    assert "The same command without --overwrite continues from there" in done.err
+
+
+def test_processes_wait_for_one_that_copies_for_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate.state import AcceleratorState
+
+    def join(*_: object, timeout: timedelta, **__: object) -> None:
+        raise ConnectionAbortedError(timeout)
+
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setattr(torch.distributed, "init_process_group", join)
+    try:
+        with pytest.raises(ConnectionAbortedError) as told, start_processes(device="cpu"):
+            pass
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert told.value.args[0] >= timedelta(hours=12)
 
 
 def test_two_processes_train_as_one_does(command: Command, run_cli: RunCli, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -95,3 +96,119 @@ def test_results_are_named_by_the_variable_alone(tmp_path: Path) -> None:
     refused = run_script("stage1.sh", "--backbone", "tiny", "--out", tmp_path)
     assert refused.returncode == 2
     assert "GAPL_RUNS" in refused.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What the scripts run, told by a Python that only notes its commands
+
+NOTING_PYTHON = """#!/usr/bin/env bash
+# Note the command, and write the file that it would; STOP_AT in a command stops it.
+echo "$*" >>commands.txt
+[ "$1" != -m ] || exit 0
+case "$*" in *"${STOP_AT:-nothing}"*) exit 143 ;; esac
+for ((i = 1; i < $#; i++)); do
+    next=$((i + 1))
+    [ "${!i}" != --out ] || out=${!next}
+done
+[ "$1" != train.py ] || out=$out/detector.safetensors
+case "$*" in *" --dry-run"*) exit ;; *" --overwrite"*) ;; *" --reuse"*) [ ! -e "$out" ] || exit 0 ;;
+    train.py*) [ ! -e "$out" ] || exit 2 ;; esac
+mkdir -p "$(dirname "$out")"
+date +%s.%N >"$out"
+"""
+
+
+class Project:
+    """A copy of the scripts in `folder`, with an environment whose Python only notes its commands."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.corpus = folder, folder / "corpus"
+        self.stage1 = folder / "runs/stage1/detector.safetensors"
+        self.bank = folder / "runs/prototypes/kmeans64.safetensors"
+        shutil.copytree(ROOT / "scripts", folder / "scripts")
+        for name in ("requirements.lock", "requirements.txt", "requirements/gapl.txt", ".venv/bin/python"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        self.python = folder / ".venv/bin/python"
+        self.python.write_text(NOTING_PYTHON)
+        self.python.chmod(0o755)
+        (self.corpus / "train").mkdir(parents=True)
+
+    def run(self, name: str, *options: object, code: int = 0, **variables: object) -> list[str]:
+        """Run a script; return the commands of its Python, without those of pip."""
+        noted = self.folder / "commands.txt"
+        noted.write_text("")
+        variables = {"GAPL_DATA_ROOT": self.corpus, "GAPL_RUNS": "runs"} | variables
+        done = run_script(str(self.folder / "scripts" / name), *options, **variables)
+        assert done.returncode == code, done.stderr
+        self.out, self.err = done.stdout, done.stderr
+        return [each for each in noted.read_text().splitlines() if not each.startswith("-m pip")]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def test_finished_detector_is_calibrated_once(project: Project) -> None:
+    for removed, expected in (("", 2), ("", 0), ("lora/detector.safetensors", 2), ("calibrated.safetensors", 0)):
+        if removed:
+            (project.folder / "runs/open/seed0" / removed).unlink()
+        commands = project.run("train_mini.sh", "--corpus", project.corpus)
+        assert sum("calibrate" in each for each in commands) == expected
+
+
+def test_stage1_that_was_stopped_at_the_prototypes_goes_on_there(project: Project) -> None:
+    project.run("stage1.sh", STOP_AT="dream_prototype", code=143)
+    assert "--reuse" not in project.run("stage1.sh", "--dry-run")[0]
+    assert "--reuse" not in project.run("stage1.sh", "--overwrite", STOP_AT="dream_prototype", code=143)[0]
+    before = project.stage1.read_text()
+    assert len(project.run("stage1.sh")) == 2
+    assert project.stage1.read_text() == before
+    assert project.bank.exists()
+    project.run("stage1.sh", code=2)
+
+
+@pytest.mark.parametrize("script", ["stage1.sh", "train_mini.sh"])
+def test_prototypes_of_another_stage1_are_not_kept(project: Project, script: str) -> None:
+    options = ["--reuse"] if script == "stage1.sh" else ["--corpus", project.corpus]
+    if script == "train_mini.sh":
+        project.stage1 = project.folder / "runs/open/seed0/stage1/detector.safetensors"
+        project.bank = project.folder / "runs/open/seed0/prototypes.safetensors"
+    project.run(script, *options)
+    first = project.bank.read_text()
+    project.run(script, *options)
+    assert project.bank.read_text() == first
+    project.stage1.unlink()
+    project.run(script, *options)
+    assert project.bank.read_text() != first
+
+
+@pytest.mark.parametrize("wrong", [{"GAPL_METHOD": "kmean"}, *({"GAPL_NUM": n} for n in (0, 7, "many", -2))])
+def test_prototypes_that_cannot_be_made_are_refused_before_stage1(
+    project: Project, wrong: dict[str, object]
+) -> None:
+    assert project.run("stage1.sh", code=2, **wrong) == []
+    ((name, value),) = wrong.items()
+    assert project.err.startswith(f"error: {name} is ")
+    assert project.err.endswith(f", not {value}\n")
+
+
+def test_options_of_stage1_reach_the_prototypes(project: Project) -> None:
+    shared = ["--seed", "3", "--device=cpu", "--feature-cache", "a folder", "--num-workers=1"]
+    trained, made = project.run("stage1.sh", "--epochs", 2, *shared)
+    assert trained.endswith(f"--epochs 2 {' '.join(shared)}")
+    assert f"kmeans64.safetensors {' '.join(shared)} --overwrite" in made
+
+
+def test_half_made_environment_is_made_again(project: Project) -> None:
+    project.python.rename(project.folder / "whole")
+    project.python.write_text('#!/bin/sh\necho "No module named pip" >&2\nexit 1\n')
+    project.python.chmod(0o755)
+    system = project.folder / "python3"
+    system.write_text('#!/bin/sh\n[ "$1" = -c ] || cp whole "$3/bin/python"\n')
+    system.chmod(0o755)
+    assert len(project.run("stage1.sh", PYTHON=system)) == 2
+    assert "Making .venv" in project.out
+    project.run("stage1.sh", "--reuse", PYTHON=system)
+    assert "Making" not in project.out

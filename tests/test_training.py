@@ -99,6 +99,15 @@ def test_stage2_starts_from_stage1_and_keeps_the_prototypes(
     assert torch.equal(second["prototypes_PE"], PrototypeBank.load(tiny_run.bank).vectors_PE)
 
 
+def test_notice_of_what_training_starts_from_stays(stage2: Train, tiny_run: TinyRun, tmp_path: Path) -> None:
+    """Of stage 1, and of a detector of stage 2 that trains on."""
+    first = replace(load_checkpoint(tiny_run.stage1, merge=False, allow_tiny=True), notice="means nothing")
+    save_checkpoint(tmp_path / "first.safetensors", first)
+    for name, init in (("second", tmp_path / "first.safetensors"), ("third", tmp_path / "second" / DETECTOR_NAME)):
+        assert stage2(tmp_path / name, "--max-steps", 1, init=init).code == 0
+        assert read_info(tmp_path / name / DETECTOR_NAME).notice == "means nothing"
+
+
 def test_stage2_trains_lora_and_leaves_the_tower(stage2: Train, tmp_path: Path) -> None:
     assert stage2(tmp_path, "--form", "merged", "--lr", 0.01).code == 0
     assert stage2(tmp_path / "adapter", "--lr", 0.01).code == 0
@@ -282,6 +291,8 @@ def test_whole_sources_are_held_out_and_select_the_epoch(stage2: Train, tmp_path
     ]
     none = stage2(tmp_path / "none", "--select", "heldout")
     assert "--select heldout needs --holdout-fraction or --holdout" in none.only_error()
+    both = stage2(tmp_path / "both", "--holdout", "beta", "--holdout-fraction", 0.5)
+    assert "--holdout-fraction has no effect with --holdout" in both.only_error()
     none = stage2(tmp_path / "none", "--holdout", "beta", "--val-fraction", 0)
     assert "--select random needs --val-fraction above 0; pass --select heldout" in none.only_error()
 
@@ -533,7 +544,8 @@ def test_holdout_of_a_detector_file_holds_out_what_its_training_did(
     run_cli: RunCli, tiny_run: TinyRun, tmp_path: Path
 ) -> None:
     """A fraction draws by the seed; a detector that trains on must not see what the first one was judged by."""
-    data = ("--data-root", tiny_run.root, "--num-workers", 0, "--val-fraction", 0, "--holdout-fraction", 0.5)
+    data = ("--data-root", tiny_run.root, "--num-workers", 0, "--val-fraction", 0)
+    fraction = ("--holdout-fraction", 0.5)
 
     def held_out(*options: object) -> str:
         start = ("--stage", 2, "--init", tiny_run.stage1, "--prototypes", tiny_run.bank, "--select", "heldout")
@@ -543,12 +555,13 @@ def test_holdout_of_a_detector_file_holds_out_what_its_training_did(
 
     one = tmp_path / "one"
     start = ("--stage", 1, "--backbone", "tiny", "--epochs", 1, "--select", "heldout", "--seed", 3)
-    done = run_cli(train.main, *start, *data, "--feature-views", 0, "--out", one)
+    done = run_cli(train.main, *start, *data, *fraction, "--feature-views", 0, "--out", one)
     assert done.code == 0, done.err
     detector = one / "detector.safetensors"
-    assert len({held_out("--seed", seed) for seed in range(8)}) > 1, "the seed decides, else this shows nothing"
+    drawn = {held_out("--seed", seed, *fraction) for seed in range(8)}
+    assert len(drawn) > 1, "the seed decides, else this shows nothing"
     told = {held_out("--seed", seed, "--holdout", f"@{detector}") for seed in range(8)}
-    assert told == {held_out("--seed", 3)}
+    assert told == {held_out("--seed", 3, *fraction)}
     more = tmp_path / "more.safetensors"
     header, tensors = tensorfile.read(detector, format=FORMAT)
     held = [each.replace(":", " ") for each in header["provenance"]["held_out"]]  # as in older files

@@ -103,12 +103,16 @@ def _train_epoch(trainer: Trainer, batches: TrainingBatches, saver: Saver, monit
 def _accumulate_gradients(
     trainer: Trainer, batch: Sequence[MicroBatch], loss_scale: float, watch: Stopwatch
 ) -> float:
-    """Run the micro-batches forward and backward. Return the sum of the losses of this process's images."""
+    """Run the micro-batches forward and backward. Return the sum of the losses of this process's images.
+
+    Those of which no image could be read are left out. Raises ValueError when these are all.
+    """
     total, device = 0.0, trainer.accelerator.device
-    for number, micro_batch in enumerate(batch, 1):
-        if not len(micro_batch.labels_B):
-            raise ValueError("none of the images of a batch could be read")
-        with trainer.sync_gradients(when=number == len(batch)):
+    read = [each for each in batch if len(each.labels_B)]
+    if not read:
+        raise ValueError("none of the images of a batch could be read")
+    for number, micro_batch in enumerate(read, 1):
+        with trainer.sync_gradients(when=number == len(read)):
             with watch.section("forward"):
                 logit = trainer.model(micro_batch.inputs.to(device, non_blocking=True)).float()
                 labels_B = micro_batch.labels_B.to(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from data.loading.plan import Rank
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+LONGEST_WAIT = timedelta(hours=24)  # for the process that copies rows of shards for all
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
@@ -29,15 +31,16 @@ def start_processes(
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedDataParallelKwargs
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+    waiting = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
     wrapping = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         log_with=list(trackers) or None,
         project_dir=folder,
-        kwargs_handlers=[wrapping],
+        kwargs_handlers=[waiting, wrapping],
     )
     try:
         yield accelerator

@@ -107,6 +107,7 @@ def _attend(recipe: Recipe, init: Checkpoint, bank: PrototypeBank) -> Checkpoint
         detector=detector,
         config=config,
         backbone_fingerprint=init.backbone_fingerprint,
+        notice=init.notice,
         provenance={"prototypes": bank.facts()},
     )
 

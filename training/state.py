@@ -91,7 +91,7 @@ def write_state(path: Path, state: TrainingState) -> None:
     except OSError as error:
         raise OSError(
             f"{path}: this checkpoint could not be written ({error}); earlier ones are untouched. "
-            "Make room, and the same command continues from the last one"
+            "Make room, and the same command without --overwrite continues from the last one"
         ) from error
 
 
