@@ -46,9 +46,15 @@ class _Columns(argparse.Action):
         setattr(namespace, self.dest, names)
 
 
+def is_parquet(path: Path) -> bool:
+    """Return whether a file begins as parquet does, whatever its name is."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
+
+
 def read_header(path: Path) -> list[str]:
     """Return the names of the columns as the file has them. Raises ValueError when it is no table."""
-    if path.suffix.lower() == ".parquet":
+    if is_parquet(path):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -69,7 +75,7 @@ def read_rows(path: Path, theirs: Mapping[str, str]) -> list[Row]:
 
     Raises ValueError when it is no table.
     """
-    if path.suffix.lower() == ".parquet":
+    if is_parquet(path):
         import pyarrow.parquet as pq
 
         rows = pq.read_table(path, columns=list(theirs.values())).to_pylist()

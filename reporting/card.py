@@ -226,13 +226,15 @@ def _calibration(calibration: Calibration | None, *, threshold: float) -> str:
         return f"The scores are not calibrated: they only rank images. An image is fake from {threshold:.4g} on."
     points = [[name, f"{value:.4f}"] for name, value in calibration.operating_points.items()]
     n_real, n_fake = calibration.n_real, calibration.n_fake
+    rule = decision_rule(calibration)
+    fake = f"above {rule.threshold:.4f}" if rule.has_band else f"from {rule.threshold:.4f} on"
     words = (
         f"{calibration.method.capitalize()} scaling, fitted to {n_real:,} real images and {n_fake:,} fakes that "
         f"were held out. The calibration error on them is {calibration.ece_before:.3f} before and "
-        f"{calibration.ece_after:.3f} after. "
-        f"An image is called fake from {threshold:.4g} on."
+        f"{calibration.ece_after:.3f} after. Accuracies and shares in the tables are at a threshold of "
+        f"{threshold:.4g}. An image is called fake {fake}."
     )
-    if decision_rule(calibration).has_band:
+    if rule.has_band:
         words += (
             f" Scores from {calibration.band_low:.4f} to {calibration.band_high:.4f} are unsure; outside of "
             f"them at most {calibration.alpha:.0%} of each class are called the other, for images like the "

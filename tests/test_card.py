@@ -71,6 +71,11 @@ def test_calibration_is_told_or_its_lack(card: ModelCard, scores: ScoreTable, tm
     told = section(card, "Calibration and operating points")
     assert "| fpr5 | 0.8000 |" in told
     assert "0.4000 to 0.6000 are unsure" in told
+    assert "called fake above 0.6000." in told
+    assert f"in the tables are at a threshold of {scores.threshold(CALIBRATED):.4g}." in told
+    unbanded = DetectorFacts("x", calibration=replace(CALIBRATION, band_low=0.55, band_high=0.55))
+    write_card(tmp_path / "README.md", scores, facts=unbanded, licence="mit", model=OTHER)
+    assert "called fake from 0.5500 on." in (tmp_path / "README.md").read_text(encoding="utf-8")
     write_card(tmp_path / "README.md", scores, facts=DetectorFacts("x"), licence="mit", model=OTHER)
     plain = ModelCard.load(tmp_path / "README.md")
     assert "not calibrated" in section(plain, "Calibration and operating points")

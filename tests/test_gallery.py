@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gapl.gallery import markup
 from gapl.gallery.page import Gallery
 from gapl.results import Method, Result
 from gapl.thumbnail import make_thumbnail
@@ -66,6 +67,25 @@ def test_names_are_escaped_and_nothing_is_outside(page: Path) -> None:
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", text)
     assert "unsafe" not in text
     assert "below 0.300 it is called real, from 0.700 on fake, between unsure" in text
+
+
+@pytest.mark.parametrize(
+    ("folder", "names"),
+    [
+        ("in/", ["a.png", "deep/a.png", "deeper/b.png"]),
+        ("", ["a.png", "in/a.png"]),
+        ("/", ["a/b.png", "ab/b.png"]),
+        ("s3://bucket/", ["a.png", "b.png"]),
+        ("http://", ["one.org/a.png", "two.org/a.png"]),
+        ("x.tar/./", ["a.png", "in/b.png"]),
+        ("x.zip/", ["/etc/a.png", "b.png"]),
+        ("x.zip//etc/", ["a.png"]),
+    ],
+)
+def test_names_are_short_by_the_folder_of_all(folder: str, names: list[str]) -> None:
+    paths = [folder + name for name in names]
+    assert markup.common_folder(paths) == folder
+    assert [markup.name(path, folder) for path in paths] == names
 
 
 def test_only_a_gallery_is_replaced(page: Path, tmp_path: Path) -> None:

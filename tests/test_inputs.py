@@ -334,11 +334,11 @@ def test_tables_without_images(tmp_path: Path) -> None:
         scan_images([tmp_path / "x.csv"])
 
 
-@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.parquet"])
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.parquet", "x.pq", "x"])
 def test_a_list_of_paths(tmp_path: Path, images: list[bytes], name: str) -> None:
     path, header = tmp_path / name, ["label", "img_path"]
     rows = [["real", "made/0.png"], ["fake", "made\\1.png"], ["fake", "gone.png"], ["real", ""]]
-    if path.suffix == ".parquet":
+    if path.suffix not in (".csv", ".tsv"):
         pq.write_table(pa.table(dict(zip(header, zip(*rows, strict=True), strict=True))), path)
     else:
         with path.open("w", newline="") as file:

@@ -83,6 +83,7 @@ def test_rows_of_the_table(table: pd.DataFrame) -> None:
 
 def test_figures_of_the_table(table: pd.DataFrame) -> None:
     counts_and_accuracy = ("n_real", "n_fake", "real_accuracy", "fake_accuracy", "balanced_accuracy")
+    assert figures(table, ("Two", "mean"), "n_real", "n_fake") == [2, 3]
     assert figures(table, ("Two", "a"), *counts_and_accuracy) == [2, 2, 0.5, 1, 0.75]
     assert figures(table, ("Two", "b"), *counts_and_accuracy) == [2, 1, 0.5, 0, 0.25]
     mean = figures(table, ("Two", "mean"), "balanced_accuracy", "accuracy")

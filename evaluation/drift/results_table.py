@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from evaluation.drift.judgement import Judgement
 from gapl.cli import printable
+from gapl.columns import is_parquet
 from gapl.files.refusal import check_is_file, refusal
 from gapl.results import SCHEMA, WARNINGS_JOINED
 from gapl.verdict import DecisionRule
@@ -46,9 +47,7 @@ def is_table_of_results(path: Path) -> bool:
     if path.suffix.lower() in (".json", ".jsonl"):
         return True
     try:
-        with path.open("rb") as file:
-            is_parquet = file.read(4) == b"PAR1"
-        if is_parquet:
+        if is_parquet(path):
             return "model_sha256" in pq.read_schema(path).names
         with path.open(encoding="utf-8", newline="") as file:
             return "model_sha256" in next(csv.reader(file), [])
@@ -88,9 +87,7 @@ def read_results(path: Path) -> tuple[pd.DataFrame, Judgement]:
 
 def _rows(path: Path) -> Iterator[Row]:
     """Yield the rows, a few of which are in memory at a time where the format allows it."""
-    with path.open("rb") as file:
-        is_parquet = file.read(4) == b"PAR1"
-    if is_parquet:
+    if is_parquet(path):
         with pq.ParquetFile(path) as table:
             names = [name for name in _READ if name in table.schema_arrow.names]
             for batch in table.iter_batches(batch_size=1000, columns=names):

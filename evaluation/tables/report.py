@@ -6,7 +6,7 @@ Every row says by which protocol its images were chosen; its note says what is m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ def _benchmark_rows(
         for subset, part in parts.items()
     ]
     pooled = measure(rows)
-    mean = _mean(parts, unreadable=pooled.unreadable, protocol=pooled.protocol)
+    mean = _mean(parts, pooled)
     table.append(_row(name, MEAN, mean, measure, [*notes, *_left_out(parts)]))
     table.append(_row(name, ALL_IMAGES, pooled, measure, notes))
     return table, mean
@@ -204,15 +204,19 @@ def _left_out(parts: Mapping[str, _Part]) -> list[str]:
     return [f"{kind}, not in the mean: {', '.join(names)}" for kind, names in left_out.items()]
 
 
-def _mean(parts: Mapping[str, _Part], *, unreadable: int | None = None, protocol: str | None = None) -> _Part:
+def _mean(parts: Mapping[str, _Part], pooled: _Part | None = None) -> _Part:
+    """Return the mean of the parts, with the counts of all images together where these are given."""
     every = list(parts.values())
     protocols = dict.fromkeys(name for part in every for name in part.protocol.split(", "))
+    mean = mean_metrics([part.metrics for part in every])
+    if pooled:
+        mean = replace(mean, n_real=pooled.metrics.n_real, n_fake=pooled.metrics.n_fake)
     return _Part(
-        mean_metrics([part.metrics for part in every]),
+        mean,
         mean_metrics([part.at_half for part in every]),
         mean_replicates([parts[name].replicates for name in _averaged(parts)]),
-        sum(part.unreadable for part in every) if unreadable is None else unreadable,
-        ", ".join(protocols) if protocol is None else protocol,
+        pooled.unreadable if pooled else sum(part.unreadable for part in every),
+        pooled.protocol if pooled else ", ".join(protocols),
     )
 
 

@@ -18,7 +18,7 @@ from data.images.degrade import CLEAN
 from data.words import LABELS_EXPECTED, parse_label
 from gapl.calibration import Calibration, score_of
 from gapl.columns import COLUMNS as MANIFEST_COLUMNS
-from gapl.columns import normalise
+from gapl.columns import is_parquet, normalise
 from gapl.files.refusal import check_is_file
 from gapl.labels import Label
 from gapl.schema import build_spec
@@ -198,10 +198,8 @@ def _join_benchmark(known: dict[str, Any] | None, other: dict[str, Any]) -> dict
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the table as it is, a CSV as text, and what its metadata says of it."""
-    with path.open("rb") as file:
-        is_parquet = file.read(4) == b"PAR1"
     try:
-        if not is_parquet:
+        if not is_parquet(path):
             delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
             return pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False), {}
         table = pq.read_table(path)

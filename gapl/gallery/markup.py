@@ -6,7 +6,9 @@ import base64
 import hashlib
 import html
 import os
+import re
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from string import Template
 
@@ -15,6 +17,7 @@ from gapl.thumbnail import Thumbnail
 
 MAX_TEXT, MAX_NAME = 400, 1_000  # characters of a text, and of a path
 
+_AFTER_SEPARATOR = re.compile(rf"(?<=[/{re.escape(os.sep)}])")
 _PICTURE = Template('<img src="data:image/jpeg;base64,$jpeg" width="$width" height="$height" alt="$name">')
 
 
@@ -26,16 +29,17 @@ def text(value: str, *, limit: int = MAX_TEXT) -> str:
 
 def name(path: str, folder: str = "") -> str:
     """Return a path without the folder that it is in, escaped."""
-    return text(path[len(folder) :].lstrip(os.sep) if folder else path, limit=MAX_NAME)
+    return text(path.removeprefix(folder), limit=MAX_NAME)
 
 
 def common_folder(paths: Iterable[str]) -> str:
-    """Return the folder that all paths are in; empty where there is none."""
-    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 - a name need not be that of a file
-    try:
-        return os.path.commonpath(folders)
-    except ValueError:  # absolute and relative ones, or other drives
-        return ""
+    """Return the folder that all paths are in, with its last separator; empty where there is none.
+
+    It is literally how they begin: they may be URLs, or lead into archives, whose // and ./ matter.
+    """
+    folders = {tuple(_AFTER_SEPARATOR.split(path)[:-1]) for path in paths}
+    common = takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))
+    return "".join(names[0] for names in common)
 
 
 def picture(thumbnail: Thumbnail, *, alt: str) -> str:

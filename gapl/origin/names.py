@@ -29,21 +29,26 @@ _SOURCE_TYPES = {
 
 # Names that only generators have count wherever they stand, such as in "Azure OpenAI".
 _COINED = re.compile(
-    r"(?<![a-z])(?:midjourney|dall[-·. ]?e|chatgpt|openai|gpt-image|gpt-4o|stab(?:le|ility)[ _.-]?(?:ai|diffusion)"
-    r"|comfyui|invokeai|novelai|automatic1111|fooocus|swarmui|dreamstudio|leonardo\.ai|black forest labs|mflux"
-    r"|playground ai|runwayml|hunyuan|seedream)(?![a-z])",
+    r"(?<![a-z])(?:midjourney|dall(?:[-·.]e|(?:e-?| e[ -]?)[23](?!\d))|(?-i:DallE)|chatgpt|openai"
+    r"|gpt-image|gpt-4o|stab(?:le|ility)[ _.-]?(?:ai|diffusion)|comfyui|invokeai|novelai|automatic1111|fooocus"
+    r"|swarmui|leonardo\.ai|black forest labs|mflux|runwayml|hunyuan-?(?:dit|image|video)|seedream)(?![a-z])",
     re.IGNORECASE,
 )
-# Names that are also words, or names of people, count where the text is nothing else, but for who makes the
-# generator and its version, or says that something was made with it. Common words, such as "flux", never do.
+# Names that are also words, or names of people, places or studios, count where the text is nothing else, but for
+# who makes the generator and its version, or says that something was made with it. Common words, such as "flux",
+# never do. "Dalle" is a surname, "dalle" Italian for "from the" and "ai" for "to the", and "Ai" a name, too.
 _NAME = (
-    r"(?:(?:adobe|xai|google|microsoft|bing)[\s_./-]+){0,2}"
-    r"(?:firefly|grok|ideogram|recraft|draw ?things|image creator|nightcafe|google ai)"
+    r"(?:(?:adobe|xai|google|microsoft|bing|tencent)[\s_./-]+){0,2}"
+    r"(?:firefly|grok|ideogram|recraft|draw ?things|image creator|nightcafe|google ai|dreamstudio|playground ai"
+    r"|hunyuan|dall e|(?-i:DALLE))"
     r"(?:[\s_./-]+(?:ai|api|app|web|studio|creator|from|microsoft|designer|model|video|beta|imag[a-z]{1,9}"
     r"|v?\d[0-9a-z]{0,9}))*"
 )
 _NAMED = re.compile(rf"\s*{_NAME}\s*(?:$|\()", re.IGNORECASE)
-_AI = r"(?:(?!for\b)[\w'.-]{1,30} ){0,3}AI(?: (?:tools?|models?|generators?|technology))?"
+_AI = (
+    r"(?:(?:generative )?AI|(?:(?!for\b)[\w'.-]{1,30} ){1,3}(?-i:AI|ai))"
+    r"(?: (?:tools?|models?|generators?|technology))?"
+)
 
 
 def _claims(verb: str) -> re.Pattern[str]:
