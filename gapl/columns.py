@@ -47,9 +47,9 @@ class _Columns(argparse.Action):
 
 
 def is_parquet(path: Path) -> bool:
-    """Return whether a file begins as parquet does, whatever its name is."""
+    """Return whether a file is called .parquet, or begins as parquet does."""
     with path.open("rb") as file:
-        return file.read(4) == b"PAR1"
+        return path.suffix == ".parquet" or file.read(4) == b"PAR1"
 
 
 def read_header(path: Path) -> list[str]:
