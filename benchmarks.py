@@ -10,7 +10,7 @@
     python benchmarks.py compare A.parquet B.parquet    two detectors on the same images
     python benchmarks.py drift BEFORE.parquet NOW.parquet   has the stream of images changed?
     python benchmarks.py audit --data-root DIR          do file format, size and compression give the label away?
-    python benchmarks.py card scores.parquet --model_path FILE --licence mit --out README.md
+    python benchmarks.py card scores.parquet --model_path FILE --licence mit --out OUT/README.md
     python benchmarks.py calibrate scores.parquet --model_path A.safetensors --out B.safetensors
 
 If the data root has a folder `bench`, only that is searched. Without a subcommand, `run` is meant: it scores every

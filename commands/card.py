@@ -14,7 +14,7 @@ from gapl.names import AUTO, DETECTOR_FILE, FAST
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tables(parser)
     parser.add_argument("--model_path", "--model-path", type=Path, required=True, help="detector file")
-    parser.add_argument("--out", type=Path, required=True, help="file to write, such as README.md")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, such as OUT/README.md")
     parser.add_argument("--licence", required=True, help="its identifier on the hub, such as mit or cc-by-nc-4.0")
     parser.add_argument("--licence-link", default="", metavar="URL")
     parser.add_argument(

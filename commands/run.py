@@ -38,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_path", "--model-path", nargs="+", required=True, help=MODEL_HELP)
     add_root(parser)
     add_manifest_columns(parser)
-    parser.add_argument("--out", type=Path, help="default: runs/benchmarks/<name of the first detector's folder>")
+    text = f"its file's, or its folder's for {DETECTOR_NAME} and {RELEASED_FILE}"
+    parser.add_argument(
+        "--out", type=Path, help=f"default: runs/benchmarks/NAME, the name of the first detector ({text})"
+    )
     parser.add_argument(
         "--protocol", choices=PROTOCOLS, default="all", help="which images are scored (default: all)"
     )

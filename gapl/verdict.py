@@ -31,7 +31,7 @@ class Verdict:
     logit       the detector's raw output, before any calibration
     label       "fake" (made by a generator), "real" (not made by one), or "unsure"; only a calibrated
                 detector is unsure
-    threshold   the score from which an image is called fake
+    threshold   the score above which an image is called fake (without an unsure band: from which)
     real_below  the score below which an image is called real; less than `threshold` where there is an unsure band
     warnings    what to know before relying on the verdict
     """

@@ -11,7 +11,8 @@ import yaml
 
 from gapl.serving import runner
 from gapl.serving.command import MARGIN_S, add_options
-from gapl.serving.limits import RequestLimits
+from gapl.serving.limits import DecodeLimits, ExplorationLimits, RequestLimits
+from gapl.workers import Limits
 from tests.service_process import PROJECT
 
 MANIFEST = PROJECT / "deploy/kubernetes.yaml"
@@ -103,6 +104,20 @@ def test_it_has_the_time_to_end_in_order(pod: Object, container: Object) -> None
     assert pod["terminationGracePeriodSeconds"] >= pause + longest
     compose = yaml.safe_load((PROJECT / "compose.yaml").read_text(encoding="utf-8"))
     assert int(compose["services"]["gapl"]["stop_grace_period"].removesuffix("s")) >= longest
+
+
+def test_it_has_the_memory_that_the_service_may_take(container: Object) -> None:
+    decoding, args = DecodeLimits(), container["args"]
+    num_decoders = int(args[args.index("--workers") + 1]) + 1  # and one for a job
+    decoder, explorer = (
+        Limits(megapixels, decoding.seconds).bytes
+        for megapixels in (decoding.megapixels, ExplorationLimits().megapixels)
+    )
+    most = 10**9 + 2 * RequestLimits().memory_bytes + num_decoders * decoder + explorer
+    compose = yaml.safe_load((PROJECT / "compose.yaml").read_text(encoding="utf-8"))
+    limits = container["resources"]["limits"]["memory"], compose["services"]["gapl"]["mem_limit"]
+    gib = [int(limit.removesuffix(unit)) for limit, unit in zip(limits, ("Gi", "g"), strict=True)]
+    assert min(gib) << 30 >= most
 
 
 def test_no_secret_is_in_it(objects: dict[str, Object], pod: Object, container: Object) -> None:

@@ -1,9 +1,9 @@
-"""Measure how many images a second each way of running a detector judges, beside the way of the release.
+"""Measure how many images a second each way of running a detector judges, beside the authors' way.
 
     python timing/engines.py --model_path pretrained/gapl-vit-b16-open.safetensors
     python timing/engines.py --tower vit-l14 --exported runs/openvino/detector.xml
 
-The release's way is transformers and peft, LoRA not merged, float32, an image at a time. The others judge a batch.
+The authors' way is transformers and peft, LoRA not merged, float32, an image at a time. The others judge a batch.
 A detector with several views looks at the whole image alone, so that an image is one pass through the tower. The
 ways take turns. The first table has images a second of the clock, and needs a machine without other work; the
 second compares processor time, which other work changes little. The last one compares the tower with matrix
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 NUM_THREADS = 2
 NUM_PROTOTYPES = 64
 TOWERS = {"vit-b16": VIT_B16, "vit-l14": VIT_L14}
-RELEASE, BASE = "the release's way", "torch fp32"
+RELEASE, BASE = "the authors' way", "torch fp32"
 ONNX_PRECISIONS = ("fp32", "fp16", "int8")
 FEATURES = ("avx2", "avx512_f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "amx_tile")
 Run = Callable[[np.ndarray], Any]  # pixels_BCHW -> what the way gives
