@@ -116,7 +116,7 @@ def train(args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator) ->
     else:
         torch.manual_seed(draw_seed(recipe.seed, rank))  # each process has its own dropout
 
-    with alone_in(args.out, what="trained into") if rank == 0 else nullcontext():
+    with alone_in(args.out) if rank == 0 else nullcontext():
         context = RunContext(
             accelerator,
             open_run(args, recipe, split, start, accelerator),

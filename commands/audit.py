@@ -8,6 +8,8 @@ from pathlib import Path
 
 from commands.roots import add_manifest_columns, add_root, find_some, present
 from commands.tables import read_tables, require_tables
+from gapl.files.refusal import check_replaceable
+from gapl.gallery.markup import begins_with
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +35,9 @@ def run(args: argparse.Namespace) -> None:
     if args.model and not args.scores:
         raise ValueError("--model needs --scores")
     require_tables(args.scores)
+    if args.out:
+        sources = (*args.scores, *map(Path, args.train))
+        check_replaceable(args.out, sources=sources, what="audit", is_one=_is_audit)
     benchmarks = present(find_some(args, columns=args.columns))
     from data.sources import open_source
     from evaluation.audit.audit import audit_benchmarks, to_text
@@ -50,3 +55,13 @@ def run(args: argparse.Namespace) -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({name: each.to_dict() for name, each in audits.items()}, indent=1)
         args.out.write_text(text, encoding="utf-8")
+
+
+def _is_audit(path: Path) -> bool:
+    if not begins_with(path, "{"):
+        return False
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return False
+    return all(isinstance(each, dict) and {"n_real", "n_fake", "traits"} <= each.keys() for each in found.values())

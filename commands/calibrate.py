@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from commands.tables import add_tables, name_of_file, read_tables, require_tables
 from gapl.calibration import METHODS, Calibration
-from gapl.files.refusal import check_is_file
+from gapl.files.refusal import check_is_file, check_replaceable
+from gapl.files.tensorfile import format_of
+from gapl.info import FORMAT
 from gapl.names import DETECTOR_FILE, FAST, FULL
 from gapl.verdict import decision_rule
 
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tables(parser, help="scores of images that neither training nor a benchmark has used")
     parser.add_argument("--model_path", "--model-path", type=Path, required=True, help="detector file")
     parser.add_argument("--out", type=Path, required=True, help="the new detector file, with its calibration")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out")
     parser.add_argument(
         "--fast", action="store_true", help="the scores are of the view whole alone (--views fast)"
     )
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--per-source must be 0 or more, not {args.per_source}")
     require_tables([*args.tables, *args.against])
     check_is_file(args.model_path, what=DETECTOR_FILE)
+    _check_out(args)
     from evaluation.calibrate import calibrate, check_no_overlap, few_of_each_source
     from evaluation.tables.scores import CLEAN, read_scores
     from models.weights.checkpoint import store_calibration
@@ -70,6 +74,18 @@ def run(args: argparse.Namespace) -> None:
     store_calibration(args.model_path, calibration, out=args.out, fast=args.fast)
     _show(calibration)
     print(f"saved {args.out}")
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """Raise ValueError for an --out that is read, is no detector file, or is there without --overwrite."""
+    sources = (*args.tables, *args.against, args.model_path)
+    check_replaceable(args.out, sources=sources, what="detector file", is_one=_is_detector)
+    if args.out.exists() and not args.overwrite:
+        raise ValueError(f"{args.out} exists; name another --out, or pass --overwrite to replace it")
+
+
+def _is_detector(path: Path) -> bool:
+    return format_of(path) == FORMAT
 
 
 def _name_of(model_path: Path, scores: ScoreTable, *, tables: Sequence[Path], views: str) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from commands.tables import add_tables, name_of_file, read_tables, require_tables
 from gapl.files.checksum import sha256_of
-from gapl.files.refusal import check_is_file
+from gapl.files.refusal import check_is_file, check_replaceable
+from gapl.gallery.markup import begins_with
 from gapl.names import AUTO, DETECTOR_FILE, FAST
 
 
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     require_tables(args.tables)
     check_is_file(args.model_path, what=DETECTOR_FILE)
+    check_replaceable(args.out, sources=(*args.tables, args.model_path), what="model card", is_one=_is_card)
     from models.weights.checkpoint import read_info
     from reporting.card import DetectorFacts, write_card
 
@@ -55,3 +57,11 @@ def run(args: argparse.Namespace) -> None:
     )
     write_card(args.out, scores, model=name, facts=facts, licence=args.licence, licence_link=args.licence_link)
     print(f"model card in {args.out}")
+
+
+def _is_card(path: Path) -> bool:
+    if not begins_with(path, "---\n"):
+        return False
+    from reporting.card import INTRODUCTION
+
+    return INTRODUCTION in path.read_text(encoding="utf-8", errors="replace")

@@ -7,8 +7,12 @@ import logging
 from pathlib import Path
 
 from commands.roots import add_manifest_columns, add_root, find_some
+from gapl.files.refusal import check_replaceable
+from gapl.gallery.markup import begins_with
 
 log = logging.getLogger(__name__)
+
+COLUMNS = ("benchmark", "subset", "uri", "problem")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Return 1 when images cannot be decoded, and else 0."""
+    if args.out:
+        check_replaceable(args.out, sources=(), what="list of problems", is_one=_is_list)
     found = find_some(args, columns=args.columns)
     import pandas as pd
 
@@ -28,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     verified = [verify(each, num_workers=args.num_workers) for each in found]
     print(to_text(verified))
     if args.out:
-        rows = pd.DataFrame(to_problems(verified), columns=["benchmark", "subset", "uri", "problem"])
+        rows = pd.DataFrame(to_problems(verified), columns=list(COLUMNS))
         args.out.parent.mkdir(parents=True, exist_ok=True)
         rows.to_csv(args.out, index=False)
         print(f"{len(rows)} problems in {args.out}")
@@ -36,3 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if broken:
         log.error("%d images cannot be decoded", len(broken))
     return 1 if broken else 0
+
+
+def _is_list(path: Path) -> bool:
+    return begins_with(path, ",".join(COLUMNS))

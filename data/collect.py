@@ -27,6 +27,7 @@ from data.open_corpus.rendering import render
 from data.open_corpus.repository import GitFailed, Repository, find_in_mirror, require_git
 from gapl import cli
 from gapl.decode import UnreadableImage
+from gapl.files.lock import alone_in
 
 REMOVED = "removed on request"
 
@@ -108,13 +109,14 @@ def main() -> None:
     everything = read_listing(args.list)
     listing = everything.of_parts(args.part)
     args.out.mkdir(parents=True, exist_ok=True)
-    clear_scratch(args.out)
-    collection = Collection(args.out)
-    collection.prune(everything)
-    host = Host(args.host, timeout_s=args.timeout, pause_s=args.pause)
-    missing = collect(listing, collection, host=host, mirror=args.mirror)
-    collection.save()
-    collection.save_missing(missing)
+    with alone_in(args.out):
+        clear_scratch(args.out)
+        collection = Collection(args.out)
+        collection.prune(everything)
+        host = Host(args.host, timeout_s=args.timeout, pause_s=args.pause)
+        missing = collect(listing, collection, host=host, mirror=args.mirror)
+        collection.save()
+        collection.save_missing(missing)
     there = len(listing.pictures) - len(missing)
     if not there:
         raise ValueError(_nothing(missing))

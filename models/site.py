@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from gapl.files.atomic import replacing
 from gapl.files.cache import cache_dir
 from gapl.files.checksum import sha256_of
+from gapl.gallery import listing, markup
 from models.web import save_web
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ RUNTIME = {  # its files that the page needs, and their sha256
     "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
-FILES = "files.js"
+KIND = "gapl-web"  # what the page says it is
+INDEX, FILES = "index.html", "files.js"
 LARGE = (".onnx", ".wasm")
 
 
@@ -40,18 +43,32 @@ def write_site(out: Path, checkpoint: Checkpoint, *, page: Path, images: Sequenc
     page     the folder with the sources of the page
     images   to compare the scores of
 
-    Raises ValueError when it differs too much, the page cannot run this detector, or onnxruntime-web cannot be
-    fetched; OSError when the folder cannot be written.
+    Raises ValueError when another web site is there, it differs too much, the page cannot run this detector, or
+    onnxruntime-web cannot be fetched; OSError when the folder cannot be written.
     """
+    check_folder(out, page=page)
     runtime = fetch_runtime(cache_dir())
     difference = save_web(out / "model", checkpoint, images=images)
-    for path in page.iterdir():
-        shutil.copyfile(path, out / path.name)
-    (out / "onnxruntime").mkdir(exist_ok=True)
+    for path in sorted(page.iterdir(), key=lambda path: path.name != INDEX):  # first what the folder is known by
+        _copy(path, out / path.name)
     for name in RUNTIME:
-        shutil.copyfile(runtime / name, out / "onnxruntime" / name)
+        _copy(runtime / name, out / "onnxruntime" / name)
     list_files(out, page=page)
     return difference
+
+
+def check_folder(out: Path, *, page: Path) -> None:
+    """Raise ValueError where the page would replace files of another web site."""
+    if markup.begins_with(out / INDEX, listing.start(KIND)):
+        return
+    for path in (out / INDEX, *(out / path.name for path in page.iterdir()), out / FILES):
+        if path.exists():
+            raise ValueError(f"{path} is there already, and not of this page; name another folder")
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as scratch:
+        shutil.copyfile(source, scratch)
 
 
 def list_files(out: Path, *, page: Path) -> None:
@@ -64,7 +81,8 @@ def list_files(out: Path, *, page: Path) -> None:
     large = {path.relative_to(out).as_posix(): path.stat().st_size for path in paths if path.suffix in LARGE}
     listed = {"CACHE": version, "FILES": [*small, FILES], "LARGE": large}
     lines = [f"self.{name} = {json.dumps(value, indent=1)};\n" for name, value in listed.items()]
-    (out / FILES).write_text("".join(lines), encoding="utf-8")
+    with replacing(out / FILES) as scratch:
+        scratch.write_text("".join(lines), encoding="utf-8")
 
 
 def fetch_runtime(folder: Path) -> Path:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
 log = logging.getLogger(__name__)
 
 EMBED_BATCH = 4096
+MAX_SEED = 2**32 - 2  # scikit-learn takes one more, which is then the seed of the fakes
 
 
 def main() -> None:
@@ -112,7 +113,21 @@ def parse_arguments() -> argparse.Namespace:
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace --out")
     existing.add_argument("--reuse", action="store_true", help="keep --out if it is there and do nothing")
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_arguments(args)
+    return args
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError for what options cannot be, and for those that --same-data leaves without effect."""
+    without_effect = {"--data": args.data, "--mix": args.mix != "auto", "--columns": args.columns}
+    if args.same_data and any(without_effect.values()):
+        named = ", ".join(name for name, is_given in without_effect.items() if is_given)
+        raise ValueError(f"--same-data takes the images that stage 1 was trained on; leave out {named}")
+    if not 0 <= args.seed <= MAX_SEED:
+        raise ValueError(f"--seed must be from 0 to {MAX_SEED}, not {args.seed}")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, not {args.batch_size}")
 
 
 def check_files(args: argparse.Namespace) -> None:

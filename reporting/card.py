@@ -36,6 +36,7 @@ METRICS = {
 SHOWN_SOURCES = 15
 SHOWN_SUBSETS = 8
 
+INTRODUCTION = "A detector of AI-generated images by generator-aware prototypes (GAPL, arXiv:2512.12982)."
 INTENDED = """\
 A second opinion on whether a picture was made by an image generator or not: to sort pictures that people then
 look at, to measure, and to compare detectors. The answer is a score from 0 (not made by a generator) to 1 (made by
@@ -116,7 +117,7 @@ def _body(scores: ScoreTable, table: pd.DataFrame, *, facts: DetectorFacts, mode
     yield f"# {plain(facts.name)}"
     if facts.notice:
         yield f"> **{plain(facts.notice)}**"
-    yield "A detector of AI-generated images by generator-aware prototypes (GAPL, arXiv:2512.12982)."
+    yield INTRODUCTION
     sections = {
         "What it is for": INTENDED,
         "What it must not be used for": FORBIDDEN,

@@ -30,9 +30,9 @@ train --stage 2 --preset open-head --init "$out/stage1/detector.safetensors" \
 train --stage 2 --preset open --init "$out/head/detector.safetensors" --data "$corpus/train" \
     --holdout "@$out/head/detector.safetensors" --seed "$seed" --out "$out/lora" --reuse
 if [ "$out/gapl-vit-b16-open.safetensors" -ot "$out/lora/detector.safetensors" ]; then # also where there is none
-    "$python" benchmarks.py calibrate "$out/lora/scores_heldout.csv" --per-source 18 \
+    "$python" benchmarks.py calibrate "$out/lora/scores_heldout.csv" --per-source 18 --overwrite \
         --model_path "$out/lora/detector.safetensors" --out "$out/calibrated.safetensors"
-    "$python" benchmarks.py calibrate "$out/lora/scores_heldout_fast.csv" --fast --per-source 18 \
+    "$python" benchmarks.py calibrate "$out/lora/scores_heldout_fast.csv" --fast --per-source 18 --overwrite \
         --model_path "$out/calibrated.safetensors" --out "$out/gapl-vit-b16-open.safetensors"
 fi
 [ ! -d "$corpus/bench" ] || "$python" benchmarks.py --model_path "$out/gapl-vit-b16-open.safetensors" \

@@ -151,6 +151,28 @@ def test_commands_refuse(run_cli: RunCli, tmp_path: Path) -> None:
     assert run_cli(benchmarks.main, "report", tmp_path / "empty.csv").only_error()
 
 
+def test_out_replaces_what_an_earlier_run_wrote_and_nothing_else(
+    run_cli: RunCli, tree: Path, tmp_path: Path
+) -> None:
+    where = ("--data-root", tree, "--benchmarks", "WildRF", "--num-workers", 0)
+    notes, empty = tmp_path / "notes", tmp_path / "empty"
+    for command, code, what in (("verify", 1, "list of problems"), ("audit", 0, "audit")):
+        for foreign in ("mine", "{}x", '{"a": {"n_real": 1}}', "benchmark,score\n"):
+            notes.write_text(foreign)
+            refused = run_cli(benchmarks.main, command, *where, "--out", notes).only_error()
+            assert f"{notes} is there already, and no {what}; name another --out" in refused
+            assert notes.read_text() == foreign
+        empty.write_bytes(b"")
+        for _ in range(2):
+            assert run_cli(benchmarks.main, command, *where, "--out", empty).code == code
+        assert empty.stat().st_size
+    assert f"{tmp_path} is a folder" in run_cli(benchmarks.main, "audit", *where, "--out", tmp_path).only_error()
+    scores = tmp_path / "scores.csv"
+    scores.write_text("filename,label,score\na.png,0,0.5\n")
+    refused = run_cli(benchmarks.main, "audit", *where, "--scores", scores, "--out", scores).only_error()
+    assert f"{scores} is read by this command" in refused
+
+
 def test_all_forms_of_delivery(run_cli: RunCli, tree: Path, tiny_run: TinyRun, tmp_path: Path) -> None:
     options = ("--num-workers", 0, "--out", tmp_path, "--allow-tiny", "--degrade", "deliveries")
     where = ("--data-root", tree, "--benchmarks", "WildRF")
@@ -190,3 +212,7 @@ def test_page_and_card_of_a_run(run_cli: RunCli, tree: Path, tiny_run: TinyRun, 
         benchmarks.main, "card", scores, "--model_path", tiny_run.stage1, "--licence", "mit", "--out", card
     )
     assert "no scores of this file" in other.only_error()
+    for path, why in ((page, "is there already, and no model card"), (scores, "is read by this command")):
+        given = ("card", scores, "--model_path", tiny_run.stage2, "--licence", "mit", "--out", path)
+        assert f"{path} {why}" in run_cli(benchmarks.main, *given).only_error()
+    assert page.read_text() == written

@@ -31,6 +31,7 @@ from data.open_corpus.rendering import draw_factor, render
 from data.tables import read_manifest
 from data.words import class_of, classes_of, split_of
 from gapl.decode import UnreadableImage
+from gapl.files.lock import lock
 from gapl.labels import Label
 
 if TYPE_CHECKING:
@@ -259,6 +260,26 @@ def test_a_second_run_asks_nothing_and_a_third_only_for_what_is_lost(
     assert not list((tmp_path / "out").glob(".*"))
 
 
+def test_a_folder_that_another_run_collects_into_is_refused(
+    run: Any, server: Server, lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr("gapl.files.lock.PATIENCE_S", 0.1)
+    content = encode(noise(1))
+    lists.add(server.commit("two/runs", {"a.png": content}), "a.png", sha256(content))
+    of_the_other = tmp_path / "out/.repository-of-the-other-run"
+    of_the_other.mkdir(parents=True)
+    held = lock(tmp_path / "out")
+    assert held is not None
+    try:
+        assert "out is used by another run; wait for it, or name another folder" in run().only_error()
+        assert list((tmp_path / "out").iterdir()) == [of_the_other]
+    finally:
+        os.close(held)
+    assert run().code == 0
+    assert not of_the_other.exists()
+
+
 def test_only_listed_files_are_downloaded(server: Server, tmp_path: Path) -> None:
     repository, sha = server.commit("few/files", {"a.png": b"listed", "b.png": b"not listed"})
     with Host(server.url).fetch(Origin(repository, sha), ["a.png", "none.png"], scratch=tmp_path) as fetched:
@@ -361,6 +382,19 @@ def test_a_mirror_is_read_and_an_unreachable_host_is_asked_three_times(
     assert [reason.startswith("host failed: unable to connect") for reason in found] == [True] * 3 + [False] * 2
     assert all("failed 3 times in a row" in reason for reason in found[3:])
     assert [record.generator for record in scan_folder(tmp_path / "out/train")] == ["a"]
+
+
+def test_a_repository_whose_mirror_lacks_the_folders_of_the_commit_is_downloaded(
+    run: Any, server: Server, lists: Lists, tmp_path: Path
+) -> None:
+    content = encode(noise(1))
+    origin = server.commit("treeless/clone", {"folder/a.png": content})
+    lists.add(origin, "folder/a.png", sha256(content))
+    source, folder = f"file://{server.root}/treeless/clone.git", tmp_path / "mirror/treeless+clone/repo"
+    git(tmp_path, "clone", "--quiet", "--bare", "--filter=tree:0", source, str(folder))
+    done = run("--mirror", tmp_path / "mirror")
+    assert done.code == 0, done.err
+    assert done.out.startswith("1 pictures")
 
 
 def test_one_clear_line_when_nothing_can_be_had(

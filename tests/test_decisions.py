@@ -182,3 +182,30 @@ def test_calibrate_refuses(
     assert "needs 199" in refused("--alpha", 0.005)
     assert "benchmark" in refused("--against", held_out)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_calibrate_replaces_a_detector_file_only_if_asked_and_nothing_else(
+    run_cli: RunCli, tiny_run: TinyRun, held_out: Path, calibrated: Path, tmp_path: Path
+) -> None:
+    table, notes, out, link = (tmp_path / name for name in ("s.parquet", "notes.md", "out.safetensors", "link"))
+    table.write_bytes(held_out.read_bytes())
+    notes.write_text("mine")
+    out.write_bytes(calibrated.read_bytes())
+    link.hardlink_to(table)
+    other = out.read_bytes()
+    given = ("calibrate", table, "--model_path", tiny_run.stage2, "--out")
+
+    def refused(path: Path, *options: object) -> str:
+        before = path.read_bytes()
+        error = run_cli(benchmarks.main, *given, path, *options).only_error()
+        assert path.read_bytes() == before
+        return error
+
+    for path in (table, link, tiny_run.stage2):
+        assert f"{path} is read by this command" in refused(path, "--overwrite")
+    for path in (notes, held_out, tiny_run.bank):
+        assert f"{path} is there already, and no detector file" in refused(path, "--overwrite")
+    assert "pass --overwrite to replace it" in refused(out)
+    done = run_cli(benchmarks.main, *given, out, "--overwrite")
+    assert done.code == 0, done.err
+    assert out.read_bytes() != other

@@ -296,6 +296,10 @@ def test_bad_requests_are_one_line_and_leave_no_bank(run_cli: RunCli, tiny_run: 
         ((*root, "--stage1", tiny_run.bank), "of the format 'gapl-prototypes-1', not"),
         ((*root, "--device", "cuda"), "--device cuda"),
         ((), "no images to train on"),
+        ((*root, "--seed", -1), "--seed must be from 0 to 4294967294, not -1"),
+        ((*root, "--batch-size", 0), "--batch-size must be at least 1, not 0"),
+        (("--same-data", "--data", tiny_run.root / "train"), "was trained on; leave out --data"),
+        (("--same-data", "--mix", "train", "--columns", "label=a"), "leave out --mix, --columns"),
         (("--data", tiny_run.root / "train/alpha/0_real"), "no class folder found"),
         (("--data-root", tmp_path / "nowhere"), "no such data folder"),
     ):

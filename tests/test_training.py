@@ -470,8 +470,8 @@ def test_a_folder_that_another_process_trains_into_is_refused(
     stage1: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "PATIENCE_S", 0.1)
-    with lock.alone_in(tmp_path, what="trained into"):
-        assert f"error: {tmp_path} is being trained into by another process" in stage1(tmp_path).only_error()
+    with lock.alone_in(tmp_path):
+        assert f"error: {tmp_path} is used by another run" in stage1(tmp_path).only_error()
     assert list(tmp_path.iterdir()) == []
     assert stage1(tmp_path).code == 0
 

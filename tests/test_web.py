@@ -149,6 +149,18 @@ def test_other_files_are_kept_under_another_name(tmp_path: Path) -> None:
     assert names[0] == names[2] != names[1]
 
 
+@pytest.mark.parametrize("name", ["index.html", "style.css", site.FILES])
+def test_another_web_site_is_not_replaced(
+    detector_file: Path, folder: Path, tmp_path: Path, run_cli: RunCli, name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    given = ["--format", "web", "--model_path", detector_file, "--out", tmp_path, "--allow-tiny"]
+    message = f"{tmp_path / name} is there already, and not of this page; name another folder"
+    assert message in run_cli(export.main, *given).only_error()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    site.check_folder(folder, page=export.PAGE)  # ours may be
+
+
 def test_another_runtime_than_the_pinned_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tmp_path / "package.tgz"
     for name in site.RUNTIME:

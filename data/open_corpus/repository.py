@@ -77,7 +77,7 @@ class Repository:
 
 
 def find_in_mirror(mirror: Path, origin: Origin) -> Repository | None:
-    """Return the repository of a mirror, `<mirror>/<owner>+<name>/repo`, if it is there and has the commit.
+    """Return the repository of a mirror, `<mirror>/<owner>+<name>/repo`, if it can list the files of the commit.
 
     `repo` is a git directory, or a work tree with one in `.git`.
     """
@@ -85,8 +85,9 @@ def find_in_mirror(mirror: Path, origin: Origin) -> Repository | None:
     git_dir = folder / ".git" if (folder / ".git").is_dir() else folder
     if not git_dir.is_dir():
         return None
+    repository = Repository(git_dir, origin.commit)
     try:
-        run_git(git_dir, "cat-file", "-e", f"{origin.commit}^{{commit}}")
+        repository.files()  # a partial clone may have the commit without its folders
     except GitFailed:
         return None
-    return Repository(git_dir, origin.commit)
+    return repository

@@ -19,49 +19,50 @@ def lock(path: Path, *, wait: bool = False) -> int | None:
     None: another process holds it, it is gone, or there are no such locks here.
     """
     try:
+        return _lock(path, wait=wait)
+    except OSError:
+        return None
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make a folder, and lock it during the block. Where there are no such locks it is only made.
+
+    Raises ValueError when another process goes on to hold it for PATIENCE_S.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = _lock_in_time(folder)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock_in_time(folder: Path) -> int | None:
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return _lock(folder, wait=False)
+        except BlockingIOError as error:
+            if time.monotonic() > until:
+                raise ValueError(
+                    f"{folder} is used by another run; wait for it, or name another folder"
+                ) from error
+        except OSError:  # some network file systems lock no folders
+            return None
+        time.sleep(0.1)
+
+
+def _lock(path: Path, *, wait: bool) -> int | None:
+    """Return what `lock` does. Raises OSError when it cannot be locked, BlockingIOError when it is held."""
+    try:
         import fcntl
     except ImportError:  # Windows
         return None
     with ExitStack() as undo:
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-            undo.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
-            return None
+        descriptor = os.open(path, os.O_RDONLY)
+        undo.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         undo.pop_all()
     return descriptor
-
-
-@contextmanager
-def alone_in(folder: Path, *, what: str) -> Iterator[None]:
-    """Make a folder, and lock it for as long as the context lasts; where there are no such locks it is only made.
-
-    what   another process would be doing with it, such as "trained into"
-
-    Raises ValueError, one line, when another process goes on to hold it for PATIENCE_S.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        if os.name == "posix":
-            descriptor = os.open(folder, os.O_RDONLY)
-            held.callback(os.close, descriptor)
-            until = time.monotonic() + PATIENCE_S
-            while _is_held(descriptor):
-                if time.monotonic() > until:
-                    raise ValueError(f"{folder} is being {what} by another process; wait for it, or name another")
-                time.sleep(0.1)
-        yield
-
-
-def _is_held(descriptor: int) -> bool:
-    """Lock what is open, unless another process holds it; return whether one does."""
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
-    return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,21 @@ def check_is_file(path: Path, *, what: str) -> None:
         missing = "a link to nothing" if path.is_symlink() else "no such file"
         kind = missing if not path.exists() else "a folder" if path.is_dir() else "not a regular file"
         raise ValueError(f"{path}: {kind}; expected {what}")
+
+
+def check_replaceable(path: Path, *, sources: Iterable[Path], what: str, is_one: Callable[[Path], bool]) -> None:
+    """Raise ValueError, one line, where a file to write would replace a source, or another kind of file.
+
+    sources  what the command reads
+    what     what it writes
+    is_one   tells whether a file is one of these; an empty file is lost without harm
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected the name of a file")
+    if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
+        raise ValueError(f"{path} is read by this command; name another --out")
+    if path.is_file() and path.stat().st_size and not is_one(path):
+        raise ValueError(f"{path} is there already, and no {what}; name another --out")
 
 
 def refusal(path: Path, error: ValueError, *, what: str) -> ValueError:

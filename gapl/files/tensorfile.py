@@ -47,6 +47,17 @@ def read(path: Path, *, format: str, framework: str = "np") -> tuple[dict[str, A
     return header, tensors
 
 
+def format_of(path: Path) -> str | None:
+    """Return the format that a file states; None when it states none, or is no safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            return (file.metadata() or {}).get("format")
+    except SafetensorError:
+        return None
+
+
 def _read_header(metadata: dict[str, str]) -> dict[str, Any]:
     if not metadata.keys() >= {"header", "header_crc32", "crc32"}:
         raise ValueError("a safetensors file without the header and the checksums of this project's")
