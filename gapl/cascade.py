@@ -5,6 +5,7 @@ Shape suffixes: B batch, V views, C channels, H, W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ class Cascade:
     fast    calibration of the logits of the whole image alone
 
     An image is clear where the fast score lies outside of the unsure bands of both calibrations, on the same side:
-    then both call it the same, and only all views together say "unsure".
+    then both call it the same, and only all views together say "unsure". It is not clear where `full` alone
+    calls the fast score fake at an operating point: a threshold promises nothing of scores of another calibration.
     """
 
     full: Calibration
@@ -33,7 +35,12 @@ class Cascade:
         """Return which images are clear, as booleans, given their logits by the whole image alone."""
         rules = [decision_rule(each) for each in (self.full, self.fast)]
         both = DecisionRule(min(each.real_below for each in rules), max(each.threshold for each in rules))
-        return ~both.unsure(self.fast.apply(fast_logit_B))
+        score_B = self.fast.apply(fast_logit_B)
+        clear_B = ~both.unsure(score_B)
+        for name, threshold in self.full.operating_points.items():
+            theirs = self.fast.operating_points.get(name, math.inf)
+            clear_B &= ~((threshold <= score_B) & (score_B < theirs))
+        return clear_B
 
     def as_full(self, fast_logit_B: np.ndarray) -> np.ndarray:
         """Return, as float64, the logits to which `full` gives the fast scores."""

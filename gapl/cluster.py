@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gapl.batches import judge_files
+from gapl.decode import allow_pixels
 from gapl.detector import Detector, Judged
 from gapl.inputs.input import Input
+from gapl.options import trusted_certificates
 from gapl.results import Result
 from gapl.workers import Besides, Limits, Workers
 
@@ -92,7 +94,7 @@ def chosen_cluster(args: argparse.Namespace, load: Callable[[], Detector]) -> Cl
         others = "--gallery, --sheets and --sort-into"
         raise ValueError(f"--ray makes a table; make {others} without it, by the same --out")
     num_processes = 1 if args.workers is None else args.workers
-    trusted = args.trusted or ""
+    trusted = trusted_certificates(args)
     return Cluster(load, args.ray, num_processes, address=args.ray_address, explain=args.explain, trusted=trusted)
 
 
@@ -128,6 +130,7 @@ class _Judge:
         limits: Limits,
         known: dict[str, Judged],
     ) -> None:
+        allow_pixels(limits.megapixels)
         self._detector, self._batch_size, self._known = load(), batch_size, dict(known)
         self._explain = explain
         self._workers = Workers(

@@ -19,7 +19,7 @@ from gapl.files.checksum import sha256_of
 from gapl.gallery.page import Gallery
 from gapl.inputs.input import Input
 from gapl.inputs.scan import Scan
-from gapl.options import CSV, JSON, JSONL, TEXT, chosen_format, chosen_workers, is_explained
+from gapl.options import CSV, JSON, JSONL, TEXT, chosen_format, chosen_workers, is_explained, trusted_certificates
 from gapl.results import COLUMNS, Method, Result, csv_line, csv_row, mark_duplicates
 from gapl.sheets.exploration import Exploration
 from gapl.sheets.folder import Sheets
@@ -185,7 +185,7 @@ def _judge(
         limits=limits_of(args),
         known=known,
         explain=is_explained(args),
-        besides=Besides(thumbnails=show is not None, trusted=args.trusted or ""),
+        besides=Besides(thumbnails=show is not None, trusted=trusted_certificates(args)),
     ) as workers:
         yield from judge_files(
             detector, images, workers, batch_size=batch_size, known=known, explain=is_explained(args), show=show

@@ -116,16 +116,17 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def _trusted(text: str) -> str:
-    """Return the certificates in a file, in PEM."""
+def _trusted(text: str) -> Path:
+    """Return the path of a file that has certificates in PEM."""
     from gapl.inputs.input import require
     from gapl.origin.trust import read_trusted
 
     try:
         require("c2pa-python", "c2pa", what="--trusted")
-        return read_trusted(Path(text))
+        read_trusted(Path(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(text)
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -228,6 +229,15 @@ def chosen_format(args: argparse.Namespace) -> str:
     if chosen == PARQUET and not args.out:
         raise ValueError("--format parquet needs --out FILE")
     return chosen
+
+
+def trusted_certificates(args: argparse.Namespace) -> str:
+    """Return the certificates in the file of --trusted, in PEM. Raises ValueError or OSError as `read_trusted`."""
+    if not args.trusted:
+        return ""
+    from gapl.origin.trust import read_trusted
+
+    return read_trusted(args.trusted)
 
 
 def is_explained(args: argparse.Namespace) -> bool:

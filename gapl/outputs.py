@@ -38,16 +38,18 @@ def check_outputs(args: argparse.Namespace, scan: Scan) -> None:
 
 
 def _named(args: argparse.Namespace, scan: Scan) -> Iterator[tuple[int, int]]:
-    """Yield what is the same of all names of each file that the command reads: images, lists and the detector."""
-    paths = [each.removeprefix("@") for each in (*args.paths, *args.image_path)]
-    model = in_run(Path(args.model_path)) if args.model_path else None
-    detector = [model, model.with_suffix(".bin")] if model else []  # that of OpenVINO is two files
-    for path in (*map(Path, paths), *detector, *(image.file for image in scan.images if image.file)):
+    """Yield what is the same of all names of each file that the command reads, such as images and the detector."""
+    from gapl.detector import shipped_file
+
+    model = in_run(Path(args.model_path)) if args.model_path else shipped_file()
+    others = [model, model.with_suffix(".bin"), args.trusted]  # the detector of OpenVINO is two files
+    names = {*scan.opened, *(str(image.file) for image in scan.images if image.file)}
+    for path in (*names, *filter(None, others)):
         if os.path.exists(path):  # noqa: PTH110 - which also answers for a name that is too long
             yield _identity(path)
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _identity(path: Path | str) -> tuple[int, int]:
     """Return what is the same of all names of a file."""
     status = os.stat(path)  # noqa: PTH116 - as fast as it can be: there may be many
     return status.st_dev, status.st_ino

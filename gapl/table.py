@@ -6,8 +6,8 @@ import csv
 import importlib.util
 import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -183,13 +183,19 @@ def _read_json(path: Path) -> list[Row]:
     return rows
 
 
-def _read_csv(path: Path) -> list[Row]:
-    before = csv.field_size_limit(_MAX_CELL)  # 131,072 characters, which explanations may exceed
+@contextmanager
+def long_cells() -> Iterator[None]:
+    """Have the block read CSV with cells of any length; else, more than 131,072 characters are refused."""
+    before = csv.field_size_limit(_MAX_CELL)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return _parsed(_of_cells, csv.DictReader(file))
+        yield
     finally:
         csv.field_size_limit(before)
+
+
+def _read_csv(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8", newline="") as file, long_cells():
+        return _parsed(_of_cells, csv.DictReader(file))
 
 
 def _read_parquet(path: Path) -> list[Row]:

@@ -8,13 +8,19 @@ import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from PIL import Image
 
 import inference
+from gapl.cluster import _Judge
+from gapl.detector import Detector
+from gapl.inputs.input import file_input
+from gapl.workers import Limits
 
 if TYPE_CHECKING:
     from tests.conftest import MakeImage, RunCli, TinyRun
@@ -70,6 +76,19 @@ def test_a_killed_worker_costs_time_only(
 
 def _is_worker(process: psutil.Process) -> bool:
     return any("MapWorker" in word for word in process.cmdline())
+
+
+def test_a_worker_reads_no_larger_images(
+    tiny_onnx: Path, make_image: MakeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray import cloudpickle
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # of this process: put back afterwards
+    images = [file_input(make_image(tmp_path / f"{side}.png", size=(side, side))) for side in (100, 200)]
+    judge = _Judge(partial(Detector.load, tiny_onnx), 0, False, "", 2, Limits(0.02, 60), {})
+    (encoded,) = judge({"images": [cloudpickle.dumps(images)]})["results"]
+    refused = "too many pixels; images of at most 0.02 megapixels are read"
+    assert [each.error for each in cloudpickle.loads(encoded)] == ["", refused]
 
 
 def test_what_needs_one_process_is_refused(run_cli: RunCli, tmp_path: Path) -> None:

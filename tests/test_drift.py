@@ -287,6 +287,13 @@ def test_tables_of_results_tell_what_they_hold(run_cli: RunCli, tmp_path: Path, 
     assert drift(run_cli, *tables, "--out", out, "--overwrite").code == 0
 
 
+def test_explanations_of_any_length_are_read(run_cli: RunCli, tmp_path: Path) -> None:
+    rows = [result(str(i), s, explanation={"in_words": ["x" * 200_000]}) for i, s in enumerate(mixture(9, 0.5))]
+    table = write(tmp_path / "t.csv", rows)
+    done = drift(run_cli, table, table)
+    assert done.code == 0, done.err
+
+
 def test_copies_count_once_and_unreadable_images_are_a_property(run_cli: RunCli, tmp_path: Path) -> None:
     scores = mixture(60, 0.5)
     before = [result(str(i), s, sha256=f"{i:064x}") for i, s in enumerate(scores)]

@@ -323,6 +323,12 @@ def test_tables_without_images(tmp_path: Path) -> None:
         ValueError, match=r"x\.parquet: no column of encoded images, nor one of paths; found caption, score$"
     ):
         scan_images([tmp_path / "x.parquet"])
+    named = Ways(columns={"filename": "nope"})
+    with pytest.raises(ValueError, match=r"no column nope \(--columns filename=nope\); found caption, score$"):
+        scan_images([tmp_path / "x.parquet"], named)
+    pq.write_table(pa.table({"image": ["a.png"], "path": ["b.png"]}), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"image and path may both be the column filename; found image, path; "):
+        scan_images([tmp_path / "x.parquet"])
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=r"broken\.parquet cannot be read as parquet"):
         scan_images([tmp_path / "broken.parquet"])

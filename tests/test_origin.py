@@ -700,6 +700,8 @@ def test_trusted_signers_are_named_on_the_command_line(
     for file, said in ((own, "and a trusted signer says so"), (others, "which is no proof")):
         assert said in judge(image, "--explain", "--trusted", file).out
     assert "--trusted needs --explain" in judge(image, "--trusted", own).only_error()
+    replaced = judge(image, "--explain", "--trusted", own, "--gallery", own, "--overwrite").only_error()
+    assert replaced == f"error: --gallery {own} is read by this command; name another file"
     refused = judge(image, "--explain", "--trusted", image).only_error()
     assert "argument --trusted: " in refused
     assert "a.jpg: no certificate; expected a file of certificates in PEM" in refused

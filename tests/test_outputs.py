@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
 from conftest import MakeImage, RunCli
+
+from gapl import __main__ as command
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,8 @@ from conftest import MakeImage, RunCli
             ("@list.txt", "--gallery", "list.txt"),
             "--gallery {list.txt} is read by this command; name another file",
         ),
+        (("@names.txt", "--out", "list.csv"), "--out {list.csv} is read by this command; name another file"),
+        (("mo*.zip", "--gallery", "more.zip"), "--gallery {more.zip} is read by this command; name another file"),
         (
             ("a.png", "--gallery", "other.html"),
             "--gallery {other.html} is an image, which is not replaced; name another file",
@@ -71,11 +76,24 @@ def test_nothing_of_a_user_is_replaced(
     Path("other.html").write_bytes(Path("a.png").read_bytes())
     Path("list.csv").write_text("filename\na.png\n")
     Path("list.txt").write_text("a.png\n")
+    Path("names.txt").write_text("list.csv\n")
+    with zipfile.ZipFile("more.zip", "w") as archive:
+        archive.write("a.png")
     Path("detector.csv").write_text("a detector\n")
     before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
     done = judge(*arguments, "--overwrite")
     assert (done.code, done.err.splitlines()[-1]) == (2, f"error: {error}".replace("{", "").replace("}", ""))
     assert {path: path.read_bytes() for path in Path().iterdir() if path.is_file()} == before
+
+
+def test_the_detector_that_ships_is_not_replaced(
+    run_cli: RunCli, make_image: MakeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "shipped.csv"
+    shipped.write_text("a detector\n")
+    monkeypatch.setattr("gapl.detector.shipped_file", lambda: shipped)
+    done = run_cli(command._main, make_image(tmp_path / "a.png"), "--out", shipped, "--overwrite")
+    assert done.only_error() == f"error: --out {shipped} is read by this command; name another file"
 
 
 def test_a_path_that_no_file_can_have_is_a_row(judge: RunCli, make_image: MakeImage, tmp_path: Path) -> None:

@@ -154,10 +154,15 @@ def test_requests_that_are_not_understood(client: httpx2.Client, images: list[Pa
     assert refused(headers=kind, content=head + b"pixels") == "the form ends too early"
     assert refused(headers=kind, content=b"no form") == "the form is damaged"
     assert refused(headers={"Content-Type": "multipart/form-data"}, content=b"x") == "the form has no boundary"
+    long = {"Content-Type": f"multipart/form-data; boundary={'b' * 257}"}
+    for path in ("/v1/detect", "/v1/explore", "/v1/batches"):
+        answer = client.post(path, headers=long, content=b"x")
+        assert check_problem(answer, "bad-request")["detail"] == "the form is damaged"
 
 
 def test_pages_of_other_sites_are_refused(client: httpx2.Client, service: ServiceProcess) -> None:
-    for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
+    hosts, origins = ("evil.example", "["), ("https://evil.example", "null", "http://[")
+    for headers in (*({"Host": host} for host in hosts), *({"Origin": origin} for origin in origins)):
         check_problem(client.post("/v1/detect", headers=headers, content=b"x"), "foreign-page")
     assert client.get("/v1/model", headers={"Origin": service.url}).status_code == 200
     assert "access-control-allow-origin" not in client.get("/v1/model").headers

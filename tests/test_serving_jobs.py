@@ -42,6 +42,32 @@ SHORT = """
 [batches]
 lease_seconds = 3
 """
+# Services that delete a job when the first page of its results is read, or whose disk is full.
+DELETING = """
+import gapl.__main__
+from gapl.serving import jobs
+
+read = jobs.Jobs._read
+
+def read_and_delete(self, query, *values):
+    found = read(self, query, *values)
+    if query.startswith("select number"):
+        self.delete(values[0])
+    return found
+
+jobs.PAGE, jobs.Jobs._read = 2, read_and_delete
+gapl.__main__.main()
+"""
+FULL = """
+import errno, gapl.__main__
+from gapl.serving import job_files
+
+def make(self):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+job_files.JobFiles.make = make
+gapl.__main__.main()
+"""
 Row = dict[str, Any]
 Start = Callable[..., ServiceProcess]
 
@@ -198,6 +224,25 @@ def test_a_job_that_cannot_be_done(client: httpx2.Client, tmp_path: Path, images
     assert failed(make_zip(tmp_path / "no.zip", {"a.txt": b"text"})) == "no image files; found 1 x no image (.txt)"
     many = make_zip(tmp_path / "many.zip", {f"{i}.png": images[0].read_bytes() for i in range(7)})
     assert failed(many) == "7 images; a job has at most 6"
+
+
+def test_results_that_are_deleted_while_they_are_sent_are_broken_off(
+    start: Start, tmp_path: Path, images: list[Path]
+) -> None:
+    with start(tmp_path, command=("-c", DELETING, "serve")) as service, service.client() as client:
+        service.wait_for_event("ready")
+        for format in ("jsonl", "csv"):
+            path = begin(client, files=form(*images, field="file"))
+            assert wait_for_end(client, path)["found"] == 4
+            with pytest.raises(httpx2.RemoteProtocolError):
+                client.get(f"{path}/results", params={"format": format})
+            check_problem(client.get(path), "not-found")
+
+
+def test_a_full_disk_is_told(tiny_onnx: Path, tmp_path: Path) -> None:
+    with ServiceProcess(tiny_onnx, tmp_path, command=("-c", FULL, "serve")) as service, service.client() as client:
+        service.wait_for_event("ready")
+        check_problem(client.post("/v1/batches", content=b"x"), "no-space")
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from data.images.variants import VariantBatch
 from data.images.views import seeded
 from evaluation.tables.scores import read_scores
 from gapl.calibration import Calibration
+from gapl.cascade import Cascade
 from gapl.config import DetectorConfig, LoraSpec, TowerSpec
 from gapl.names import TINY
 from gapl.pixels import CLIP_MEAN, CLIP_STD, PixelSpec
@@ -366,6 +367,23 @@ def test_all_views_judge_what_the_whole_leaves_open(
         assert (wrong < other / 3).all(), name
     labels_B = decision_rule(full).labels(scores_B)
     assert labels_B[~open_B].tolist() == decision_rule(fast).labels(fast_scores_B)[~open_B].tolist()
+
+
+@pytest.mark.parametrize(
+    ("of_full", "of_fast", "expected"),  # thresholds
+    [
+        ({"fpr1": 0.8}, {"fpr1": 0.9}, [True, False, False, True]),
+        ({"fpr1": 0.9}, {"fpr1": 0.8}, [True, True, True, True]),
+        ({"fpr1": 0.8}, {"balanced": 0.5}, [True, False, False, False]),
+    ],
+)
+def test_what_full_alone_calls_fake_at_an_operating_point_is_not_clear(
+    of_full: dict[str, float], of_fast: dict[str, float], expected: list[bool]
+) -> None:
+    fast = replace(OF_WHOLE, operating_points=of_fast)
+    score_B = np.array([0.75, 0.81, 0.89, 0.95])
+    logit_B = (np.log(score_B / (1 - score_B)) - fast.b) / fast.a
+    assert Cascade(replace(OF_ALL, operating_points=of_full), fast).clear(logit_B).tolist() == expected
 
 
 def test_auto_needs_a_band_in_the_calibration_of_the_whole(saved: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gapl.cli import printable
 from gapl.columns import is_parquet
 from gapl.files.refusal import check_is_file, refusal
 from gapl.results import SCHEMA, WARNINGS_JOINED
+from gapl.table import long_cells
 from gapl.verdict import DecisionRule
 
 WHAT = "a table of gapl --out, or scores.parquet of benchmarks.py run"
@@ -98,7 +99,7 @@ def _rows(path: Path) -> Iterator[Row]:
         with path.open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
     else:
-        with path.open(encoding="utf-8", newline="") as lines:
+        with path.open(encoding="utf-8", newline="") as lines, long_cells():
             yield from csv.DictReader(lines, strict=True)
 
 

@@ -33,11 +33,13 @@ class Scan:
     images       in the order in which they are named; sorted within a folder, in its order within an archive
     left_out     how many files are left out, by reason
     unreachable  a line for each folder or file that could not be looked at
+    opened       the paths that were looked at, or read for the paths in them
     """
 
     images: list[Input] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
     unreachable: list[str] = field(default_factory=list)
+    opened: list[str] = field(default_factory=list)
 
     def note(self, path: str, why: str | OSError) -> None:
         """Count what is left out, or keep what could not be looked at."""
@@ -51,6 +53,7 @@ class Scan:
         self.images += other.images
         self.left_out = dict(Counter(self.left_out) + Counter(other.left_out))
         self.unreachable += other.unreachable
+        self.opened += other.opened
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,8 @@ def scan_images(paths: Sequence[Path | str], ways: Ways = Ways()) -> Scan:
     Raises ValueError when there is no image at all, and when the only path is missing or cannot be used. Of
     several paths, such a one is an image that cannot be read.
     """
-    scan = Scan()
     listed = [path for each in paths for path in _named_by(each)]
+    scan = Scan(opened=[*(os.fspath(each).removeprefix("@") for each in paths), *listed])
     for path in listed:
         try:
             found = _look(path, ways, is_alone=len(listed) == 1)

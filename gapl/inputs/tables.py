@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from gapl.columns import name_columns, place_of, read_header, read_rows, text_of
+from gapl.columns import candidates, name_columns, place_of, read_header, read_rows, text_of
 from gapl.inputs.input import Input, file_input, inputs_in, refused_input, require
 
 
@@ -17,7 +17,7 @@ def list_parquet(path: Path, *, columns: Mapping[str, str], named: Callable[[str
     columns  what --columns says of a list
     named    see list_rows
 
-    Raises ValueError when there is no column of encoded images or of paths, or it cannot be read.
+    Raises ValueError when no column, or it is not clear which, has encoded images or paths, or it cannot be read.
     """
     require("pyarrow", "pyarrow", what=f"{path}: parquet")
     from gapl.shards.columns import image_leaf
@@ -30,11 +30,10 @@ def list_parquet(path: Path, *, columns: Mapping[str, str], named: Callable[[str
             names = [(f"{path}#{row}", row) for row in range(shard.num_rows)]
             return inputs_in(names, partial(_open_shard, shard))
         header = file.schema_arrow.names
-    try:
-        return list_rows(path, columns=columns, named=named)
-    except ValueError as error:
+    if "filename" not in columns and not candidates(header, "filename", columns):
         found = ", ".join(header)
-        raise ValueError(f"{path}: no column of encoded images, nor one of paths; found {found}") from error
+        raise ValueError(f"{path}: no column of encoded images, nor one of paths; found {found}")
+    return list_rows(path, columns=columns, named=named)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -59,10 +59,18 @@ def _check_page(request: Request, *, origins: tuple[str, ...]) -> None:
     Such a page is known by its origin or, where its name was made to mean this machine, by the host that it asks.
     """
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
-    if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+    if not is_loopback(_split(f"//{host}").hostname or ""):
         raise Problem("foreign-page", "without tokens, the service answers to localhost and 127.0.0.1 alone")
-    if origin is not None and origin not in origins and urlsplit(origin).netloc != host:
+    if origin is not None and origin not in origins and _split(origin).netloc != host:
         raise Problem("foreign-page", "origins of the configuration names the pages that may ask")
+
+
+def _split(url: str) -> SplitResult:
+    """Return the parts of a URL, all of them empty where it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 ServiceOf = Annotated[Service, Depends(service_of)]

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from gapl.results import COLUMNS, csv_line, csv_row
 from gapl.serving import openapi
 from gapl.serving.access import Caller, NoteOf, ServiceOf
+from gapl.serving.database import DatabaseError
 from gapl.serving.job_files import ID
 from gapl.serving.jobs import DONE, Job, Jobs
 from gapl.serving.problems import Problem
@@ -57,15 +58,17 @@ async def begin(
     wish = service.judging.wish(operating_point, explain=explain)
     await asyncio.to_thread(_check_room, service, caller)
     limits = service.config.batches
-    id = service.job_files.make()
-    form = Form(FILE, limits.files, limits.bytes, limits.upload_seconds, service.job_files.folder(id))
+    id = ""
     try:
+        id = service.job_files.make()
+        form = Form(FILE, limits.files, limits.bytes, limits.upload_seconds, service.job_files.folder(id))
         with service.batch_gate.entered(promised_bytes(request, form)) as grow:
             names = [upload.name for upload in await read_uploads(request, form, grow=grow)]
         await asyncio.to_thread(_check_room, service, caller)
         await asyncio.to_thread(service.jobs.add, id, owner=caller, wish=wish, names=names, now=time.time())
     except BaseException as error:
-        service.job_files.delete(id)
+        if id:
+            service.job_files.delete(id)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise Problem("no-space", "the files could not be kept") from error
         raise
@@ -87,7 +90,7 @@ def results(id: str, service: ServiceOf, caller: Caller, format: Format = Format
     job = _find(service, id, caller)
     if job.state != DONE:
         raise Problem("not-done", f"the job is {job.state}{job.error and ': '}{job.error}", state=job.state)
-    lines = {Format.JSONL: _jsonl, Format.CSV: _csv}[format](service.jobs, id)
+    lines = {Format.JSONL: _jsonl, Format.CSV: _csv}[format](_rows(service.jobs, job))
     name = {"Content-Disposition": f'attachment; filename="{id}.{format}"'}
     return StreamingResponse(lines, headers=name, media_type=MEDIA_TYPES[format])
 
@@ -138,12 +141,25 @@ def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _jsonl(jobs: Jobs, id: str) -> Iterator[str]:
-    for row in jobs.rows(id):
+def _rows(jobs: Jobs, job: Job) -> Iterator[dict[str, Any]]:
+    """Yield the results of a job that is done.
+
+    Raises DatabaseError when the job is deleted meanwhile, which breaks the answer off: it must not look whole.
+    """
+    num_left = job.num_found
+    for row in jobs.rows(job.id):
+        num_left -= 1
+        yield row
+    if num_left > 0:
+        raise DatabaseError(f"the job was deleted before the last {num_left} of its results were read")
+
+
+def _jsonl(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
         yield f"{json.dumps(row)}\n"
 
 
-def _csv(jobs: Jobs, id: str) -> Iterator[str]:
+def _csv(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
     yield f"{csv_line(COLUMNS)}\n"
-    for row in jobs.rows(id):
+    for row in rows:
         yield f"{csv_line(csv_row(row))}\n"

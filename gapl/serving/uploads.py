@@ -76,6 +76,8 @@ async def read_uploads(request: Request, form: Form, *, grow: Callable[[int], No
             files.begin(NAMELESS)
             await _receive(request, form, grow, files.write)
             files.end()
+    except FormParserError:
+        raise Problem("bad-request", "the form is damaged") from None
     finally:
         files.close()
     if not files.num_bytes:
@@ -104,8 +106,6 @@ async def _receive(
         raise Problem("slow-upload", why) from None
     except ClientDisconnect:
         raise Problem("client-gone", "while it sent the request") from None
-    except FormParserError:
-        raise Problem("bad-request", "the form is damaged") from None
 
 
 def _too_large(form: Form) -> Problem:
