@@ -401,8 +401,8 @@ def check_out(out: Path) -> None:
         told = json.loads((out / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         told = None
-    if isinstance(told, dict) and "recipe" in told:
-        return
+    if (isinstance(told, dict) and "recipe" in told) or any((out / "checkpoints").glob("step_*.safetensors")):
+        return  # the settings are in the checkpoints, too
     names = ("config.json", "metrics.jsonl", "validation.csv", "curves.png", "unreadable.csv", "checkpoints")
     found = [path for name in (*names, "scores_*.csv") for path in out.glob(name)]
     if found:

@@ -20,10 +20,18 @@ for option in "$@"; do
     case $option in --device=* | --feature-cache=* | --num-workers=* | --seed=*) prototypes+=("$option") ;; esac
     previous=$option
 done
+asked=$(printf '%q ' "${GAPL_DATA_ROOT:-}" "$@")
+asked=${asked//--overwrite /}
 reuse=()
 case " $* " in
-    *" --dry-run "* | *" --help "* | *" -h "* | *" --overwrite "*) ;;
-    *) [ ! -e "$stage1" ] || [ "$bank" -nt "$stage1" ] || reuse=(--reuse) ;; # it was stopped at the prototypes
+    *" --dry-run "* | *" --help "* | *" -h "*) ;;
+    *)
+        if [ ! -e "$stage1" ] || [[ " $* " = *" --overwrite "* ]]; then
+            mkdir -p "$runs"
+            echo "$asked" >"$runs/stage1.options"
+        elif [ ! "$bank" -nt "$stage1" ] && [ "$asked" = "$(cat "$runs/stage1.options" 2>/dev/null)" ]; then
+            reuse=(--reuse) # the same command was stopped at the prototypes
+        fi ;;
 esac
 train --stage 1 --out "$runs/stage1" ${defaults[@]+"${defaults[@]}"} \
     ${demo_backbone[@]+"${demo_backbone[@]}"} "$@" ${reuse[@]+"${reuse[@]}"}

@@ -96,8 +96,7 @@ def test_files_of_no_run_are_kept(score: Score, run_cli: RunCli, whole: Path, tm
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes((whole / "scores.parquet").read_bytes())
-    refusal = f"{tmp_path / Path(name).parts[0]} is there, without the job.json of a run; give another --out"
-    assert refusal in score(tmp_path).only_error()
+    assert f"{path} is there, without the job.json of a run; give another --out" in score(tmp_path).only_error()
     assert path.read_bytes() == (whole / "scores.parquet").read_bytes()
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -127,8 +126,10 @@ def test_two_shards_are_one_run(score: Score, run_cli: RunCli, whole: Path, tmp_
     again = run_cli(benchmarks.main, "merge", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "merged")
     assert "scores.parquet is there already" in again.only_error()
     assert "holds these scores" in score(tmp_path / "merged").out
+    assert score(tmp_path / "same", "--shard", "2/2").code == 0
     for number in (2, 1):
-        assert score(tmp_path / "same", "--shard", f"{number}/2").code == 0
+        options = ("--overwrite",) if number == 2 else ()
+        assert score(tmp_path / "same", "--shard", f"{number}/2", *options).code == 0
     pd.testing.assert_frame_equal(table(tmp_path / "same"), table(whole))
 
 

@@ -161,6 +161,8 @@ def test_finished_detector_is_calibrated_once(project: Project) -> None:
 def test_stage1_that_was_stopped_at_the_prototypes_goes_on_there(project: Project) -> None:
     project.run("stage1.sh", STOP_AT="dream_prototype", code=143)
     assert "--reuse" not in project.run("stage1.sh", "--dry-run")[0]
+    for _ in range(2):
+        project.run("stage1.sh", "--epochs", 9, code=2)  # that is another command, however often it is given
     assert "--reuse" not in project.run("stage1.sh", "--overwrite", STOP_AT="dream_prototype", code=143)[0]
     before = project.stage1.read_text()
     assert len(project.run("stage1.sh")) == 2

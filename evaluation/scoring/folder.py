@@ -162,9 +162,9 @@ def _identity(job: Job) -> dict[str, Any]:
 
 def _require_own(folder: Path) -> None:
     """Raise ValueError when a folder has files that a job would replace, and is no job's."""
-    found = [name for name in (TABLE, IMAGES, PARTS) if (folder / name).exists()]
+    found = [name for name in (TABLE, IMAGES, f"{PARTS}/*") if any(folder.glob(name))]
     if found and not (folder / JOB).exists():
-        raise ValueError(f"{folder / found[0]} is there, without the {JOB} of a run; give another --out")
+        raise ValueError(f"{next(folder.glob(found[0]))} is there, without the {JOB} of a run; give another --out")
 
 
 def _require_same(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
