@@ -8,8 +8,7 @@ from pathlib import Path
 
 from commands.roots import add_manifest_columns, add_root, find_some, present
 from commands.tables import read_tables, require_tables
-from gapl.files.refusal import check_replaceable
-from gapl.gallery.markup import begins_with
+from gapl.files.refusal import begins_with, check_replaceable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

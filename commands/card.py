@@ -7,8 +7,7 @@ from pathlib import Path
 
 from commands.tables import add_tables, name_of_file, read_tables, require_tables
 from gapl.files.checksum import sha256_of
-from gapl.files.refusal import check_is_file, check_replaceable
-from gapl.gallery.markup import begins_with
+from gapl.files.refusal import begins_with, check_is_file, check_replaceable
 from gapl.names import AUTO, DETECTOR_FILE, FAST
 
 

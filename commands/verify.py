@@ -7,8 +7,7 @@ import logging
 from pathlib import Path
 
 from commands.roots import add_manifest_columns, add_root, find_some
-from gapl.files.refusal import check_replaceable
-from gapl.gallery.markup import begins_with
+from gapl.files.refusal import begins_with, check_replaceable
 
 log = logging.getLogger(__name__)
 

@@ -108,7 +108,6 @@ def main() -> None:
         raise ValueError(f"{args.mirror}: no such folder; expected a mirror with OWNER+NAME/repo in it")
     everything = read_listing(args.list)
     listing = everything.of_parts(args.part)
-    args.out.mkdir(parents=True, exist_ok=True)
     with alone_in(args.out):
         clear_scratch(args.out)
         collection = Collection(args.out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from gapl.results import Result
 from gapl.workers import Besides, Limits, Workers
 
 MIN_BATCH = 16  # images that a worker is given at a time
+END_S = 10.0  # that a thread may take to end
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,15 @@ def connected(address: str | None) -> Iterator[None]:
     except ray.exceptions.RayError as error:
         raise ValueError(f"the Ray cluster gave up: {str(error).strip().splitlines()[-1]}") from error
     finally:
+        _wait_for_readers()
         ray.shutdown()
+
+
+def _wait_for_readers() -> None:
+    """Wait for the threads that read ahead: one that asks a cluster which is shut down ends this process."""
+    for thread in threading.enumerate():
+        if thread.name == "iter_threaded":  # as Ray Data calls them; they end soon after what they read for
+            thread.join(END_S)
 
 
 class _Judge:

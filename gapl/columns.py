@@ -49,7 +49,7 @@ class _Columns(argparse.Action):
 def is_parquet(path: Path) -> bool:
     """Return whether a file is called .parquet, or begins as parquet does."""
     with path.open("rb") as file:
-        return path.suffix == ".parquet" or file.read(4) == b"PAR1"
+        return path.suffix.lower() == ".parquet" or file.read(4) == b"PAR1"
 
 
 def read_header(path: Path) -> list[str]:

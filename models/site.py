@@ -18,7 +18,8 @@ from PIL import Image
 from gapl.files.atomic import replacing
 from gapl.files.cache import cache_dir
 from gapl.files.checksum import sha256_of
-from gapl.gallery import listing, markup
+from gapl.files.refusal import begins_with
+from gapl.gallery import listing
 from models.web import save_web
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def write_site(out: Path, checkpoint: Checkpoint, *, page: Path, images: Sequenc
 
 def check_folder(out: Path, *, page: Path) -> None:
     """Raise ValueError where the page would replace files of another web site."""
-    if markup.begins_with(out / INDEX, listing.start(KIND)):
+    if begins_with(out / INDEX, listing.start(KIND)):
         return
     for path in (out / INDEX, *(out / path.name for path in page.iterdir()), out / FILES):
         if path.exists():

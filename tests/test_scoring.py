@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -327,10 +328,18 @@ def test_mistakes_are_one_line(
 
 @pytest.mark.parametrize("where", [(), ("--ray", 1)])
 def test_a_detector_that_gives_no_number_is_told_of(
-    run_cli: RunCli, tiny_run: TinyRun, tmp_path: Path, where: tuple[object, ...]
+    run_cli: RunCli, tiny_run: TinyRun, tmp_path: Path, where: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    left: list[str] = []
     if where:
-        pytest.importorskip("ray", reason="needs ray[data]")
+        ray = pytest.importorskip("ray", reason="needs ray[data]")
+        shutdown = ray.shutdown
+
+        def shut_down() -> None:
+            left.extend(each.name for each in threading.enumerate())
+            shutdown()
+
+        monkeypatch.setattr(ray, "shutdown", shut_down)
     checkpoint = load_checkpoint(tiny_run.stage2, merge=False, allow_tiny=True)
     assert isinstance(checkpoint.detector, PrototypeDetector)
     with torch.no_grad():
@@ -338,8 +347,11 @@ def test_a_detector_that_gives_no_number_is_told_of(
         checkpoint.detector.attention.out_proj.weight.fill_(3e38)
     save_checkpoint(tmp_path / "detector.safetensors", checkpoint)
     given = ["--model_path", tmp_path / "detector.safetensors", "--data-root", tiny_run.root, "--allow-tiny"]
+    given += ["--batch-size", 1]  # so that some are left to read when the first has failed
     refused = run_cli(benchmarks.main, "run", *given, "--out", tmp_path / "out", "--device", "cpu", *where)
     assert "is not a number" in refused.only_error()
+    assert bool(left) == bool(where)
+    assert "iter_threaded" not in left, "it would ask a cluster that is shut down, which ends the process"
 
 
 def test_a_full_disk_loses_no_scores(

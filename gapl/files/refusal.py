@@ -32,6 +32,14 @@ def check_replaceable(path: Path, *, sources: Iterable[Path], what: str, is_one:
         raise ValueError(f"{path} is there already, and no {what}; name another --out")
 
 
+def begins_with(path: Path, start: str) -> bool:
+    """Tell whether a file begins so, as one of ours does: only such a file may be replaced."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(start)) == start.encode()
+
+
 def refusal(path: Path, error: ValueError, *, what: str) -> ValueError:
     """Return a ValueError with the path, the reason and what was expected, on one short, printable line."""
     reason = "".join(char if char.isprintable() else "?" for char in " ".join(str(error).split()))

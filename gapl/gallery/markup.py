@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Iterable
 from itertools import takewhile
-from pathlib import Path
 from string import Template
 
 from gapl.cli import printable
@@ -55,11 +54,3 @@ def picture(thumbnail: Thumbnail, *, alt: str) -> str:
 def policy_hash(source: str) -> str:
     """Return how a Content-Security-Policy names a style or a script."""
     return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"
-
-
-def begins_with(path: Path, start: str) -> bool:
-    """Tell whether a file begins so, as a page of ours does: only such a file may be replaced."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(start)) == start.encode()

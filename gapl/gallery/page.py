@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Template
 
 from gapl.files.atomic import replacing
-from gapl.files.refusal import naming
+from gapl.files.refusal import begins_with, naming
 from gapl.gallery import listing, markup
 from gapl.gallery.thumbnails import Thumbnails
 from gapl.results import Method, Result
@@ -32,7 +32,7 @@ class Gallery:
 
         Raises ValueError when another file is there, OSError when nothing can be written there.
         """
-        if path.exists() and not overwrite and not markup.begins_with(path, listing.start(KIND)):
+        if path.exists() and not overwrite and not begins_with(path, listing.start(KIND)):
             raise ValueError(f"{path} is there already, and no gallery; --overwrite replaces it")
         self.path, self._method = path, method
         self._results: list[Result] = []

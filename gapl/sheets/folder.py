@@ -15,7 +15,7 @@ from PIL import Image
 from gapl.cli import printable
 from gapl.explain.families import UNKNOWN
 from gapl.files.atomic import replacing
-from gapl.files.refusal import naming
+from gapl.files.refusal import begins_with, naming
 from gapl.gallery import listing, markup
 from gapl.gallery.thumbnails import Thumbnails
 from gapl.options import SHEETS_INDEX
@@ -54,7 +54,7 @@ class Sheets:
         """
         self.path, self._method, self._overwrite = folder, method, overwrite
         self._index = folder / SHEETS_INDEX
-        if self._index.exists() and not overwrite and not markup.begins_with(self._index, listing.start(KIND)):
+        if self._index.exists() and not overwrite and not begins_with(self._index, listing.start(KIND)):
             raise ValueError(f"{self._index} is there already, and no index of sheets; --overwrite replaces it")
         self._results: list[Result] = []
         self._sheets: dict[str, str] = {}  # names of files, by the SHA-256 of images
@@ -81,7 +81,7 @@ class Sheets:
             self._thumbnails.add(result.sha256, shrink(image.copy(), long_side_px=THUMBNAIL_PX))
 
     def _write(self, path: Path, page: str) -> None:
-        if path.exists() and not markup.begins_with(path, listing.start(sheet.KIND)):
+        if path.exists() and not begins_with(path, listing.start(sheet.KIND)):
             raise ValueError(f"{path} is there already, and no sheet; name another folder for --sheets")
         with naming(path), replacing(path) as scratch:
             scratch.write_text(page, encoding="utf-8")
@@ -100,7 +100,7 @@ class Sheets:
         own = set(self._sheets.values())
         contents = {_content(name) for name in own}
         found = (each for each in self.path.iterdir() if _NAME.fullmatch(each.name) and each.name not in own)
-        older = [each for each in found if markup.begins_with(each, listing.start(sheet.KIND))]
+        older = [each for each in found if begins_with(each, listing.start(sheet.KIND))]
         removed = [each for each in older if self._overwrite or _content(each.name) in contents]
         for each in removed:
             each.unlink()
